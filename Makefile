@@ -1,0 +1,47 @@
+# make quickstart: the environment and the main job. make test: the environment and all tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: environment quickstart check test benchmark clean
+
+environment: $(VENV)/.ready-$(LOCK)
+
+# torch first and alone: its extra index, when out of reach, then costs one attempt and not one a package.
+$(VENV)/.ready-cpu: requirements/cpu.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --retries 0 --no-deps --extra-index-url $(TORCH_INDEX) $$(grep '^torch==' requirements/cpu.txt)
+	grep -v '^torch==' requirements/cpu.txt > $(VENV)/rest.txt
+	$(PIP) --no-deps -r $(VENV)/rest.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.ready-cuda: requirements/cuda.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --no-deps -r requirements/cuda.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
+	touch $@
+
+quickstart: environment
+	$(BIN)/llmops finetune recipes/quickstart.yaml
+
+check: environment
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+test: environment
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+benchmark: environment
+	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,50 @@
+"""Commands that only read what the user wrote: explain."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from llmops.errors import InputError, nearest
+
+
+def _model(kind: str) -> Any:
+    """The model behind a kind of file, imported when asked for."""
+    if kind == "recipe":
+        from llmops.finetune.recipe import Recipe
+
+        return Recipe
+    known = ["recipe"]
+    raise InputError(f"there is no kind of file called {kind!r}{nearest(kind, known)}", fix=f"use one of: {known}")
+
+
+def explain(
+    kind: Annotated[str, typer.Argument(help="A kind of file: recipe.")],
+    key: Annotated[str | None, typer.Argument(help="Only this key and those below it, as in `batch.packing`.")] = None,
+    json_schema: Annotated[bool, typer.Option("--json-schema", help="The JSON schema, for editors.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The keys as JSON.")] = False,
+) -> None:
+    """Say what every key of a file means, its type and its default."""
+    from dataclasses import asdict
+
+    from llmops.explain import explain as keys_of
+
+    model = _model(kind)
+    if json_schema:
+        typer.echo(json.dumps(model.model_json_schema(by_alias=True), indent=2))
+        return
+    keys = keys_of(model, key)
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in keys], indent=2))
+        return
+    for one in keys:
+        default = "required" if one.default is None else f"default {one.default}"
+        typer.echo(f"{one.path}: {one.type}  ({default})")
+        if one.meaning:
+            typer.echo(f"    {one.meaning}")
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(explain)

@@ -1,0 +1,116 @@
+"""The `data:` section of a recipe, and the `items:` of a suite: where rows come from and how columns become turns.
+
+Only what users write; reading is `sources.py`, checking is `checks.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, Tag
+
+from llmops.config import Settings
+
+
+class Origin(Settings):
+    """Where rows are read, whatever their format."""
+
+    source: str
+    """A file (csv, tsv, jsonl, json, parquet, arrow), a folder of them, `hub:org/name`, `builtin:domain/split`,
+    or a URL fsspec or deltalake can open (s3, gs, https, dvc, lakefs, `delta:` before a table's address)."""
+    format: Literal["csv", "tsv", "jsonl", "json", "parquet", "arrow", "delta"] | None = None
+    """How the file is written; null reads it off the ending."""
+    split: str = "train"
+    """Which split of a `hub:` data set."""
+    revision: str | None = None
+    """Commit of a `hub:` data set or version of a Delta table; null takes the newest and records which it was."""
+    take: PositiveInt | None = None
+    """Stop after so many rows of the source, in its order; null reads all of them."""
+
+
+class TrainOrigin(Origin):
+    weight: PositiveFloat = 1.0
+    """How often one epoch sees each row: 2 twice, 0.5 every other epoch."""
+
+
+class PromptRows(TrainOrigin):
+    """Columns become one user turn and one assistant turn."""
+
+    prompt: str
+    """The user turn; `{column}` stands for a column's text."""
+    completion: str
+    """The assistant turn, the part that is trained; `{column}` stands for a column's text."""
+    system: str | None = None
+    """A system turn before them; null has none."""
+
+
+class MessageRows(TrainOrigin):
+    """One column holds the whole conversation."""
+
+    messages: str
+    """Column with a list of `{role, content}`; roles system, user, assistant, tool."""
+    tools: str | None = None
+    """Column with the tools' JSON schemas that the chat template shows; null has none."""
+
+
+class TextRows(TrainOrigin):
+    """Plain text, every token trained: continued pre-training."""
+
+    text: str
+    """Column with the text."""
+
+
+class PreferenceRows(TrainOrigin):
+    """A prompt with a better and a worse answer."""
+
+    prompt: str
+    """The user turn; `{column}` stands for a column's text."""
+    chosen: str
+    """The better answer, a template over columns."""
+    rejected: str
+    """The worse answer, a template over columns."""
+
+
+def _format_of(value: Any) -> str:
+    """Which kind of rows a mapping describes, by the key that only that kind has."""
+    given = value if isinstance(value, dict) else value.__class__.model_fields
+    for key, tag in (("messages", "<messages>"), ("text", "<text>"), ("chosen", "<preference>")):
+        if key in given:
+            return tag
+    return "<prompt>"
+
+
+Rows = Annotated[
+    Annotated[PromptRows, Tag("<prompt>")]
+    | Annotated[MessageRows, Tag("<messages>")]
+    | Annotated[TextRows, Tag("<text>")]
+    | Annotated[PreferenceRows, Tag("<preference>")],
+    Discriminator(_format_of),
+]
+
+
+class Checks(Settings):
+    """What is looked for in the rows, and what is done about it. Every row left out is named in `dropped.jsonl`."""
+
+    duplicates: Literal["drop", "report", "keep"] = "drop"
+    """Rows equal after normalising space and case: `drop` keeps the first; `keep` does not look."""
+    near_duplicates: Literal["drop", "report", "keep"] = "report"
+    """Rows whose word 5-grams overlap by `similarity` or more (MinHash); costs about 1 ms a row."""
+    similarity: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    """Jaccard similarity from which two rows are near duplicates."""
+    contamination: tuple[str, ...] = ()
+    """Suites whose items must not be trained on; rows sharing a 13-gram or a whole prompt are dropped."""
+    personal_data: Literal["keep", "report", "redact", "refuse"] = "report"
+    """E-mail addresses, phone, card and bank account numbers: `redact` replaces, `refuse` stops the run."""
+
+
+class DataSection(Settings):
+    """What a run is trained and validated on."""
+
+    train: Annotated[list[Rows], Field(min_length=1)]
+    """Sources of training rows, read in this order."""
+    validation: Annotated[float, NonNegativeFloat, Field(lt=1)] | Annotated[list[Rows], Field(min_length=1)] = 0.0
+    """Share of distinct prompts held out, chosen by hash (the same prompt never on both sides); or sources like
+    `train`. Zero holds nothing out: no best checkpoint, no early stopping."""
+    checks: Checks = Checks()
+    """What is looked for in the rows before training."""

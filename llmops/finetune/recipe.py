@@ -1,0 +1,254 @@
+"""What one fine-tuning run is, as users write it in recipes/*.yaml.
+
+Knows nothing of torch: a recipe is validated, explained and planned on any machine.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from llmops.config import Settings
+from llmops.data.section import DataSection
+from llmops.errors import InputError
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Sft(Settings):
+    """Supervised fine-tuning: next-token loss on assistant turns, or on all of a plain text."""
+
+    kind: Literal["sft"] = "sft"
+    neftune: NonNegativeFloat = 0.0
+    """Noise added to the embeddings while training (NEFTune's alpha; papers use 5 to 15); 0 adds none."""
+
+
+class Freeze(Settings):
+    """Parts of the base that keep their values, for transfer learning."""
+
+    embeddings: bool = False
+    """Keep the token embeddings; with tied embeddings the output layer too."""
+    layers: Annotated[str, Field(pattern=r"^\d+(-\d+)?(,\d+(-\d+)?)*$")] | None = None
+    """Decoder layers to keep, counted from 0: `0-20`, or `0-3,8`; null keeps none."""
+
+    def frozen_layers(self) -> set[int]:
+        """The numbers of the layers that keep their values."""
+        kept: set[int] = set()
+        for part in (self.layers or "").split(","):
+            first, _, last = part.partition("-")
+            if first:
+                kept.update(range(int(first), int(last or first) + 1))
+        return kept
+
+
+class NoAdapter(Settings):
+    """Full fine-tuning: the base's own weights are trained."""
+
+    kind: Literal["none"] = "none"
+    freeze: Freeze = Freeze()
+    """Parts that keep their values."""
+
+
+class Lora(Settings):
+    """Train low-rank adapters beside frozen weights: W + (alpha / rank) · B A (Hu et al. 2021, arXiv:2106.09685)."""
+
+    kind: Literal["lora"]
+    rank: PositiveInt = 16
+    """Columns of A and B; more learns more and takes memory in proportion."""
+    alpha: PositiveFloat = 32.0
+    """Strength; the update is scaled by alpha / rank, with `rslora` by alpha / √rank."""
+    dropout: Share = 0.0
+    """Share of the adapter's inputs set to zero while training."""
+    targets: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
+    """Which linear layers get one: all but the output layer, or names such as `[q_proj, v_proj]`."""
+    variant: Literal["plain", "rslora", "dora"] = "plain"
+    """`rslora` keeps the scale right at high rank; `dora` learns magnitudes too, a third slower."""
+    base_bits: Literal[4, 8, 16] = 16
+    """Bits per weight the frozen base is held in: 4 (nf4, double quantization) is what papers call QLoRA."""
+    modules_to_save: tuple[str, ...] = ()
+    """Modules trained in full beside the adapters; vLLM cannot load such an adapter, so `merge` it."""
+    merge: bool = False
+    """Leave a merged model as the artifact instead of the adapter; what it is merged into is the base in bf16."""
+
+
+class Batch(Settings):
+    sequences: PositiveInt = 32
+    """Sequences between two optimizer updates, over all GPUs; packed sequences count as one each."""
+    per_device: PositiveInt = 4
+    """Sequences in one forward pass on one GPU; lower this first when memory runs out."""
+    max_length: PositiveInt = 2048
+    """Tokens a row may have; longer rows are dropped and named, never cut."""
+    packing: bool = False
+    """Put several rows into one sequence of `max_length`, isolated from each other; faster where lengths vary."""
+
+    def passes(self, world: int) -> int:
+        """Forward passes each of `world` processes makes per optimizer update.
+
+        Raises:
+            InputError: `sequences` cannot be split evenly; the nearest values that can are named.
+        """
+        at_once = self.per_device * world
+        passes, left_over = divmod(self.sequences, at_once)
+        if left_over or not passes:
+            near = sorted({max(passes, 1) * at_once, (passes + 1) * at_once})
+            raise InputError(
+                f"batch.sequences is {self.sequences}, but {world} process(es) × {self.per_device} sequences "
+                f"take {at_once} at a time",
+                fix=f"set batch.sequences to {' or '.join(map(str, near))}, or change batch.per_device",
+            )
+        return passes
+
+
+class Optimizer(Settings):
+    name: Literal["adamw", "adamw8bit"] = "adamw"
+    """`adamw8bit` holds its state in 8 bits: 2 bytes a weight instead of 8."""
+    learning_rate: PositiveFloat = 2e-4
+    """Peak step size; full fine-tuning wants about a tenth of what LoRA wants."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Pull of matrices towards zero per step, times the learning rate; norms and biases are left alone."""
+    clip: NonNegativeFloat = 1.0
+    """Largest norm of the whole gradient; 0 does not clip."""
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    """Decay of the running mean and variance."""
+    epsilon: PositiveFloat = 1e-8
+    """Added to the root of the variance."""
+
+
+class Schedule(Settings):
+    epochs: PositiveFloat | None = None
+    """Passes over the training rows; give this or `steps`. Neither means one epoch."""
+    steps: PositiveInt | None = None
+    """Optimizer updates; give this or `epochs`."""
+    warmup: Share = 0.03
+    """Share of all updates over which the learning rate rises from zero."""
+    shape: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    """How it falls afterwards; `wsd` stays at the peak and falls over the last fifth."""
+    floor: Share = 0.0
+    """Share of the peak it falls to."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("epochs and steps are both given; give one")
+        return self
+
+
+class Validation(Settings):
+    """When the held-out rows are scored, and what follows from it."""
+
+    every: PositiveFloat = 1.0
+    """Epochs between two scorings."""
+    patience: PositiveInt | None = None
+    """Stop after so many scorings without a lower loss; null never stops early."""
+    keep_best: bool = True
+    """Leave the weights with the lowest validation loss as the artifact instead of the last ones."""
+
+
+class Checkpoints(Settings):
+    every: PositiveInt = 200
+    """Updates between two checkpoints; a killed run loses at most so many."""
+    keep: PositiveInt = 2
+    """Checkpoints kept on disk; each holds the trained weights and the optimizer."""
+
+
+class Kernels(Settings):
+    """How the arithmetic is done. `auto` takes the fastest that this machine and model have, and prints which."""
+
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """Which attention; packing needs one that isolates documents, all three do."""
+    liger: Literal["auto", "off"] = "auto"
+    """Fused norms, rotary embeddings and SwiGLU on CUDA."""
+    checkpointing: bool = False
+    """Recompute activations in the backward pass: about a third slower, activations of one layer instead of all."""
+    compile: bool = False
+    """`torch.compile` each decoder layer: minutes at the start, faster steps afterwards."""
+    loss_chunk: PositiveInt = 1024
+    """Trained tokens whose logits exist at one time."""
+
+
+class Ddp(Settings):
+    """Every process holds the whole model."""
+
+    kind: Literal["ddp"] = "ddp"
+
+
+class Fsdp(Settings):
+    """Weights, gradients and optimizer state are split over all processes (FSDP2)."""
+
+    kind: Literal["fsdp"]
+    offload: bool = False
+    """Keep the split weights in host memory between uses: slower, for models that do not fit otherwise."""
+
+
+class Evaluate(Settings):
+    """What is measured after training, base and tuned model side by side."""
+
+    suites: Annotated[list[str], Field(min_length=1)]
+    """Files of eval/suites/."""
+    gate: str | None = None
+    """A file of eval/gates/; null measures without judging."""
+
+
+class Recipe(Settings):
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
+    """The model's name in the registry."""
+    base: Annotated[str, Field(min_length=1)]
+    """Model to start from: `builtin:tiny`, a hub id, `hub-id@revision`, a folder, or `models:/name@alias`."""
+    data: DataSection
+    """What is trained on."""
+    method: Sft = Sft()
+    """How it is trained."""
+    adapter: Annotated[NoAdapter | Lora, Field(discriminator="kind")] = NoAdapter()
+    """Which weights are trained."""
+    batch: Batch = Batch()
+    """How much is in one update and one pass."""
+    optimizer: Optimizer = Optimizer()
+    """How weights move."""
+    schedule: Schedule = Schedule()
+    """How long, and the learning rate over time."""
+    validation: Validation = Validation()
+    """Held-out loss while training."""
+    checkpoints: Checkpoints = Checkpoints()
+    """What is saved on the way."""
+    kernels: Kernels = Kernels()
+    """How the arithmetic is done."""
+    parallel: Annotated[Ddp | Fsdp, Field(discriminator="kind")] = Ddp()
+    """How several processes share the work; `--gpus` says how many."""
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """Number format of the arithmetic; trained weights are kept in 32 bits beside it."""
+    seed: NonNegativeInt = 0
+    """Draws order, adapter initialisation and dropout; the same seed on the same machine gives the same weights."""
+    evaluate: Evaluate | None = None
+    """What is measured afterwards; null measures nothing."""
+
+    @field_validator("base")
+    @classmethod
+    def _no_spaces(cls, base: str) -> str:
+        if re.search(r"\s", base):
+            raise ValueError("a model's name has no spaces")
+        return base
+
+    @model_validator(mode="after")
+    def _can_be_served(self) -> Self:
+        """What vLLM could not load is refused here, not after hours of training."""
+        adapter = self.adapter
+        if self.evaluate is None or not isinstance(adapter, Lora) or adapter.merge:
+            return self
+        if adapter.modules_to_save:
+            raise ValueError(
+                f"adapter.modules_to_save {adapter.modules_to_save} makes an adapter that vLLM cannot load; "
+                "set adapter.merge: true, or leave modules_to_save out"
+            )
+        if adapter.variant == "dora":
+            raise ValueError("adapter.variant dora makes an adapter that vLLM cannot load; set adapter.merge: true")
+        return self

@@ -1,0 +1,184 @@
+"""The nouns stages exchange: frozen, without behaviour. A stage reads another's records, never its code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Split = Literal["train", "validation"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row to train on, in canonical form.
+
+    Attributes:
+        id: sha256 (hex) of `content`; equal rows have equal ids.
+        kind: what `content` holds: `{"messages": [...], "tools": [...]?}`, `{"text": ...}` or
+            `{"messages": [...], "chosen": ..., "rejected": ...}`.
+        source: the source as the recipe names it.
+        line: number of the row in its source, from 1.
+        weight: how often one epoch sees the row.
+    """
+
+    id: str
+    kind: Literal["messages", "text", "preference"]
+    content: Mapping[str, Any]
+    source: str
+    line: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found: `rows` of them, up to five named as `source:line: why`."""
+
+    check: str
+    action: Literal["dropped", "reported", "redacted", "refused"]
+    rows: int
+    named: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceUse:
+    """A source as it was read: `digest` of its bytes, or the revision of a hub data set."""
+
+    source: str
+    digest: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetVersion:
+    """Rows with a digest; `folder` holds `train.jsonl`, `validation.jsonl`, `dropped.jsonl` and `version.json`."""
+
+    digest: str
+    folder: Path
+    rows: Mapping[str, int]
+    sources: tuple[SourceUse, ...]
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A model that a reference names, on this machine's disk.
+
+    Attributes:
+        reference: as the user wrote it.
+        folder: holds `config.json` and safetensors, or `adapter_config.json` beside its base.
+        revision: hub commit, registry version, or None.
+        digest: sha256 over the folder's model files.
+    """
+
+    reference: str
+    folder: Path
+    revision: str | None
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class MaskReport:
+    """What the loss is taken on: `samples` are decoded rows, trained spans between ⟦ and ⟧."""
+
+    rows: int
+    tokens: int
+    trained_tokens: int
+    longest: int
+    lost_too_long: int
+    lost_untrained: int
+    template_digest: str | None
+    mask_from: Literal["generation-marks", "prefixes", "text"]
+    samples: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEstimate:
+    """Peak bytes on one GPU (or in one CPU process) by part."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    fragmentation: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.activations + self.logits + self.fragmentation
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One optimizer update as it is reported.
+
+    Attributes:
+        index: updates made, from 1.
+        epoch: passes over the data so far, with fraction.
+        loss: mean over the trained tokens of the whole step, in nats per token.
+        grad_norm: norm of the whole gradient before clipping.
+        tokens: all tokens computed in this step, padding left out; `trained_tokens` those with loss.
+        seconds: wall time of the step.
+        peak_bytes: largest memory so far.
+    """
+
+    index: int
+    epoch: float
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    tokens: int
+    trained_tokens: int
+    seconds: float
+    peak_bytes: int
+    validation_loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One metric over a suite, in the metric's own points; `signature` says how it was computed."""
+
+    metric: str
+    value: float
+    signature: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All scores of one model on one suite."""
+
+    suite: str
+    model: str
+    digest: str
+    items: int
+    scores: tuple[Score, ...]
+    measures: Mapping[str, float]
+    file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunManifest:
+    """What a run was and what came of it; `manifest.json` in its folder and beside the artifact.
+
+    Attributes:
+        identity: everything that must be equal for two runs to be the same run; `digest` is taken over it.
+        predicted, measured: the same keys in both: `peak_bytes`, `seconds`, `tokens_per_s`.
+    """
+
+    name: str
+    digest: str
+    identity: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    kind: Literal["adapter", "full", "merged", "quantized"]
+    artifact_digest: str
+    steps: int
+    tokens: int
+    trained_tokens: int
+    final_loss: float
+    validation_loss: float | None
+    tokens_per_s: float
+    predicted: Mapping[str, float]
+    measured: Mapping[str, float]
+    environment: Mapping[str, str]
+    lineage: Mapping[str, Any] = field(default_factory=dict)
