@@ -82,31 +82,42 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def sync_tree(folder: Path) -> None:
+    """Flush every file below `folder` to the disk."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+
+
+def put_in_place(fresh: Path, path: Path) -> None:
+    """Give the finished folder `fresh`, on the same disk, the name `path`.
+
+    A folder that was there is moved aside first and then removed, so that a kill leaves one of the two.
+    """
+    fresh.chmod(0o755)
+    old = None
+    if path.exists():
+        old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+        os.replace(path, old / "was")
+    os.replace(fresh, path)
+    sync_folder(path.parent)
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder that appears at `path` whole or not at all.
 
-    Yields a temporary folder beside it to fill. On leaving without an error its
-    files are flushed and it takes the name `path`; a folder that was there is
-    moved aside first and then removed, so that a kill leaves one of the two.
+    Yields a temporary folder beside it to fill; on leaving without an error it is flushed and put in place.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.new."))
     try:
         yield fresh
-        for file in fresh.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as opened:
-                    os.fsync(opened.fileno())
-        fresh.chmod(0o755)
-        old = None
-        if path.exists():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-            os.replace(path, old / "was")
-        os.replace(fresh, path)
-        sync_folder(path.parent)
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
+        sync_tree(fresh)
+        put_in_place(fresh, path)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
