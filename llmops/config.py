@@ -207,9 +207,9 @@ def _in_file(location: Where, data: Any, *, missing: bool) -> Where:
     where: Where = ()
     for index, part in enumerate(location):
         last = index == len(location) - 1
-        if isinstance(data, dict) and part in data:
+        if isinstance(data, dict) and part in data:  # noqa: SIM114 (the two narrow to different types)
             data = data[part]
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):  # noqa: SIM114, the types differ
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
             data = data[part]
         elif not (last and missing):
             continue
