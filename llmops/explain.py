@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from llmops.config import models_in
 from llmops.errors import InputError, nearest
@@ -34,12 +34,13 @@ def keys(model: type[BaseModel], prefix: str = "") -> Iterator[Key]:
         path = f"{prefix}{name}"
         yield Key(path, _type(field.annotation), _default(field), _one_line(field.description))
         inner = list(dict.fromkeys(models_in(field.annotation)))
+        below = f"{path}.<name>" if _is_map(field.annotation) else path
         for found in inner:
-            yield from keys(found, f"{path}{_alternative(found) if len(inner) > 1 else ''}.")
+            yield from keys(found, f"{below}{_alternative(found) if len(inner) > 1 else ''}.")
 
 
 def explain(model: type[BaseModel], key: str | None = None) -> list[Key]:
-    """All keys, or those at and below `key` (dotted, as in the file).
+    """All keys, or those at and below `key` (dotted, as in the file; numbers of list entries may stand in it).
 
     Raises:
         InputError: no key has that name; the nearest one is named.
@@ -47,10 +48,11 @@ def explain(model: type[BaseModel], key: str | None = None) -> list[Key]:
     every = list(keys(model))
     if key is None:
         return every
-    plain = {_without_alternatives(one.path): one for one in every}
-    chosen = [one for one in every if f"{_without_alternatives(one.path)}.".startswith(f"{key}.")]
+    wanted = re.sub(r"\[\d+\]|\.\d+(?=\.|$)", "", key)
+    plain = [_without_alternatives(one.path) for one in every]
+    chosen = [one for one, path in zip(every, plain, strict=True) if f"{path}.".startswith(f"{wanted}.")]
     if not chosen:
-        raise InputError(f"there is no key {key!r}{nearest(key, plain)}", fix="leave the key out to see all of them")
+        raise InputError(f"there is no key {key!r}{nearest(wanted, plain)}", fix="leave the key out to see all of them")
     return chosen
 
 
@@ -61,7 +63,12 @@ def _without_alternatives(path: str) -> str:
 def _alternative(model: type[BaseModel]) -> str:
     kind = model.model_fields.get("kind")
     values = get_args(kind.annotation) if kind is not None else ()
-    return f"({values[0]})" if values else f"({model.__name__})"
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", model.__name__).lower()
+    return f"({values[0]})" if values else f"({words})"
+
+
+def _is_map(annotation: Any) -> bool:
+    return get_origin(annotation) is dict or any(map(_is_map, get_args(annotation)))
 
 
 def _type(annotation: Any) -> str:
@@ -90,14 +97,10 @@ def _default(field: FieldInfo) -> str | None:
     if field.is_required():
         return None
     value = field.get_default(call_default_factory=True)
-    if value is PydanticUndefined:
-        return None
     if isinstance(value, BaseModel):
         given = value.model_dump(mode="json")
         return "{kind: " + str(given["kind"]) + "}" if "kind" in given else "defaults below"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "null" if value is None else str(value)
+    return value if isinstance(value, str) and value else json.dumps(value)
 
 
 def _one_line(text: str | None) -> str:
