@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +18,8 @@ from urllib.parse import urlparse
 
 import pytest
 
+from llmops.files import folder_digest
+from llmops.records import RunManifest
 from llmops.registry.connection import connect
 from llmops.workspace import Workspace
 
@@ -122,3 +125,63 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         pass
+
+
+@pytest.fixture
+def write_model() -> Callable[..., Path]:
+    """Writes the smallest folder that counts as a model; `value` makes its bytes differ."""
+
+    def write(folder: Path, value: float = 1.0, config: str = "config.json") -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / config).write_text("{}")
+        weights = "adapter_model" if config == "adapter_config.json" else "model"
+        (folder / f"{weights}.safetensors").write_bytes(safetensors(value))
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_weights() -> Callable[[float], bytes]:
+    return safetensors
+
+
+def safetensors(value: float) -> bytes:
+    """A safetensors file of one number, by the format's definition."""
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    return struct.pack("<Q", len(header)) + header + struct.pack("<f", value)
+
+
+@pytest.fixture
+def manifest_of() -> Callable[..., RunManifest]:
+    """The manifest of a run that left `artifact`."""
+
+    def manifest(artifact: Path, **other: Any) -> RunManifest:
+        known: dict[str, Any] = {
+            "name": "e2e-nlg",
+            "digest": "d" * 64,
+            "identity": {"base": "b" * 64, "base_revision": "c" * 40, "dataset": "a" * 64, "world": 1},
+            "recipe": {
+                "name": "e2e-nlg",
+                "base": "org/base",
+                "data": {"train": [{"source": "hub:org/rows"}]},
+                "method": {"kind": "sft"},
+                "adapter": {"kind": "lora", "rank": 16, "variant": "plain"},
+                "batch": {"sequences": 32},
+                "seed": 17,
+            },
+            "kind": "adapter",
+            "artifact_digest": folder_digest(artifact),
+            "steps": 100,
+            "tokens": 90_000,
+            "trained_tokens": 45_000,
+            "final_loss": 1.25,
+            "validation_loss": 1.5,
+            "tokens_per_s": 6000.0,
+            "predicted": {"peak_bytes": 1e9, "seconds": 20.0, "tokens_per_s": 5000.0},
+            "measured": {"peak_bytes": 1.1e9, "seconds": 15.0, "tokens_per_s": 6000.0},
+            "environment": {"python": "3.11.2", "torch": "2.13.0"},
+        }
+        return RunManifest(**(known | other))
+
+    return manifest
