@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +43,7 @@ def folder_digest(folder: Path, *, suffixes: tuple[str, ...] = (".safetensors", 
     `manifest.json` and the card are left out: they describe the bytes, they are not part of them.
     """
     parts = [
-        [str(path.relative_to(folder)), file_digest(path)]
+        [path.relative_to(folder).as_posix(), file_digest(path)]
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.suffix in suffixes and path.name != "manifest.json"
     ]
@@ -57,11 +60,15 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace the file at `path` atomically; its folder is made when missing."""
+    """Replace the file at `path` atomically; its folder is made when missing.
+
+    A file that was there keeps its permissions, a new one can be read by all.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
+            os.fchmod(file.fileno(), path.stat().st_mode & 0o777 if path.exists() else 0o644)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -83,27 +90,75 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Flush every file below `folder` to the disk."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as opened:
+    """Flush every file below `folder`, and the names in it, to the disk."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as opened:
                 os.fsync(opened.fileno())
+        elif path.is_dir():
+            sync_folder(path)
+    sync_folder(folder)
 
 
 def put_in_place(fresh: Path, path: Path) -> None:
-    """Give the finished folder `fresh`, on the same disk, the name `path`.
+    """Give the finished folder `fresh`, on the same disk, the name `path`; what had the name is removed.
 
-    A folder that was there is moved aside first and then removed, so that a kill leaves one of the two.
+    A kill at any instant leaves the old folder or the new one at `path`: the two swap names in one call.
+    Where the system or its file system has no such call (it is Linux's), the old one is moved aside first;
+    a kill between the two moves then leaves it for `recover`.
     """
     fresh.chmod(0o755)
-    old = None
-    if path.exists():
-        old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-        os.replace(path, old / "was")
-    os.replace(fresh, path)
+    while True:
+        try:
+            os.rename(fresh, path)
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+        if _swap(fresh, path):
+            _remove(fresh)
+            break
+        aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+        with suppress(FileNotFoundError):  # another process moved it aside just now
+            os.rename(path, aside / "was")
     sync_folder(path.parent)
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
+    for left in _aside(path):
+        _remove(left)
+
+
+def recover(path: Path) -> None:
+    """Bring back a folder that a kill in the middle of `put_in_place` left aside; else do nothing."""
+    for left in _aside(path):
+        if not path.exists():
+            with suppress(FileNotFoundError):
+                os.rename(left / "was", path)
+
+
+def _aside(path: Path) -> list[Path]:
+    """Where folders that had the name `path` were moved to and not yet removed."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.old\.\w{{8}}")
+    return sorted(one for one in path.parent.iterdir() if name.fullmatch(one.name)) if path.parent.is_dir() else []
+
+
+def _swap(one: Path, other: Path) -> bool:
+    """Let two paths swap names in one step; False where that cannot be done."""
+    if not sys.platform.startswith("linux"):
+        return False
+    import ctypes
+
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):  # a C library without it
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE in Linux's headers
+    return bool(renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -113,6 +168,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Yields a temporary folder beside it to fill; on leaving without an error it is flushed and put in place.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    recover(path)
     fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.new."))
     try:
         yield fresh

@@ -17,7 +17,7 @@ class Workspace:
 
     @classmethod
     def current(cls) -> Workspace:
-        return cls(Path(os.environ.get("LLMOPS_HOME") or ".llmops").absolute())
+        return cls(Path(os.environ.get("LLMOPS_HOME") or ".llmops").expanduser().absolute())
 
     def folder(self, name: str) -> Path:
         """A folder inside the workspace, made if missing.
@@ -33,6 +33,10 @@ class Workspace:
                 f"the workspace folder {path} cannot be made ({error.strerror})",
                 fix="set LLMOPS_HOME to a folder you may write, or free the path",
             ) from error
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise EnvironmentFault(
+                f"the workspace folder {path} cannot be written", fix="set LLMOPS_HOME to a folder you may write"
+            )
         return path
 
     @property

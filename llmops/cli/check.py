@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmops.errors import InputError, nearest
 
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
-def _model(kind: str) -> Any:
+
+KINDS = ("recipe", "suite", "gate")
+
+
+def _model(kind: str) -> type[BaseModel]:
     """The model behind a kind of file, imported when asked for."""
     if kind == "recipe":
         from llmops.finetune.recipe import Recipe
 
         return Recipe
-    known = ["recipe"]
-    raise InputError(f"there is no kind of file called {kind!r}{nearest(kind, known)}", fix=f"use one of: {known}")
+    if kind == "suite":
+        from llmops.eval.suite import Suite
+
+        return Suite
+    if kind == "gate":
+        from llmops.eval.gates import Gate
+
+        return Gate
+    raise InputError(
+        f"there is no kind of file called {kind!r}{nearest(kind, KINDS)}", fix=f"use one of: {', '.join(KINDS)}"
+    )
 
 
 def explain(
-    kind: Annotated[str, typer.Argument(help="A kind of file: recipe.")],
+    kind: Annotated[str, typer.Argument(help="A kind of file: recipe, suite or gate.")],
     key: Annotated[str | None, typer.Argument(help="Only this key and those below it, as in `batch.packing`.")] = None,
     json_schema: Annotated[bool, typer.Option("--json-schema", help="The JSON schema, for editors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The keys as JSON.")] = False,
