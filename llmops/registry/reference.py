@@ -57,6 +57,12 @@ def resolve(
     return ModelSource(reference, folder, commit, cached_digest(folder, workspace.cache))
 
 
+def registry_name(reference: str) -> tuple[str, str | None] | None:
+    """Name and alias or version of `models:/name@alias`, `models:/name/3` or `models:/name`; None for other text."""
+    match = _REGISTRY.fullmatch(reference)
+    return (match["name"], match["which"]) if match else None
+
+
 def _local(reference: str, path: Path, workspace: Workspace) -> ModelSource:
     if not path.exists():
         beside = [other.name for other in path.parent.iterdir() if other.is_dir()] if path.parent.is_dir() else []
@@ -71,10 +77,9 @@ def _local(reference: str, path: Path, workspace: Workspace) -> ModelSource:
 def _registered(reference: str, workspace: Workspace) -> ModelSource:
     from llmops.registry import store
 
-    match = _REGISTRY.fullmatch(reference)
-    if match is None:
+    if (parts := registry_name(reference)) is None:
         raise InputError(f"{reference!r} names no model version", fix="write models:/name@alias or models:/name/3")
-    version = store.find(match["name"], match["which"], workspace=workspace)
+    version = store.find(*parts, workspace=workspace)
     folder = store.fetch(version, workspace=workspace)
     check_model_folder(folder, named=version.reference)
     digest = cached_digest(folder, workspace.cache)
