@@ -146,7 +146,14 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All scores of one model on one suite."""
+    """All scores of one model on one suite.
+
+    Attributes:
+        digest: sha256 over everything in it but times.
+        measures: numbers beside the scores by name; the unit is the name's last part.
+        suite_digest: over items, decoding and scorers; reports with different ones must not be compared.
+        slices: the scores of each slice, by `breakdown=value`.
+    """
 
     suite: str
     model: str
@@ -155,6 +162,9 @@ class Report:
     scores: tuple[Score, ...]
     measures: Mapping[str, float]
     file: Path | None = None
+    suite_digest: str = ""
+    model_digest: str = ""
+    slices: Mapping[str, tuple[Score, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,117 @@
+"""What a gate asks of a model, as users write it in eval/gates/*.yaml: rules over the reports of its suites."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    Discriminator,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from llmops.config import Settings
+
+
+class Rule(Settings):
+    """What every rule says: on which suite, and on which number of its report."""
+
+    suite: Annotated[str, Field(min_length=1)]
+    """Name of the suite (its `name`, not its file)."""
+    metric: str | None = None
+    """A scorer's metric, such as bleu or rougeL; give this or `measure`."""
+    measure: str | None = None
+    """Another number of the report, such as latency_p95_ms or truncated_share; give this or `metric`."""
+    per_slice: bool = False
+    """Ask it of every slice of the suite too, not only of all items together."""
+
+    @model_validator(mode="after")
+    def _one_number(self) -> Self:
+        if (self.metric is None) == (self.measure is None):
+            raise ValueError("give either `metric` or `measure`")
+        if self.per_slice and self.measure is not None:
+            raise ValueError("per_slice goes with a `metric`; a measure is taken over the whole suite")
+        return self
+
+
+class AtLeast(Rule):
+    """The number must surely be this high."""
+
+    at_least: float
+    """Lowest value that passes, in the metric's own points."""
+
+
+class AtMost(Rule):
+    """The number must surely be this low."""
+
+    at_most: float
+    """Highest value that passes, in the metric's own points."""
+
+
+class NoWorseBy(Rule):
+    """On the same items, the model must surely lose less than this against the other one."""
+
+    no_worse_by: NonNegativeFloat
+    """Largest loss that passes, in the metric's own points; 0 asks that it is not worse at all."""
+
+
+class BetterBy(Rule):
+    """On the same items, the model must surely gain more than this over the other one."""
+
+    better_by: NonNegativeFloat
+    """Gain that must be passed, in the metric's own points; 0 asks that it is better at all."""
+
+
+_KINDS = ("at_least", "at_most", "no_worse_by", "better_by")
+
+
+def _kind(value: Any) -> str | None:
+    """Which rule a mapping is, by the one key that only it has, or by a key that is nearly that."""
+    given = value if isinstance(value, dict) else getattr(type(value), "model_fields", {})
+    exact = [kind for kind in _KINDS if kind in given]
+    near = [kind for key in given for kind in get_close_matches(str(key), _KINDS, n=1)]
+    return f"<{(exact + near)[0]}>" if exact or near else None
+
+
+AnyRule = Annotated[
+    Annotated[AtLeast, Tag("<at_least>")]
+    | Annotated[AtMost, Tag("<at_most>")]
+    | Annotated[NoWorseBy, Tag("<no_worse_by>")]
+    | Annotated[BetterBy, Tag("<better_by>")],
+    Discriminator(
+        _kind,
+        custom_error_type="no_bound",
+        custom_error_message="a rule needs one of at_least, at_most, no_worse_by, better_by",
+    ),
+]
+
+
+class Gate(Settings):
+    against: str | None = None
+    """Model version to compare with, by alias or number; null, or an alias that none has yet, leaves only the
+    rules with a fixed bound."""
+    confidence: Annotated[PositiveFloat, Field(ge=0.5, lt=1)] = 0.95
+    """How sure a pass must be: the whole interval of this confidence lies on the right side."""
+    rules: Annotated[list[AnyRule], Field(min_length=1)]
+    """All of them must hold."""
+
+    @field_validator("against")
+    @classmethod
+    def _named(cls, against: str | None) -> str | None:
+        if against is not None and not against.strip():
+            raise ValueError("name an alias or a version, or write null")
+        return against
+
+    @field_validator("rules")
+    @classmethod
+    def _something_to_compare_with(cls, rules: list[AnyRule], others: ValidationInfo) -> list[AnyRule]:
+        for number, rule in enumerate(rules):
+            if isinstance(rule, NoWorseBy | BetterBy) and others.data.get("against", "faulty") is None:
+                raise ValueError(f"entry {number} compares two models; say with `against` which the other one is")
+        return rules

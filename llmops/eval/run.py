@@ -1,0 +1,163 @@
+"""One model on one suite: its answers, what they score, and a report of both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llmops.errors import InputError
+from llmops.eval.generate import Answer, Engine
+from llmops.eval.items import Item, suite_digest
+from llmops.eval.scorers import Metric
+from llmops.eval.suite import Suite
+from llmops.events import Listener, Silent
+from llmops.files import digest_of, write_json
+from llmops.records import ModelSource, Report, Score
+
+FORMAT = 1
+"""Of the report's file; a change that an older reader would misread adds one."""
+
+
+def evaluate(
+    suite: Suite,
+    items: Sequence[Item],
+    model: ModelSource,
+    *,
+    generate: Engine,
+    out: Path | None = None,
+    listener: Listener | None = None,
+) -> Report:
+    """Have `model` answer `items` of `suite`, score the answers, and write the report into the folder `out`.
+
+    Every answer is scored as it stands, also one that was cut at `max_tokens`; `truncated_share`
+    says how many those are, and each is marked in the file.
+
+    Args:
+        items: of the suite, from `items_of`; at least one.
+        generate: makes the answers; it is called once.
+        out: gets `<suite>-<digest>.json` with every item; None writes nothing.
+
+    Raises:
+        InputError: there are no items, or a score is no number.
+    """
+    listener = listener or Silent()
+    if not items:
+        raise InputError(f"the suite {suite.name} has no items", fix="give its source at least one row")
+    made = generate(model.folder, items, suite.generation, listener=listener)
+    answers = _in_order(items, made.answers)
+    references = [item.references for item in items]
+    metrics: list[Metric] = []
+    for number, scorer in enumerate(suite.scorers):
+        listener.advance(f"scores of {suite.name}", number, len(suite.scorers))
+        metrics += scorer.chosen.measure([answer.text for answer in answers], references)
+    listener.advance(f"scores of {suite.name}", len(suite.scorers), len(suite.scorers))
+    scores = _scores(metrics, range(len(items)))
+    slices = {name: _scores(metrics, members) for name, members in sorted(members_of(items).items())}
+    measured = measures(answers, made.seconds)
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "suite": {"name": suite.name, "digest": suite_digest(suite, items), "settings": _settings(suite)},
+        "model": {"reference": model.reference, "revision": model.revision, "digest": model.digest},
+        "engine": made.engine,
+        "scores": [_score_json(score) for score in scores],
+        "slices": {name: [_score_json(score) for score in of_slice] for name, of_slice in slices.items()},
+        "items": [_item_json(*row, metrics) for row in enumerate(zip(items, answers, strict=True))],
+    }
+    digest = digest_of(content)
+    file = None
+    if out is not None:
+        file = out / f"{suite.name}-{digest[:12]}.json"
+        times = {answer.item: round(answer.seconds, 4) for answer in answers}
+        write_json(file, {**content, "digest": digest, "measures": measured, "seconds": times})
+    return Report(
+        suite=suite.name,
+        model=model.reference,
+        digest=digest,
+        items=len(items),
+        scores=scores,
+        measures=measured,
+        file=file,
+        suite_digest=content["suite"]["digest"],
+        model_digest=model.digest,
+        slices=slices,
+    )
+
+
+def members_of(items: Sequence[Item]) -> dict[str, list[int]]:
+    """Positions of the items in each slice, by `breakdown=value`."""
+    members: dict[str, list[int]] = {}
+    for index, item in enumerate(items):
+        for name, value in item.slices.items():
+            members.setdefault(f"{name}={value}", []).append(index)
+    return members
+
+
+def measures(answers: Sequence[Answer], seconds: float) -> dict[str, float]:
+    """Numbers about the answers that are no scores; shares go from 0 to 1.
+
+    `latency_*_ms` is the time from the start of an answer's batch to its last token: in batches, the time a
+    user would wait behind as many others; `items_per_s` and `tokens_per_s` are over the whole wall time.
+    """
+    latencies = sorted(1000 * answer.seconds for answer in answers)
+    tokens = sum(answer.tokens for answer in answers)
+    # A clock too coarse for a stub that answers at once must not divide by zero.
+    wall = max(seconds, 1e-9)
+    return {
+        "latency_p50_ms": percentile(latencies, 0.50),
+        "latency_p95_ms": percentile(latencies, 0.95),
+        "items_per_s": len(answers) / wall,
+        "tokens_per_s": tokens / wall,
+        "tokens_mean": tokens / len(answers),
+        "truncated_share": sum(answer.finish == "length" for answer in answers) / len(answers),
+        "empty_share": sum(not answer.text.strip() for answer in answers) / len(answers),
+    }
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """The smallest of the ascending values that at least `share` (0 to 1) of them do not exceed (nearest rank)."""
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def _in_order(items: Sequence[Item], answers: Sequence[Answer]) -> list[Answer]:
+    """Answers by the ids of the items; an engine that leaves one out, or adds one, has a bug."""
+    by_id = {answer.item: answer for answer in answers}
+    wanted = [item.id for item in items]
+    if len(answers) != len(items) or set(by_id) != set(wanted):
+        raise ValueError(f"{len(items)} items were asked, {len(answers)} answers came, {len(by_id)} of them distinct")
+    return [by_id[one] for one in wanted]
+
+
+def _scores(metrics: Sequence[Metric], members: Sequence[int]) -> tuple[Score, ...]:
+    found = tuple(Score(metric.name, metric.value(members), metric.signature) for metric in metrics)
+    for score in found:
+        if not math.isfinite(score.value):
+            raise InputError(
+                f"the score {score.metric} is {score.value}, which is no number",
+                fix="look at the answers and references it was computed on, or leave this scorer out of the suite",
+            )
+    return found
+
+
+def _settings(suite: Suite) -> Mapping[str, Any]:
+    """The suite as it was understood, every default filled in."""
+    return {**suite.model_dump(mode="json"), "scorers": [one.resolved() for one in suite.scorers]}
+
+
+def _score_json(score: Score) -> dict[str, Any]:
+    return {"metric": score.metric, "value": score.value, "signature": score.signature}
+
+
+def _item_json(index: int, pair: tuple[Item, Answer], metrics: Sequence[Metric]) -> dict[str, Any]:
+    item, answer = pair
+    return {
+        "id": item.id,
+        "messages": [dict(turn) for turn in item.messages],
+        "references": list(item.references),
+        "slices": dict(item.slices),
+        "answer": answer.text,
+        "finish": answer.finish,
+        "tokens": answer.tokens,
+        "scores": {metric.name: metric.per_item[index] for metric in metrics},
+    }

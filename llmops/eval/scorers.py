@@ -1,0 +1,195 @@
+"""Scorers: what a suite can measure on answers and references, by name, each with its settings.
+
+A scorer leaves one row of sufficient statistics per item; a score over any choice of items is a function of the
+sum of their rows, so that slices and resamples cost no second look at the texts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field, NonNegativeInt, field_validator
+
+from llmops.catalog import Catalog
+from llmops.config import Settings
+
+Row = tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric measured on every item of a suite.
+
+    Attributes:
+        name: as reports and gates call it.
+        signature: how it was computed; numbers with different signatures must not be compared.
+        rows: sufficient statistics, one row per item, in item order.
+        value_of: the metric of some items, given the sum of their rows.
+        per_item: the metric of each item alone, in the metric's own points.
+    """
+
+    name: str
+    signature: str
+    rows: tuple[Row, ...]
+    value_of: Callable[[Row], float]
+    per_item: tuple[float, ...]
+
+    def value(self, items: Iterable[int] | None = None) -> float:
+        """The metric over the items at these positions, or over all; there must be at least one."""
+        rows = self.rows if items is None else [self.rows[index] for index in items]
+        if not rows:
+            raise ValueError(f"{self.name} of no items is not defined")
+        return self.value_of(tuple(map(sum, zip(*rows, strict=True))))
+
+
+class Scorer(Settings):
+    """Settings of one scorer, which knows how to measure with them."""
+
+    def names(self) -> tuple[str, ...]:
+        """The metrics it yields, in order."""
+        raise NotImplementedError
+
+    def measure(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[Metric]:
+        """Each metric on answers paired with their references; every answer has at least one reference."""
+        raise NotImplementedError
+
+
+scorers: Catalog[type[Scorer]] = Catalog("scorer")
+
+
+@scorers.add("bleu")
+class Bleu(Scorer):
+    """BLEU in points from 0 to 100 (Papineni et al. 2002), by sacreBLEU; an item counts with all its references."""
+
+    lowercase: bool = False
+    """Compare without case; moves the number by several points, so it is part of the signature."""
+    tokenize: Literal["13a", "intl", "char", "zh", "none"] = "13a"
+    """How words are told apart; `13a` is what papers report, `char` suits scripts without spaces."""
+
+    def names(self) -> tuple[str, ...]:
+        return ("bleu",)
+
+    def measure(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[Metric]:
+        from sacrebleu.metrics import BLEU
+
+        # Force: only turns off a warning about texts that look tokenized.
+        corpus = BLEU(lowercase=self.lowercase, tokenize=self.tokenize, force=True)
+        # One sentence often has no 4-gram in common; alone it is scored on the orders it has, the corpus never.
+        sentence = BLEU(lowercase=self.lowercase, tokenize=self.tokenize, effective_order=True)
+        return [_sacrebleu("bleu", corpus, sentence, answers, references)]
+
+
+@scorers.add("chrf")
+class Chrf(Scorer):
+    """chrF in points from 0 to 100 (Popović 2015): F2 of character 6-grams, by sacreBLEU; the best reference counts."""
+
+    word_order: Annotated[NonNegativeInt, Field(le=4)] = 0
+    """Longest word n-gram beside the characters; 2 is chrF++, and the metric is then called `chrf++`."""
+    lowercase: bool = False
+    """Compare without case."""
+
+    def names(self) -> tuple[str, ...]:
+        return ("chrf" + "+" * self.word_order,)
+
+    def measure(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[Metric]:
+        from sacrebleu.metrics import CHRF
+
+        metric = CHRF(word_order=self.word_order, lowercase=self.lowercase)
+        return [_sacrebleu(self.names()[0], metric, metric, answers, references)]
+
+
+def _sacrebleu(
+    name: str, corpus: Any, sentence: Any, answers: Sequence[str], references: Sequence[Sequence[str]]
+) -> Metric:
+    """A sacreBLEU metric through its segment statistics, which its own significance tests use too."""
+    extracted = corpus._extract_corpus_statistics(list(answers), transposed(references))
+    rows = tuple(tuple(row) for row in extracted)
+    return Metric(
+        name,
+        str(corpus.get_signature()),
+        rows,
+        lambda total: float(corpus._compute_score_from_stats(list(total)).score),
+        tuple(float(sentence._compute_score_from_stats(list(row)).score) for row in rows),
+    )
+
+
+def transposed(references: Sequence[Sequence[str]]) -> list[list[str | None]]:
+    """References as sacreBLEU takes them: the first of every item, then the second …; None where an item has fewer."""
+    most = max(map(len, references))
+    return [[of_item[n] if n < len(of_item) else None for of_item in references] for n in range(most)]
+
+
+RougeVariant = Literal["rouge1", "rouge2", "rougeL", "rougeLsum"]
+_ALL_VARIANTS: tuple[RougeVariant, ...] = get_args(RougeVariant)
+
+
+@scorers.add("rouge")
+class Rouge(Scorer):
+    """ROUGE F1 from 0 to 1 (Lin 2004), by rouge-score: mean over items, each with the reference that suits it best.
+
+    `rougeL` reads an answer as one sentence; `rougeLsum` takes each line as a sentence.
+    """
+
+    variants: list[RougeVariant] = Field(min_length=1, default_factory=lambda: list(_ALL_VARIANTS))
+    """Which of them; each is a metric of that name."""
+    stemmer: bool = False
+    """Strip English endings before comparing (Porter)."""
+
+    @field_validator("variants")
+    @classmethod
+    def _each_once(cls, variants: list[RougeVariant]) -> list[RougeVariant]:
+        for name in variants:
+            if variants.count(name) > 1:
+                raise ValueError(f"{name} is listed twice")
+        return variants
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.variants)
+
+    def measure(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[Metric]:
+        from rouge_score.rouge_scorer import RougeScorer
+
+        scorer = RougeScorer(list(self.variants), use_stemmer=self.stemmer, split_summaries=False)
+        found = [scorer.score_multi(list(refs), answer) for answer, refs in zip(answers, references, strict=True)]
+        how = f"refs:best-f1|agg:mean|stem:{'yes' if self.stemmer else 'no'}|version:{version('rouge-score')}"
+        return [
+            _mean(
+                name,
+                f"{'split:newline|' if name == 'rougeLsum' else ''}{how}",
+                [float(item[name].fmeasure) for item in found],
+            )
+            for name in self.variants
+        ]
+
+
+@scorers.add("exact_match")
+class ExactMatch(Scorer):
+    """Share (0 to 1) of answers equal to any of their references, after stripping and collapsing white space."""
+
+    lowercase: bool = False
+    """Compare without case."""
+
+    def names(self) -> tuple[str, ...]:
+        return ("exact_match",)
+
+    def measure(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[Metric]:
+        hits = [
+            float(self._normal(answer) in {self._normal(one) for one in refs})
+            for answer, refs in zip(answers, references, strict=True)
+        ]
+        return [_mean("exact_match", f"refs:any|space:collapsed|case:{'lc' if self.lowercase else 'mixed'}", hits)]
+
+    def _normal(self, text: str) -> str:
+        plain = re.sub(r"\s+", " ", text).strip()
+        return plain.casefold() if self.lowercase else plain
+
+
+def _mean(name: str, signature: str, values: Sequence[float]) -> Metric:
+    """A metric that is the mean over items of a value each has alone."""
+    return Metric(
+        name, signature, tuple((value, 1.0) for value in values), lambda total: total[0] / total[1], tuple(values)
+    )

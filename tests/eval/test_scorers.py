@@ -1,0 +1,182 @@
+"""Scores are those of sacreBLEU and rouge-score, over any choice of items, with the signature that says how."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import sacrebleu
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
+
+from llmops.data.section import Origin
+from llmops.data.sources import read
+from llmops.eval.scorers import Bleu, Chrf, ExactMatch, Metric, Rouge, Scorer, transposed
+
+E2E = Path(__file__).parents[2].parent / "shared" / "data" / "e2e" / "testset_w_refs.csv"
+
+ANSWERS = ["the cat sat on the mat", "A dog barked at the moon", "no"]
+REFERENCES = [
+    ["the cat sat on a mat", "The cat is sitting on the mat"],
+    ["a dog barked at the moon"],
+    ["yes", "no", "perhaps so"],
+]
+ALL: list[Scorer] = [Bleu(), Chrf(), Chrf(word_order=2), Rouge(), ExactMatch()]
+
+words = st.sampled_from(["the", "cat", "dog", "sat", "on", "a", "mat", "Moon", ".", ","])
+sentences = st.lists(words, min_size=1, max_size=9).map(" ".join)
+corpora = st.lists(st.tuples(sentences, st.lists(sentences, min_size=1, max_size=3)), min_size=1, max_size=6)
+
+
+def one(scorer: Scorer, answers: Sequence[str], references: Sequence[Sequence[str]]) -> Metric:
+    (metric,) = scorer.measure(answers, references)
+    return metric
+
+
+def test_fewer_references_are_padded_with_none() -> None:
+    assert transposed([["a", "b"], ["c"]]) == [["a", "c"], ["b", None]]
+
+
+@given(corpora)
+@settings(deadline=None)
+def test_corpus_values_and_signatures_are_sacrebleus_own(corpus: list[tuple[str, list[str]]]) -> None:
+    answers, references = [answer for answer, _ in corpus], [refs for _, refs in corpus]
+    padded = transposed(references)
+    for scorer, theirs in (
+        (Bleu(), sacrebleu.BLEU()),
+        (Bleu(lowercase=True, tokenize="char"), sacrebleu.BLEU(lowercase=True, tokenize="char")),
+        (Chrf(), sacrebleu.CHRF()),
+        (Chrf(word_order=2, lowercase=True), sacrebleu.CHRF(word_order=2, lowercase=True)),
+    ):
+        metric = one(scorer, answers, references)
+        assert metric.value() == pytest.approx(theirs.corpus_score(answers, padded).score, abs=1e-12)
+        assert metric.signature == str(theirs.get_signature())
+
+
+@given(corpora, st.data())
+@settings(deadline=None)
+def test_the_value_of_some_items_is_that_of_a_corpus_of_only_these(
+    corpus: list[tuple[str, list[str]]], data: st.DataObject
+) -> None:
+    answers, references = [answer for answer, _ in corpus], [refs for _, refs in corpus]
+    chosen = data.draw(st.lists(st.sampled_from(range(len(corpus))), min_size=1, unique=True))
+    for scorer in ALL:
+        alone = scorer.measure([answers[index] for index in chosen], [references[index] for index in chosen])
+        for metric, expected in zip(scorer.measure(answers, references), alone, strict=True):
+            assert metric.value(chosen) == pytest.approx(expected.value(), abs=1e-12)
+
+
+def test_the_value_of_no_items_is_an_error() -> None:
+    with pytest.raises(ValueError, match="of no items"):
+        one(Bleu(), ANSWERS, REFERENCES).value([])
+
+
+def test_per_item_values_are_sentence_scores() -> None:
+    bleu, chrf = one(Bleu(), ANSWERS, REFERENCES), one(Chrf(), ANSWERS, REFERENCES)
+    for index, (answer, references) in enumerate(zip(ANSWERS, REFERENCES, strict=True)):
+        assert bleu.per_item[index] == sacrebleu.sentence_bleu(answer, references).score
+        assert chrf.per_item[index] == sacrebleu.sentence_chrf(answer, references).score
+
+
+def test_case_moves_bleu_and_is_in_the_signature() -> None:
+    shouted = [answer.upper() for answer in ANSWERS]
+    cased, uncased = one(Bleu(), shouted, REFERENCES), one(Bleu(lowercase=True), shouted, REFERENCES)
+    assert cased.value() < uncased.value()
+    assert "case:mixed" in cased.signature
+    assert "case:lc" in uncased.signature
+
+
+def test_all_references_of_an_item_count_not_only_the_first() -> None:
+    every, first = one(Bleu(), ANSWERS, REFERENCES), one(Bleu(), ANSWERS, [refs[:1] for refs in REFERENCES])
+    assert first.value() < every.value()
+    assert "nrefs:var" in every.signature
+    assert "nrefs:1" in first.signature
+
+
+def test_chrf_with_words_says_so_in_name_and_signature() -> None:
+    plain, plus = one(Chrf(), ANSWERS, REFERENCES), one(Chrf(word_order=2), ANSWERS, REFERENCES)
+    assert (plain.name, plus.name) == ("chrf", "chrf++")
+    assert "nw:0" in plain.signature
+    assert "nw:2" in plus.signature
+
+
+def test_rouge_is_rouge_scores_f1_with_the_best_reference() -> None:
+    variants = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
+    theirs = RougeScorer(variants)
+    metrics = Rouge().measure(ANSWERS, REFERENCES)
+    assert [metric.name for metric in metrics] == variants
+    for metric in metrics:
+        best = [
+            max(theirs.score(reference, answer)[metric.name].fmeasure for reference in references)
+            for answer, references in zip(ANSWERS, REFERENCES, strict=True)
+        ]
+        assert metric.per_item == pytest.approx(best, abs=1e-12)
+        assert metric.value() == pytest.approx(sum(best) / len(best), abs=1e-12)
+
+
+def test_rouge_lsum_takes_each_line_as_a_sentence_and_rouge_l_does_not() -> None:
+    answer, reference = "b c\na", "a\nb c"
+    long, summed = Rouge(variants=["rougeL", "rougeLsum"]).measure([answer], [[reference]])
+    # In one sequence the longest common part is `b c`, 2 of 3 words; line by line all words are found.
+    assert long.value() == pytest.approx(2 / 3)
+    assert summed.value() == pytest.approx(1.0)
+    assert "split:newline" in summed.signature
+    assert "split:newline" not in long.signature
+
+
+def test_stemming_is_in_the_signature_and_joins_endings() -> None:
+    plain, stemmed = (
+        one(Rouge(variants=["rouge1"], stemmer=on), ["running dogs"], [["run dog"]]) for on in (False, True)
+    )
+    assert (plain.value(), stemmed.value()) == (0.0, 1.0)
+    assert plain.signature != stemmed.signature
+
+
+@pytest.mark.parametrize(
+    ("answer", "lowercase", "hit"),
+    [
+        pytest.param("two  words\n", False, 1.0, id="white space is stripped and collapsed"),
+        pytest.param("Two words", False, 0.0, id="case counts"),
+        pytest.param("Two words", True, 1.0, id="unless it is asked not to"),
+        pytest.param("other", False, 1.0, id="any reference will do"),
+        pytest.param("two words.", False, 0.0, id="a full stop counts"),
+        pytest.param("", False, 0.0, id="nothing is not right"),
+    ],
+)
+def test_exact_match(answer: str, lowercase: bool, hit: float) -> None:
+    metric = one(ExactMatch(lowercase=lowercase), [answer], [["two words", "other"]])
+    assert (metric.value(), metric.per_item) == (hit, (hit,))
+
+
+BEST = {"bleu": 100.0, "chrf": 100.0, "chrf++": 100.0}
+LONG = [["one two three four five"], ["six seven eight nine ten", "eleven twelve thirteen fourteen"]]
+
+
+@pytest.mark.parametrize("scorer", ALL, ids=lambda scorer: scorer.names()[0])
+def test_an_oracle_gets_everything_and_its_opposite_nothing(scorer: Scorer) -> None:
+    for metric in scorer.measure([refs[-1] for refs in LONG], LONG):
+        assert metric.value() == pytest.approx(BEST.get(metric.name, 1.0))
+        assert metric.per_item == pytest.approx([BEST.get(metric.name, 1.0)] * 2)
+    # No letter of these is in any reference.
+    for wrong in ("ZZZ QQQ JJJ", ""):
+        for metric in scorer.measure([wrong] * 2, LONG):
+            assert metric.value() == 0.0
+            assert metric.per_item == (0.0, 0.0)
+
+
+@pytest.mark.skipif(not E2E.is_file(), reason="the E2E data is not beside the repository")
+def test_on_real_references_the_numbers_are_those_of_sacrebleu_called_directly() -> None:
+    by_prompt: dict[str, list[str]] = {}
+    for _, row in read(Origin(source=str(E2E))):
+        by_prompt.setdefault(row["mr"], []).append(row["ref"])
+    several = [refs for refs in by_prompt.values() if len(refs) > 1][:100]
+    answers, references = [refs[0].upper() for refs in several], [refs[1:] for refs in several]
+    padded = transposed(references)
+    for scorer, theirs in (
+        (Bleu(lowercase=True), sacrebleu.corpus_bleu(answers, padded, lowercase=True)),
+        (Bleu(), sacrebleu.corpus_bleu(answers, padded)),
+        (Chrf(), sacrebleu.corpus_chrf(answers, padded)),
+    ):
+        assert one(scorer, answers, references).value() == pytest.approx(theirs.score, abs=1e-9)
