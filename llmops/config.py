@@ -45,7 +45,8 @@ for _tag, _pattern, _first in (
     ("int", r"[-+]?(?:0|[1-9][0-9]*)", list("-+0123456789")),
     (
         "float",
-        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        r"[-+]?(?:(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|Inf|INF))"
+        r"|\.(?:nan|NaN|NAN)",
         list("-+.0123456789"),
     ),
 ):
@@ -94,7 +95,7 @@ class _Document:
         self.unresolved: set[Where] = set()
         try:
             node = yaml.compose(_text(path, what), Loader=_Yaml)
-            self.data: Any = self._plain(node, ()) if node is not None else {}
+            self.data: Any = self._plain(node, ()) if node is not None else None
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else None
             hint = "; indent with spaces" if "'\\t'" in (error.problem or "") else ""
@@ -106,6 +107,8 @@ class _Document:
         except RecursionError as error:
             fault = Fault("", "nested too deeply, or an alias stands inside what it names")
             raise FileFaults(str(path), [fault], what=what, fix="write the values out") from error
+        if self.data is None:  # an empty file lacks what is required, no more
+            self.data = {}
         if not isinstance(self.data, dict):
             fault = Fault("", "the file must hold `key: value` lines", 1)
             raise FileFaults(str(path), [fault], what=what, fix=f"see `llmops explain {what}`")

@@ -130,7 +130,7 @@ def recover(path: Path) -> None:
     """Bring back a folder that a kill in the middle of `put_in_place` left aside; else do nothing."""
     for left in _aside(path):
         if not path.exists():
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # another process was faster
                 os.rename(left / "was", path)
 
 
