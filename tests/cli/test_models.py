@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,9 +24,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def home(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path) -> Iterator[Path]:
     """A registry with two versions of one model; the first is champion."""
     home = tmp_path_factory.mktemp("home")
+    connect(f"sqlite:///{shared_folder / 'mlflow.db'}")  # migrated once per test run, then copied
+    shutil.copy(shared_folder / "mlflow.db", home)
     artifact = tmp_path_factory.mktemp("artifact")
     (artifact / "config.json").write_text("{}")
     with pytest.MonkeyPatch.context() as environment:

@@ -1,6 +1,6 @@
 """MLflow for tests: a real SQLite store, and a stub of a server that refuses what it is told to refuse.
 
-The database is migrated once per process and copied for every test: migration costs two seconds.
+The database is migrated once per test run and copied for every test: migration costs two seconds.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from llmops.workspace import Workspace
 
 
 @pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    database = tmp_path_factory.mktemp("migrated") / "mlflow.db"
+def migrated(shared_folder: Path) -> Path:
+    """One for all workers: who comes second waits and finds it made."""
+    database = shared_folder / "mlflow.db"
     connect(f"sqlite:///{database}")
     return database
 
