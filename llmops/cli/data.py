@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,18 +36,22 @@ def check(
     from llmops.data.sources import check_columns
     from llmops.data.versions import prepare
     from llmops.finetune.recipe import Recipe
-    from llmops.lifecycle.prepare import held_out
     from llmops.workspace import Workspace
 
     section = load(recipe, Recipe, what="recipe", overrides=overrides or ()).data
     check_columns(section)
+    apart: Mapping[str, Sequence[str]] = {}
+    if section.checks.contamination:
+        from llmops.lifecycle.prepare import held_out
+
+        apart = held_out(section)
     workspace = Workspace.current()
     with _Progress() as progress:
         version = prepare(
             section,
             objects=workspace.objects,
             cache=workspace.cache,
-            held_out=held_out(section) if section.checks.contamination else {},
+            held_out=apart,
             on_progress=progress.update,
         )
     if as_json:
@@ -113,7 +117,7 @@ def _version(name: str) -> DatasetVersion:
     from llmops.data.versions import load_version
     from llmops.workspace import Workspace
 
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return load_version(Path(name))
     objects = Workspace.current().home / "objects"
     known = sorted(path.name.removeprefix("dataset-") for path in objects.glob("dataset-*"))
@@ -165,7 +169,9 @@ def _print_version(version: DatasetVersion) -> None:
     typer.echo(f"dataset version {version.digest[:16]}: {rows}")
     typer.echo(f"in {version.folder}")
     _table(
-        "sources", ("source", "rows", "digest"), [(use.source, str(use.rows), use.digest) for use in version.sources]
+        "sources",
+        ("source", "rows read", "digest"),
+        [(use.source, str(use.rows), use.digest) for use in version.sources],
     )
     found = [(one.check, one.action, str(one.rows), "\n".join(one.named)) for one in version.findings]
     _table("checks", ("check", "rows were", "count", "first of them"), found)
@@ -185,7 +191,7 @@ def _table(title: str, columns: tuple[str, ...], lines: Iterable[tuple[str, ...]
         return
     table = Table(title=title, title_justify="left")
     for column in columns:
-        number = column in ("rows", "count")
+        number = column in ("rows read", "count")
         table.add_column(column, justify="right" if number else "left", overflow="fold")
     for line in lines:
         table.add_row(*(Text(cell) for cell in line))

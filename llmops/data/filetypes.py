@@ -82,19 +82,19 @@ def _lines(file: BinaryIO, faults: list[Fault]) -> Iterator[tuple[int, str]]:
 def _separated(file: BinaryIO, name: str, separator: str) -> Records:
     faults: list[Fault] = []
     filetype = "csv" if separator == "," else "tsv"
-    last = 0  # line of the file read last; the reader's own count leaves undecodable lines out
+    start = 0  # line the row being read starts on; 0 before its first line is known
 
     def lines() -> Iterator[str]:
-        nonlocal last
+        nonlocal start
         for number, line in _lines(file, faults):
-            last = number
+            start = start or number
             yield line
 
     csv.field_size_limit(_LARGEST)
     reader = csv.reader(lines(), delimiter=separator, strict=True)
     header: list[str] | None = None
     while len(faults) < _NAMED:
-        start = last + 1
+        start = 0
         try:
             cells = next(reader, None)
         except csv.Error as error:

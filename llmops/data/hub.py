@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any, Protocol, cast
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol
 
 from llmops.errors import EnvironmentFault, InputError
 
@@ -45,20 +45,21 @@ class HuggingFace:
             raise _unreachable(name, error) from error
         return str(found)
 
-    def rows(self, name: str, *, config: str | None, split: str, commit: str) -> Iterable[Mapping[str, Any]]:
+    def rows(self, name: str, *, config: str | None, split: str, commit: str) -> Iterator[Mapping[str, Any]]:
         import datasets
 
         try:
-            return cast(
-                "Iterable[Mapping[str, Any]]",
-                datasets.load_dataset(name, config, split=split, revision=commit, streaming=True),
-            )
+            rows = datasets.load_dataset(name, config, split=split, revision=commit, streaming=True)
         except ValueError as error:
             raise InputError(
                 f"hub:{name}: {str(error).splitlines()[0]}",
                 fix="set `split:`; where the data set has several configurations, write hub:org/name/configuration",
             ) from error
         except Exception as error:
+            raise _unreachable(name, error) from error
+        try:
+            yield from rows
+        except OSError as error:  # the network went away between two rows
             raise _unreachable(name, error) from error
 
 
