@@ -94,6 +94,7 @@ class Tracker:
         self._later: list[Event] = []
         self._lock = threading.Lock()  # held for moments only: callers wait for it
         self._handover = threading.Lock()  # who may write `_file`: the thread, until it is abandoned
+        self._begun = threading.Event()
         self._closing = threading.Event()
         self._abandoned = False
         self._thread = threading.Thread(target=self._work, daemon=True, name="mlflow")
@@ -107,6 +108,12 @@ class Tracker:
     def run_id(self) -> str | None:
         """The MLflow run's id, once the server has made the run."""
         return self._sender.run_id
+
+    def wait_for_id(self, *, within_s: float = 10.0) -> str | None:
+        """The run's id after the first sending, for what follows at once on a short run; None where it failed."""
+        if self._thread.ident is not None:
+            self._begun.wait(within_s)
+        return self.run_id
 
     def start(
         self,
@@ -188,6 +195,7 @@ class Tracker:
         while not closing:
             closing = self._closing.is_set()  # read first: what was put before `finish` is then in the pass
             self._pass(last=closing)
+            self._begun.set()
             if not closing:
                 self._closing.wait(self._every_s)
 

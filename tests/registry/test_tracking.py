@@ -129,6 +129,23 @@ def test_a_resumed_run_goes_on_under_its_id(workspace: Workspace, folder: Path) 
     assert client.get_run(resumed.run_id).info.status == "FINISHED"
 
 
+def test_the_id_can_be_waited_for_and_is_none_where_no_server_gives_one(
+    workspace: Workspace, folder: Path, closed_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = Tracker(workspace, folder)
+    assert tracker.wait_for_id() is None, "not begun"
+    tracker.start("first", "quickstart", {})
+    run_id = tracker.wait_for_id(within_s=60)
+    assert run_id is not None
+    assert tracker.finish().run_id == run_id
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{closed_port}")
+    away = Tracker(workspace, tmp_path / "other")
+    away.start("first", "quickstart", {})
+    assert away.wait_for_id(within_s=60) is None
+    assert away.finish()
+
+
 def test_a_run_deleted_on_the_server_is_begun_anew(workspace: Workspace, folder: Path) -> None:
     first = tracked(workspace, folder)
     client_of(workspace).delete_run(first.run_id)
