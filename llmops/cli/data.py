@@ -171,10 +171,20 @@ def _print_version(version: DatasetVersion) -> None:
     _table(
         "sources",
         ("source", "rows read", "digest"),
-        [(use.source, str(use.rows), use.digest) for use in version.sources],
+        [
+            (use.source, str(use.rows), use.digest[:16] if len(use.digest) == 64 else use.digest)
+            for use in version.sources
+        ],
     )
-    found = [(one.check, one.action, str(one.rows), "\n".join(one.named)) for one in version.findings]
-    _table("checks", ("check", "rows were", "count", "first of them"), found)
+    found = [(one.check, one.action, str(one.rows)) for one in version.findings]
+    _table("checks", ("check", "rows were", "count"), found)
+    for one in version.findings:
+        if one.rows:
+            typer.echo(f"{one.check}, the first {len(one.named)} of {one.rows}:")
+            for named in one.named:
+                typer.echo(f"  {named}")
+    if version.rows["dropped"]:
+        typer.echo(f"all dropped rows with their reasons: {version.folder / 'dropped.jsonl'}")
 
 
 def _table(title: str, columns: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> None:

@@ -118,7 +118,8 @@ class Assembly:
             if first is None:
                 continue
             source, line, *_ = self._places[first]
-            why = f"{'the same as' if check == 'duplicates' else 'nearly the same as'} {source}:{line}"
+            other = f"line {line}" if source == row.source else f"{source}:{line}"
+            why = f"{'the same as' if check == 'duplicates' else 'nearly the same as'} {other}"
             if action == "drop":
                 return self._drop(check, why, row.source, row.line, row.content)
             self.findings.add(check, "reported", where, why)

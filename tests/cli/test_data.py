@@ -46,7 +46,7 @@ def as_json(*arguments: object) -> Any:
 def test_check_reports_counts_and_named_rows_and_the_next_command(recipe: Path) -> None:
     said = run("check", recipe)
     source = recipe.with_name("rows.csv")
-    assert f"{source}:20: the same as {source}:2" in said
+    assert f"{source}:20: the same as line 2" in said
     assert f"{source}:21: the completion is empty" in said
     assert said.splitlines()[-1].startswith("next: llmops data show ")
     assert said.splitlines()[-1].endswith(f"llmops finetune {recipe}")

@@ -6,7 +6,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -129,13 +133,31 @@ def test_the_digest_of_a_url_changes_with_what_is_there(memory: str, tmp_path: P
     assert source_digest(origin, tmp_path) != first
 
 
+def test_http_rows_are_those_of_the_file_and_a_dead_server_is_said(tmp_path: Path) -> None:
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    write_jsonl(tmp_path / "a.jsonl")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        origin = Origin(source=f"http://127.0.0.1:{server.server_port}/a.jsonl")
+        assert columns(origin) == ROWS
+        first = source_digest(origin, tmp_path)
+        assert source_digest(origin, tmp_path) == first
+        age(write_jsonl(tmp_path / "a.jsonl"))
+        assert source_digest(origin, tmp_path) != first
+        server.shutdown()
+    with pytest.raises(EnvironmentFault, match="cannot be read"):
+        columns(origin)
+
+
 @pytest.mark.parametrize(
     ("source", "package"),
     [("s3://b/a.csv", "s3fs"), ("lakefs://r/main/a.csv", "lakefs-spec"), ("gs://b/a.csv", "gcsfs")],
 )
 def test_a_store_whose_package_is_missing_names_the_package(source: str, package: str) -> None:
-    pytest.importorskip("fsspec")
-    if __import__("importlib").util.find_spec(package.replace("-", "_")):
+    if find_spec(package.replace("-", "_")):
         pytest.skip(f"{package} is installed here")
     with pytest.raises(EnvironmentFault) as caught:
         columns(Origin(source=source))

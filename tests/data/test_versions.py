@@ -117,7 +117,7 @@ def test_every_row_read_is_kept_or_dropped_with_its_reason_and_content(place: Pl
     assert left_out[1]["digest"] == next(rows_of(version, "train")).id
     assert finding(version, "unusable rows").rows == 2
     source = version.sources[0].source
-    assert finding(version, "duplicates").named == (f"{source}:5: the same as {source}:1",)
+    assert finding(version, "duplicates").named == (f"{source}:5: the same as line 1",)
     assert finding(version, "line ends") == Finding("line ends", "reported", 1, (f"{source}:7: CRLF and CR became LF",))
 
 
@@ -226,6 +226,12 @@ def test_exact_duplicates_up_to_space_and_case(place: Place, action: str, kept: 
     assert [(one.action, one.rows) for one in found] == (
         [] if action == "keep" else [("dropped" if action == "drop" else "reported", 1)]
     )
+
+
+def test_a_duplicate_from_another_source_names_the_source(place: Place) -> None:
+    first, second = place.source(numbered(2), "one.jsonl"), place.source(numbered(2)[1:], "two.jsonl")
+    version = place.prepare(first, second)
+    assert finding(version, "duplicates").named == (f"{second['source']}:1: the same as {first['source']}:2",)
 
 
 @pytest.mark.parametrize(("action", "kept"), [("drop", 2), ("report", 3), ("keep", 3)])
