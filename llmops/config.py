@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from llmops.errors import Fault, FileFaults, InputError, nearest
 
@@ -23,7 +23,9 @@ Where = tuple[str | int, ...]
 class Settings(BaseModel):
     """What a user writes: frozen, no unknown keys, each field documented by the string under it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 Model = TypeVar("Model", bound=Settings)
@@ -83,6 +85,26 @@ def load(path: Path, model: type[Model], *, what: str, overrides: Sequence[str] 
             fix=f"mend the keys above; `llmops explain {what}` lists all of them",
         )
     return value
+
+
+def refuse(problems: Mapping[str, str]) -> None:
+    """For a model's validator: raise where rules over several keys are broken, each problem at a dotted key.
+
+    Raises:
+        ValidationError: there are problems; `load` names all of them with the lines of their keys.
+    """
+    if problems:
+        raise ValidationError.from_exception_data(
+            "rules",
+            [
+                InitErrorDetails(
+                    type=PydanticCustomError("rule", "{problem}", {"problem": problem}),
+                    loc=tuple(key.split(".")),
+                    input=None,
+                )
+                for key, problem in problems.items()
+            ],
+        )
 
 
 class _Document:
@@ -308,6 +330,8 @@ def _fault(detail: ErrorDetails, where: Where, model: type[Settings], document: 
             )
         case "value_error":
             problem = str(detail["ctx"]["error"])
+        case "rule":
+            problem = detail["msg"]
         case "literal_error":
             expected = detail["ctx"]["expected"]
             problem = f"must be {expected} (got {detail['input']!r})"

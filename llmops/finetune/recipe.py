@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from llmops.config import Settings
+from llmops.config import Settings, refuse
 from llmops.data.section import DataSection
 from llmops.errors import InputError
 
@@ -40,6 +40,15 @@ class Freeze(Settings):
     """Keep the token embeddings; with tied embeddings the output layer too."""
     layers: Annotated[str, Field(pattern=r"^\d+(-\d+)?(,\d+(-\d+)?)*$")] | None = None
     """Decoder layers to keep, counted from 0: `0-20`, or `0-3,8`; null keeps none."""
+
+    @field_validator("layers")
+    @classmethod
+    def _forwards(cls, layers: str | None) -> str | None:
+        for part in (layers or "").split(","):
+            first, _, last = part.partition("-")
+            if last and int(last) < int(first):
+                raise ValueError(f"{part} runs backwards; write {last}-{first}")
+        return layers
 
     def frozen_layers(self) -> set[int]:
         """The numbers of the layers that keep their values."""
@@ -239,16 +248,23 @@ class Recipe(Settings):
         return base
 
     @model_validator(mode="after")
-    def _can_be_served(self) -> Self:
-        """What vLLM could not load is refused here, not after hours of training."""
-        adapter = self.adapter
-        if self.evaluate is None or not isinstance(adapter, Lora) or adapter.merge:
-            return self
-        if adapter.modules_to_save:
-            raise ValueError(
-                f"adapter.modules_to_save {adapter.modules_to_save} makes an adapter that vLLM cannot load; "
-                "set adapter.merge: true, or leave modules_to_save out"
-            )
-        if adapter.variant == "dora":
-            raise ValueError("adapter.variant dora makes an adapter that vLLM cannot load; set adapter.merge: true")
+    def _fits_together(self) -> Self:
+        """What would fail, or be read by nothing, is refused here and not after hours of training."""
+        problems: dict[str, str] = {}
+        adapter = self.adapter if isinstance(self.adapter, Lora) else None
+        if adapter is not None and self.evaluate is not None and not adapter.merge:
+            if adapter.modules_to_save:
+                problems["adapter.modules_to_save"] = (
+                    "vLLM cannot load an adapter with whole modules; set adapter.merge: true, or leave the key out"
+                )
+            if adapter.variant == "dora":
+                problems["adapter.variant"] = "vLLM cannot load a dora adapter; set adapter.merge: true"
+        if isinstance(self.parallel, Fsdp):
+            if adapter is not None and adapter.base_bits == 8:
+                problems["adapter.base_bits"] = "fsdp cannot split 8-bit weights; hold them in 4 or 16 bits, or use ddp"
+            if self.optimizer.name == "adamw8bit":
+                problems["optimizer.name"] = "fsdp cannot split the state of adamw8bit; use adamw, or ddp"
+        if self.validation.patience is not None and self.data.validation == 0:
+            problems["validation.patience"] = "nothing is held out to stop early on; give data.validation a share"
+        refuse(problems)
         return self
