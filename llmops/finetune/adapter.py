@@ -101,7 +101,11 @@ def layer_of(key: str) -> str:
 
 
 def attach(model: Any, adapter: Adapter) -> Any:
-    """Put the layers of `adapter` into `model`, in place and still empty; what is trained is held in 32 bits."""
+    """Put the layers of `adapter` into `model`, in place and still empty; what is trained is held in 32 bits.
+
+    Raises:
+        InputError: the model has no such layers.
+    """
     from copy import copy
 
     from peft import get_peft_model
@@ -109,8 +113,15 @@ def attach(model: Any, adapter: Adapter) -> Any:
 
     config = copy(adapter.config)
     config.inference_mode, config.base_model_name_or_path, config.revision = True, None, None
-    with quiet():
-        inner = get_peft_model(model, config)
+    try:
+        with quiet():
+            inner = get_peft_model(model, config)
+    except ValueError as error:
+        # Other architectures call their layers differently.
+        raise InputError(
+            f"the base has none of the layers of the adapter {adapter.folder}: {str(error).splitlines()[0]}",
+            fix=f"give the base it was trained on{f' ({adapter.base})' if adapter.base else ''} with --base",
+        ) from error
     for part in inner.modules():
         if isinstance(part, ModulesToSaveWrapper):
             part.modules_to_save.float()
@@ -191,7 +202,7 @@ def _config(folder: Path) -> Any:
     said = _json(folder / "adapter_config.json")
     if said.get("peft_type") != "LORA":
         raise InputError(
-            f"the adapter {folder} is of kind {said.get('peft_type')}, and only LORA is merged here",
+            f"the adapter {folder} is of kind {said.get('peft_type', 'unknown')}, and only LORA is merged here",
             fix="merge it with the peft that trained it, or train with `adapter: {kind: lora}`",
         )
     start = str(said.get("init_lora_weights", True)).lower()
