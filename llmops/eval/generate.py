@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from llmops.data.chat import encode_prompt, template_digest
 from llmops.errors import EnvironmentFault, InputError
 from llmops.eval.items import Item
 from llmops.eval.loading import Precision, end_tokens, kind_of, load, precision_for, rows_for
@@ -97,6 +98,7 @@ def generate(
         "threads": str(torch.get_num_threads()),
         "precision": precision,
         "batch": str(rows),
+        "template": template_digest(tokenizer),
     }
     return Generated(tuple(answers), time.monotonic() - started, engine)
 
@@ -117,8 +119,6 @@ def answered(
     """
     import torch
     import transformers
-
-    from llmops.data.chat import encode_prompt
 
     listener = listener or Silent()
     prompts = [encode_prompt(tokenizer, [dict(turn) for turn in item.messages]) for item in items]

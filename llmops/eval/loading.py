@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+from llmops.data.chat import render
 from llmops.errors import EnvironmentFault
 
 Precision = Literal["bf16", "fp32"]
@@ -30,7 +31,9 @@ def load(folder: Path, *, base: Path | None = None, device: str, precision: Prec
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # the caller shows progress in its own way
     adapter = (folder / "adapter_config.json").is_file()
     whole = base or Path(base_of(folder) or "") if adapter else folder
     if not (whole / "config.json").is_file():
@@ -68,10 +71,13 @@ def end_tokens(model: Any, tokenizer: Any) -> set[int]:
     for named in (model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id):
         found.update(named if isinstance(named, list) else [] if named is None else [named])
     if tokenizer.chat_template:
-        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        rendered = tokenizer.apply_chat_template(turns, tokenize=False)
-        after = tokenizer.encode(rendered[rendered.rindex("b") + 1 :], add_special_tokens=False)
-        if after and after[0] in tokenizer.all_special_ids:
+        said = "zqz"  # a text that no template holds itself
+        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": said}]
+        written = render(tokenizer, turns, generation_prompt=False)
+        after = tokenizer.encode(written.rpartition(said)[2], add_special_tokens=False)
+        # A text after the answer, such as a line end, ends nothing: only a token that stands for no text does.
+        added = tokenizer.added_tokens_decoder
+        if after and after[0] in added and added[after[0]].special:
             found.add(after[0])
     return found
 

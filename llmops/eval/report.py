@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.markup import escape
 from rich.table import Table
 
 from llmops.errors import InputError
@@ -38,11 +39,11 @@ def table(reports: Sequence[Report]) -> Table:
         shown.add_column(heading)
     headings = _headings(reports)
     for heading in headings:
-        shown.add_column(heading, justify="right", overflow="fold")
+        shown.add_column(escape(heading), justify="right", overflow="fold")
     previous = ""
     for line in lines(reports):
         cells = [*line.values, line.difference][: len(headings)]
-        shown.add_row(line.suite if line.suite != previous else "", line.name, *cells)
+        shown.add_row(*map(escape, [line.suite if line.suite != previous else "", line.name, *cells]))
         previous = line.suite
     return shown
 

@@ -53,6 +53,7 @@ def evaluate(
         listener.advance(f"scores of {suite.name}", number, len(suite.scorers))
         metrics += scorer.chosen.measure([answer.text for answer in answers], references)
     listener.advance(f"scores of {suite.name}", len(suite.scorers), len(suite.scorers))
+    _check_numbers(metrics)
     scores = _scores(metrics, range(len(items)))
     slices = {name: _scores(metrics, members) for name, members in sorted(members_of(items).items())}
     measured = measures(answers, made.seconds)
@@ -130,14 +131,17 @@ def _in_order(items: Sequence[Item], answers: Sequence[Answer]) -> list[Answer]:
 
 
 def _scores(metrics: Sequence[Metric], members: Sequence[int]) -> tuple[Score, ...]:
-    found = tuple(Score(metric.name, metric.value(members), metric.signature) for metric in metrics)
-    for score in found:
-        if not math.isfinite(score.value):
-            raise InputError(
-                f"the score {score.metric} is {score.value}, which is no number",
-                fix="look at the answers and references it was computed on, or leave this scorer out of the suite",
-            )
-    return found
+    return tuple(Score(metric.name, metric.value(members), metric.signature) for metric in metrics)
+
+
+def _check_numbers(metrics: Sequence[Metric]) -> None:
+    for metric in metrics:
+        for value in (metric.value(), *metric.per_item):
+            if not math.isfinite(value):
+                raise InputError(
+                    f"the score {metric.name} is {value}, which is no number",
+                    fix="look at the answers and references it is computed on, or leave this scorer out of the suite",
+                )
 
 
 def _settings(suite: Suite) -> Mapping[str, Any]:

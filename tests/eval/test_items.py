@@ -74,8 +74,7 @@ def test_a_conversation_is_answered_at_its_end() -> None:
         {"role": "assistant", "content": "b"},
         {"role": "user", "content": "c"},
     ]
-    rows = [{"m": turns, "a": "d"}]
-    (item,) = items_of(suite(messages="m", references="{a}"), reading(rows))
+    (item,) = items_of(suite(messages="m", references="{a}"), reading([{"m": turns, "a": "d"}]))
     assert [turn["content"] for turn in item.messages] == ["a", "b", "c"]
     assert (item.prompt, item.references) == ("a\n\nc", ("d",))
     ended = [{"m": json.dumps([*turns, {"role": "assistant", "content": "d"}])}]
@@ -84,7 +83,7 @@ def test_a_conversation_is_answered_at_its_end() -> None:
 
 
 def test_slices_are_columns_or_patterns_on_the_prompt_and_may_be_absent() -> None:
-    rows = [{"q": "kids[yes] z", "a": "1", "city": "Ulm"}, {"q": "z", "a": "2", "city": None}]
+    rows: list[dict[str, Any]] = [{"q": "kids[yes] z", "a": "1", "city": "Ulm"}, {"q": "z", "a": "2", "city": None}]
     first, second = items_of(suite(slices={"kids": r"kids\[(\w+)\]", "city": "city"}), reading(rows))
     assert first.slices == {"kids": "yes", "city": "Ulm"}
     assert second.slices == {}

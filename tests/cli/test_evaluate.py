@@ -1,0 +1,99 @@
+"""`llmops eval` answers, scores, prints the table and the next command, and leaves a report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from llmops.cli import evaluate
+from llmops.errors import FileFaults, InputError
+
+SUITE = """\
+name: greetings
+items: {source: %s, prompt: "{q}", references: "{a}"}
+generation: {max_tokens: 4}
+scorers:
+  - bleu: {}
+  - exact_match: {}
+"""
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    made = typer.Typer()
+
+    @made.callback()
+    def _root() -> None:
+        """More commands than one, as in the real one."""
+
+    evaluate.register(made)
+    return made
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("q,a\n" + "".join(f"question {number},answer\n" for number in range(5)))
+    path = tmp_path / "greetings.yaml"
+    path.write_text(SUITE % rows)
+    return path
+
+
+def test_the_table_the_report_and_the_next_command_are_printed(
+    app: typer.Typer, suite: Path, random_base: Path, workspace: Path
+) -> None:
+    done = CliRunner().invoke(app, ["eval", str(random_base), str(suite)], catch_exceptions=False)
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["suite", "metric", str(random_base)]
+    assert lines[1].split()[:2] == ["greetings", "bleu"]
+    assert "greetings: 5 of 5 answers were cut; raise its generation.max_tokens" in lines
+    (report,) = (workspace / "reports").glob("greetings-*.json")
+    assert f"report: {report}" in lines
+    assert lines[-1] == f"next: llmops eval ANOTHER-MODEL {suite}, to compare"
+
+
+def test_json_holds_the_reports_and_nothing_else_goes_to_standard_output(
+    app: typer.Typer, suite: Path, random_base: Path, workspace: Path, tmp_path: Path
+) -> None:
+    arguments = ["eval", str(random_base), str(suite), "--limit", "3", "--json", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    (report,) = json.loads(done.stdout)
+    assert (report["suite"], report["items"]) == ("greetings", 3)
+    assert [score["metric"] for score in report["scores"]] == ["bleu", "exact_match"]
+    written = json.loads(Path(report["file"]).read_text())
+    assert Path(report["file"]).parent == tmp_path / "out"
+    assert written["digest"] == report["digest"]
+    assert len(written["items"]) == 3
+
+
+def test_an_adapter_is_measured_on_the_base_it_names(
+    app: typer.Typer, suite: Path, random_base: Path, workspace: Path, tmp_path: Path
+) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(str(random_base))
+    adapter = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    adapter.save_pretrained(str(tmp_path / "adapter"))
+    done = CliRunner().invoke(app, ["eval", str(tmp_path / "adapter"), str(suite)], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert done.stdout.splitlines()[-1] == f"next: llmops eval {random_base} {suite}, to compare"
+
+
+def test_faults_of_a_suite_are_named_before_the_model_is_looked_for(
+    app: typer.Typer, suite: Path, workspace: Path
+) -> None:
+    suite.write_text(suite.read_text().replace("exact_match", "exact_macth"))
+    with pytest.raises(FileFaults, match="did you mean `exact_match`"):
+        CliRunner().invoke(app, ["eval", "no/such-model", str(suite)], catch_exceptions=False)
+
+
+def test_a_model_that_is_not_there_is_named(app: typer.Typer, suite: Path, workspace: Path) -> None:
+    with pytest.raises(InputError, match=r"there is no folder \./nowhere"):
+        CliRunner().invoke(app, ["eval", "./nowhere", str(suite)], catch_exceptions=False)
+    assert not list((workspace / "reports").glob("*"))
