@@ -19,7 +19,8 @@ class Row:
         kind: what `content` holds: `{"messages": [...], "tools": [...]?}`, `{"text": ...}` or
             `{"messages": [...], "chosen": ..., "rejected": ...}`.
         source: the source as the recipe names it.
-        line: number of the row in its source, from 1.
+        line: where the row stands in its source, from 1: the line it starts on in a csv, tsv or jsonl file,
+            elsewhere its number.
         weight: how often one epoch sees the row.
     """
 
@@ -80,7 +81,13 @@ class ModelSource:
 
 @dataclass(frozen=True, slots=True)
 class MaskReport:
-    """What the loss is taken on: `samples` are decoded rows, trained spans between ⟦ and ⟧."""
+    """What the loss is taken on: `samples` are decoded rows, trained spans between ⟦ and ⟧.
+
+    Attributes:
+        rows: rows that are trained on; `sequences` is what they became (a long text gives several).
+        lost_refused: rows the chat template does not take, or whose answers cannot be told apart.
+        notes: what was done or seen that a user should know, one sentence each.
+    """
 
     rows: int
     tokens: int
@@ -91,11 +98,14 @@ class MaskReport:
     template_digest: str | None
     mask_from: Literal["generation-marks", "prefixes", "text"]
     samples: tuple[str, ...]
+    sequences: int = 0
+    lost_refused: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """Peak bytes on one GPU (or in one CPU process) by part."""
+    """Peak bytes on one GPU (or in one CPU process) by part; `process` is the interpreter and its libraries, on CPU."""
 
     weights: int
     gradients: int
@@ -103,10 +113,12 @@ class MemoryEstimate:
     activations: int
     logits: int
     fragmentation: int
+    process: int = 0
 
     @property
     def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.activations + self.logits + self.fragmentation
+        tensors = self.weights + self.gradients + self.optimizer + self.activations + self.logits
+        return tensors + self.fragmentation + self.process
 
 
 @dataclass(frozen=True, slots=True)
