@@ -1,0 +1,283 @@
+"""Rows become token ids with a loss mask, streamed to one file per split that training maps into memory.
+
+`trained[j]` says that token j is a label, predicted from the tokens before it; the first token of a
+sequence never is. Which tokens of a conversation those are is decided in `masks.py`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmops.data.chat import TemplateRefused, encode_text, template_digest, tokenizer_digest
+from llmops.errors import InputError
+from llmops.files import digest_of
+from llmops.finetune.masks import Encoded, Masker, Turn, Unmaskable, cannot_be_masked
+from llmops.finetune.token_file import Writer, read_arrays
+from llmops.records import MaskReport, Row
+
+_FORMAT = 1  # raise it when the same rows would become other tokens, masks or files
+_CHUNK = 256  # rows tokenized together
+_FIRST = 20  # when all of the first rows fail alike, it is not the rows
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A row that is not trained on; `check` names the kind of reason."""
+
+    id: str
+    source: str
+    line: int
+    check: Literal["longer than max_length", "no trained token", "chat template"]
+    reason: str
+
+
+@dataclass(frozen=True)
+class TokenStore:
+    """Sequences of a split on disk; only what is asked for is read.
+
+    Attributes:
+        lengths: `(sequences,)` tokens of each.
+        trained_counts: `(sequences,)` labels of each.
+        weights: `(sequences,)` how often one epoch sees each.
+        digest: sha256 over all arrays of the file.
+    """
+
+    path: Path
+    digest: str
+    lengths: NDArray[np.int64]
+    trained_counts: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    _offsets: NDArray[np.int64] = field(repr=False)
+    _ids: NDArray[np.int32] = field(repr=False)
+    _trained: NDArray[np.uint8] = field(repr=False)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """The store in a file that `encode` wrote.
+
+        Raises:
+            InputError: there is none, or it is torn.
+        """
+        digest, maps = read_arrays(path)
+        offsets = np.array(maps["offsets"])
+        counts = np.zeros(len(offsets) - 1, dtype=np.int64)
+        for at in range(0, len(counts), _CHUNK * 16):
+            until = min(at + _CHUNK * 16, len(counts))
+            part = maps["trained"][offsets[at] : offsets[until]]
+            counts[at:until] = np.add.reduceat(part, offsets[at:until] - offsets[at], dtype=np.int64)
+        weights = np.array(maps["weights"])
+        return cls(path, digest, np.diff(offsets), counts, weights, offsets, maps["ids"], maps["trained"])
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def row(self, index: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """Ids and mask of one sequence, `(tokens,)` each; views of the file, not to be written."""
+        begin, end = self._offsets[index], self._offsets[index + 1]
+        return self._ids[begin:end], self._trained[begin:end].view(np.bool_)
+
+
+def encoding_key(dataset_digest: str, tokenizer: Any, max_length: int) -> str:
+    """Names what `encode` makes of a dataset: another key wherever one token or one mask could differ."""
+    return digest_of(
+        {
+            "format": _FORMAT,
+            "dataset": dataset_digest,
+            "tokenizer": tokenizer_digest(tokenizer),
+            "template": template_digest(tokenizer),
+            "max_length": max_length,
+        }
+    )
+
+
+def encode(
+    rows: Iterable[Row],
+    tokenizer: Any,
+    *,
+    max_length: int,
+    path: Path,
+    seed_samples: int = 0,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> tuple[TokenStore, MaskReport, list[Lost]]:
+    """Encode all rows into the file `path`, which appears whole or not at all. Memory does not grow with the rows.
+
+    A conversation is one sequence (see `Masker.sequences` for when it is several) and is never cut. A text
+    longer than `max_length` becomes several windows; each begins with the last token of the one before, so
+    that every token but the text's first is a label once.
+
+    Args:
+        max_length: tokens a sequence may have.
+        seed_samples: draws the five rows the report shows.
+        on_progress: is told how many rows are done.
+
+    Raises:
+        InputError: the template cannot be masked, refuses all of the first rows, or there is none; no row
+            is left; a preference row, which this kind of training does not use.
+    """
+    if max_length < 2:
+        raise ValueError("a sequence needs at least two tokens: one to predict and one to predict it from")
+    encoder = _Encoder(tokenizer, max_length, random.Random(seed_samples))
+    with Writer(path) as out:
+        done = 0
+        remaining = iter(rows)
+        while chunk := list(islice(remaining, _FIRST if done == 0 else _CHUNK)):
+            for row, sequences in encoder.chunk(chunk):
+                for sequence in sequences:
+                    out.add(sequence.ids, sequence.trained, row.weight)
+            if done == 0:
+                encoder.refuse_if_all_failed(len(chunk))
+            done += len(chunk)
+            on_progress(done)
+        if not encoder.kept:
+            raise encoder.nothing_left(done)
+        out.finish()
+    store = TokenStore.open(path)
+    return store, encoder.report(store), encoder.lost
+
+
+class _Encoder:
+    """Rows to sequences, and the account of what became of them."""
+
+    def __init__(self, tokenizer: Any, max_length: int, draw: random.Random) -> None:
+        self.tokenizer, self.max_length, self.draw = tokenizer, max_length, draw
+        self.masker = Masker(tokenizer)
+        self.lost: list[Lost] = []
+        self.kept = 0
+        self.conversations = False
+        self.samples: list[tuple[int, Encoded]] = []
+        self.refused: InputError | None = None
+
+    def chunk(self, rows: list[Row]) -> Iterator[tuple[Row, list[Encoded]]]:
+        """The rows that are kept, in order, with their sequences."""
+        prepared: list[tuple[Row, list[Turn] | TemplateRefused | None]] = [(row, self._turns(row)) for row in rows]
+        texts = [
+            text
+            for _, turns in prepared
+            if isinstance(turns, list)
+            for turn in turns
+            for text in (turn.prompt, turn.through)
+        ]
+        tokenized = self.masker.tokenize(texts)
+        for row, turns in prepared:
+            if isinstance(turns, TemplateRefused):
+                self.refused = self.refused or turns
+                self._lose(row, "chat template", turns.problem)
+                continue
+            try:
+                sequences = self._windows(row) if turns is None else self.masker.sequences(turns, tokenized)
+            except Unmaskable as why:
+                self.refused = self.refused or cannot_be_masked(str(why))
+                self._lose(row, "chat template", str(why))
+                continue
+            longest = max((len(sequence.ids) for sequence in sequences), default=0)
+            if longest > self.max_length:
+                self._lose(row, "longer than max_length", f"{longest} tokens, {self.max_length} are allowed")
+            elif not any(sequence.trained.any() for sequence in sequences):
+                self._lose(row, "no trained token", "nothing in it is said by the assistant")
+            else:
+                kept = [sequence for sequence in sequences if sequence.trained.any()]
+                self._sample(kept[0])
+                self.kept += 1
+                yield row, kept
+
+    def _turns(self, row: Row) -> list[Turn] | TemplateRefused | None:
+        """The row's answers as text, or why the template refuses it; None for plain text."""
+        if row.kind == "preference":
+            raise InputError(
+                f"{row.source}:{row.line} is a preference (chosen and rejected), which method sft does not train on",
+                fix="give the source `prompt:` and `completion:` columns, or choose a preference method",
+            )
+        if row.kind == "text":
+            return None
+        self.conversations = True
+        try:
+            return self.masker.turns(row.content)
+        except TemplateRefused as refused:
+            return refused
+
+    def _windows(self, row: Row) -> list[Encoded]:
+        ids = np.asarray(encode_text(self.tokenizer, row.content["text"], end=True), dtype=np.int32)
+        if len(ids) < 2:
+            return [Encoded(ids, np.zeros(len(ids), dtype=np.bool_))]
+        made = []
+        for begin in range(0, len(ids) - 1, self.max_length - 1):
+            part = ids[begin : begin + self.max_length]
+            trained = np.ones(len(part), dtype=np.bool_)
+            trained[0] = False
+            made.append(Encoded(part, trained))
+        return made
+
+    def _lose(
+        self, row: Row, check: Literal["longer than max_length", "no trained token", "chat template"], reason: str
+    ) -> None:
+        self.lost.append(Lost(row.id, row.source, row.line, check, reason))
+
+    def _sample(self, sequence: Encoded) -> None:
+        """Keep five of all sequences, each as likely as any other (reservoir sampling, algorithm R)."""
+        if len(self.samples) < 5:
+            self.samples.append((self.kept, sequence))
+        elif (place := self.draw.randrange(self.kept + 1)) < 5:
+            self.samples[place] = (self.kept, sequence)
+
+    def refuse_if_all_failed(self, seen: int) -> None:
+        """When no row of the first ones can be used for one and the same kind of reason, the template is at fault."""
+        if len(self.lost) < seen or not self.conversations:
+            return
+        checks = {one.check for one in self.lost}
+        if checks == {"chat template"} and self.refused is not None:
+            raise self.refused
+        if checks == {"no trained token"} and self.masker.used_marks:
+            raise cannot_be_masked("its {% generation %} marks hold nothing")
+
+    def nothing_left(self, done: int) -> InputError:
+        if not done:
+            return InputError("there is no row to train on", fix="look into the sources of the data section")
+        counts: dict[str, int] = {}
+        for one in self.lost:
+            counts[one.check] = counts.get(one.check, 0) + 1
+        named = ", ".join(f"{count} for: {check}" for check, count in sorted(counts.items()))
+        fix = "raise batch.max_length" if "longer than max_length" in counts else "look into the rows named above"
+        first = self.lost[0]
+        return InputError(
+            f"all {done} rows are lost ({named}); the first is {first.source}:{first.line}: {first.reason}", fix=fix
+        )
+
+    def report(self, store: TokenStore) -> MaskReport:
+        counts = {check: sum(one.check == check for one in self.lost) for check in {one.check for one in self.lost}}
+        marks: Literal["generation-marks", "prefixes"] = "generation-marks" if self.masker.used_marks else "prefixes"
+        return MaskReport(
+            rows=self.kept,
+            tokens=int(store.lengths.sum()),
+            trained_tokens=int(store.trained_counts.sum()),
+            longest=int(store.lengths.max()),
+            lost_too_long=counts.get("longer than max_length", 0),
+            lost_untrained=counts.get("no trained token", 0),
+            template_digest=template_digest(self.tokenizer) if self.conversations else None,
+            mask_from=marks if self.conversations else "text",
+            samples=tuple(
+                marked_text(self.tokenizer, one) for _, one in sorted(self.samples, key=lambda kept: kept[0])
+            ),
+            sequences=len(store),
+            lost_refused=counts.get("chat template", 0),
+            notes=tuple(self.masker.notes),
+        )
+
+
+def marked_text(tokenizer: Any, sequence: Encoded) -> str:
+    """The sequence as text, special tokens shown, trained spans between ⟦ and ⟧."""
+    parts = []
+    borders = np.flatnonzero(np.diff(sequence.trained)) + 1
+    for begin, end in zip([0, *borders], [*borders, len(sequence.ids)], strict=True):
+        text = tokenizer.decode(
+            sequence.ids[begin:end].tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        parts.append(f"⟦{text}⟧" if sequence.trained[begin] else text)
+    return "".join(parts)
