@@ -73,8 +73,8 @@ def merge(
 ) -> MergeReport:
     """Write `base` with the adapter folder `adapter` merged into it to the folder `out`, whole or not at all.
 
-    Sums are made in 32 bits and rounded once. The weights are in memory once; checks need one layer in 32 bits
-    beside them.
+    Sums are made in 32 bits and rounded once. The weights are in memory once, beside the pages of the base's file,
+    which the system can drop; checks need one layer in 32 bits on top.
 
     Args:
         base: the unquantized model the adapter was trained on.
