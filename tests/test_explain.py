@@ -87,14 +87,6 @@ def test_an_unknown_key_is_an_error_with_the_nearest(key: str, hint: str) -> Non
     assert caught.value.problem == f"there is no key {key!r}{hint}"
 
 
-def fields_of(model: type[BaseModel]) -> Iterator[tuple[type[BaseModel], str, Any]]:
-    """Every field of a model and of the models inside it."""
-    for name, field in model.model_fields.items():
-        yield model, name, field
-        for inner in dict.fromkeys(models_in(field.annotation)):
-            yield from fields_of(inner)
-
-
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.__name__)
 def test_every_key_has_a_meaning(file: type[BaseModel]) -> None:
     assert [key.path for key in keys(file) if not key.meaning and not key.path.endswith(".kind")] == []

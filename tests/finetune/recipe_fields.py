@@ -1,0 +1,187 @@
+"""Every key of a recipe with another valid value than its default: a table that tests go through.
+
+`changes()` takes the keys from the model, so a key that is added without a value here is a `KeyError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, get_args
+
+from pydantic import BaseModel
+
+from llmops.config import models_in
+from llmops.finetune.recipe import Recipe
+
+ROWS: dict[str, dict[str, Any]] = {
+    "PromptRows": {"source": "a.jsonl", "prompt": "{q}", "completion": "{a}"},
+    "MessageRows": {"source": "a.jsonl", "messages": "turns"},
+    "TextRows": {"source": "a.jsonl", "text": "body"},
+    "PreferenceRows": {"source": "a.jsonl", "prompt": "{q}", "chosen": "{a}", "rejected": "{b}"},
+}
+
+BASE: dict[str, Any] = {
+    "name": "plain",
+    "base": "builtin:tiny",
+    "data": {"train": [ROWS["PromptRows"]], "validation": 0.1},
+}
+"""A recipe in which every key that may be left out is."""
+
+LORA = {"adapter": {"kind": "lora"}}
+FSDP = {"parallel": {"kind": "fsdp"}}
+
+# Key less the alternatives it stands in → another value, as YAML writes it. Keys of rows are under `rows`.
+_VALUES: dict[str, str] = {
+    "name": "another",
+    "base": "builtin:small",
+    "rows.source": "b.csv",
+    "rows.format": "tsv",
+    "rows.split": "test",
+    "rows.revision": "'3'",
+    "rows.take": "7",
+    "rows.weight": "2.0",
+    "rows.prompt": "'Say {q}'",
+    "rows.completion": "'{a}.'",
+    "rows.system": "'Be brief.'",
+    "rows.messages": "dialogue",
+    "rows.tools": "tools",
+    "rows.text": "content",
+    "rows.chosen": "'{a}.'",
+    "rows.rejected": "'{b}.'",
+    "data.validation": "0.2",
+    "data.checks.duplicates": "report",
+    "data.checks.near_duplicates": "drop",
+    "data.checks.similarity": "0.8",
+    "data.checks.contamination": "[eval/suites/e2e.yaml]",
+    "data.checks.personal_data": "redact",
+    "method.kind": "sft",
+    "method.neftune": "5.0",
+    "adapter(none).kind": "lora",
+    "adapter(none).freeze.embeddings": "true",
+    "adapter(none).freeze.layers": "'0-1'",
+    "adapter(lora).kind": "none",
+    "adapter(lora).rank": "8",
+    "adapter(lora).alpha": "8.0",
+    "adapter(lora).dropout": "0.1",
+    "adapter(lora).targets": "[q_proj, v_proj]",
+    "adapter(lora).variant": "rslora",
+    "adapter(lora).base_bits": "4",
+    "adapter(lora).modules_to_save": "[lm_head]",
+    "adapter(lora).merge": "true",
+    "batch.sequences": "16",
+    "batch.per_device": "2",
+    "batch.max_length": "512",
+    "batch.packing": "true",
+    "optimizer.name": "adamw8bit",
+    "optimizer.learning_rate": "1.0e-3",
+    "optimizer.weight_decay": "0.1",
+    "optimizer.clip": "0.5",
+    "optimizer.betas": "[0.8, 0.9]",
+    "optimizer.epsilon": "1.0e-6",
+    "schedule.epochs": "3.0",
+    "schedule.steps": "11",
+    "schedule.warmup": "0.2",
+    "schedule.shape": "linear",
+    "schedule.floor": "0.1",
+    "validation.every": "0.5",
+    "validation.patience": "2",
+    "validation.keep_best": "false",
+    "checkpoints.every": "50",
+    "checkpoints.keep": "3",
+    "kernels.attention": "eager",
+    "kernels.liger": "off",
+    "kernels.checkpointing": "true",
+    "kernels.compile": "true",
+    "kernels.loss_chunk": "256",
+    "parallel(ddp).kind": "fsdp",
+    "parallel(fsdp).kind": "ddp",
+    "parallel(fsdp).offload": "true",
+    "precision": "fp32",
+    "seed": "5",
+    "evaluate.suites": "[eval/suites/e2e.yaml]",
+    "evaluate.gate": "eval/gates/e2e.yaml",
+}
+
+# What else the recipe must hold for the key to stand in it.
+_EXTRA: dict[str, dict[str, Any]] = {
+    "adapter(none)": {"adapter": {"kind": "none"}},
+    "adapter(lora)": LORA,
+    "parallel(fsdp)": FSDP,
+    "evaluate.suites": {"evaluate": {"suites": ["eval/suites/other.yaml"]}},
+    "evaluate.gate": {"evaluate": {"suites": ["eval/suites/other.yaml"]}},
+}
+
+_ALONE = {"method.kind"}
+"""Keys with one valid value only: nothing can be changed until there is a second."""
+
+
+class Leaf(NamedTuple):
+    """A key that holds a value and no further keys.
+
+    Attributes:
+        path: dotted, each alternative of a union in brackets behind its key, as `llmops explain` writes it.
+        key: as `--set` takes it: the first entry of a list stands for all.
+        rows: which kind of rows the key belongs to, None outside of them.
+    """
+
+    path: str
+    key: str
+    rows: str | None
+
+
+class Change(NamedTuple):
+    """A recipe key with another valid value in YAML; `extra` is laid over `BASE` before the change."""
+
+    key: str
+    value: str
+    extra: dict[str, Any]
+
+
+def leaf_fields(model: type[BaseModel] = Recipe, path: str = "", key: str = "", rows: str | None = None) -> list[Leaf]:
+    """Every key of `model` that holds a value, those of each alternative of a union included."""
+    return list(_leaves(model, path, key, rows))
+
+
+def _leaves(model: type[BaseModel], path: str, key: str, rows: str | None) -> Iterator[Leaf]:
+    for name, field in model.model_fields.items():
+        inner = list(dict.fromkeys(models_in(field.annotation)))
+        here, at = f"{path}{name}", f"{key}{name}"
+        if not inner or _may_be_plain(field.annotation):
+            yield Leaf(here, at, rows)
+        for found in inner:
+            if found.__name__ in ROWS:
+                yield from _leaves(found, f"{here}({found.__name__}).", f"{at}.0.", found.__name__)
+                continue
+            kind = found.model_fields.get("kind")
+            alternative = f"({kind.annotation.__args__[0]})" if kind is not None and len(inner) > 1 else ""  # type: ignore[union-attr]
+            yield from _leaves(found, f"{here}{alternative}.", f"{at}.", rows)
+
+
+def _may_be_plain(annotation: Any) -> bool:
+    """Whether one alternative of a union is a plain value, as a share is beside a list of sources."""
+    parts = [getattr(part, "__origin__", part) for part in get_args(annotation)]
+    return any(part in (str, int, float, bool) for part in parts)
+
+
+def changes() -> list[Change]:
+    """One valid change of every key of a recipe, alternatives of unions included.
+
+    Raises:
+        KeyError: the recipe has a key that this table does not know.
+    """
+    return [_change(leaf) for leaf in leaf_fields() if leaf.path not in _ALONE]
+
+
+def _change(leaf: Leaf) -> Change:
+    if leaf.rows is not None:
+        section = leaf.key.split(".")[1]
+        rows = [ROWS[leaf.rows]]
+        extra = {"train": rows} if section == "train" else {"train": [ROWS["PromptRows"]], "validation": rows}
+        return Change(leaf.key, _VALUES[f"rows.{leaf.key.split('.')[-1]}"], {"data": {"validation": 0.1, **extra}})
+    extras = [extra for part, extra in _EXTRA.items() if leaf.path.startswith(part)]
+    return Change(leaf.key, _VALUES[leaf.path], extras[0] if extras else {})
+
+
+def recipe_with(change: Change) -> dict[str, Any]:
+    """The recipe a change is made in, before it is made."""
+    return {**BASE, **change.extra}
