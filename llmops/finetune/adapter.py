@@ -31,7 +31,7 @@ class Adapter:
         digest: of the folder; `weights_digest` of the file of tensors alone, which no copying or renaming changes.
         base: the name of the base it was trained on, `@revision` included; None when it does not say.
         base_digest: that base's digest by the run's manifest; None without one.
-        trained_bits: bits per weight the base was held in while training, by the run's manifest.
+        trained_bits: bits per weight the base was held in while training, by the run's recipe; 16 without one.
     """
 
     folder: Path
@@ -60,9 +60,6 @@ def read_adapter(folder: Path) -> Adapter:
     config = _config(folder)
     tensors = _tensors(folder)
     _check_values(folder, tensors)
-    manifest = _manifest(folder)
-    lineage = manifest.get("lineage") or {}
-    recipe = manifest.get("recipe") or {}
     adapter = Adapter(
         folder=folder,
         config=config,
@@ -70,8 +67,8 @@ def read_adapter(folder: Path) -> Adapter:
         digest=folder_digest(folder),
         weights_digest=file_digest(folder / WEIGHTS),
         base=recorded_base(folder),
-        base_digest=lineage.get("base_digest") or (lineage.get("base") or {}).get("digest"),
-        trained_bits=int((recipe.get("adapter") or {}).get("base_bits", 16)),
+        base_digest=(_of_run(folder, "manifest.json").get("lineage") or {}).get("base_digest"),
+        trained_bits=int((_recipe(folder).get("adapter") or {}).get("base_bits", 16)),
     )
     factors = {layer_of(name) for name in tensors if _factor(name)}
     whole = [name for name in tensors if "lora_" not in name]
@@ -91,7 +88,7 @@ def recorded_base(folder: Path) -> str | None:
     config = _json(folder / "adapter_config.json")
     name, revision = config.get("base_model_name_or_path"), config.get("revision")
     if name and Path(name).is_absolute() and not Path(name).is_dir():
-        return (_manifest(folder).get("recipe") or {}).get("base") or name
+        return _recipe(folder).get("base") or name
     return f"{name}@{revision}" if name and revision else name or None
 
 
@@ -183,10 +180,15 @@ def _json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
-    """The run's manifest: in the adapter's folder, or beside it where a run left both."""
-    beside = _json(folder.parent / "manifest.json") if folder.name == "artifact" else {}
-    return _json(folder / "manifest.json") or beside
+def _of_run(folder: Path, name: str) -> dict[str, Any]:
+    """A file of the run: in the adapter's folder, or beside it where the run's folder holds both."""
+    beside = _json(folder.parent / name) if folder.name in ("artifact", "adapter") else {}
+    return _json(folder / name) or beside
+
+
+def _recipe(folder: Path) -> dict[str, Any]:
+    """The resolved recipe: part of the manifest, and a file of its own until the run is finished."""
+    return _of_run(folder, "manifest.json").get("recipe") or _of_run(folder, "recipe.json")
 
 
 def _config(folder: Path) -> Any:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from llmops.errors import EnvironmentFault, InputError, nearest
-from llmops.files import folder_digest, new_folder, write_json
-from llmops.finetune.adapter import Adapter, attach, check_fit, read_adapter
+from llmops.files import file_digest, folder_digest, new_folder, write_json
+from llmops.finetune.adapter import WEIGHTS, Adapter, attach, check_fit, read_adapter
 from llmops.finetune.artifact import TOKENIZER_FILES, copy_tokenizer
 from llmops.finetune.merge_base import RECORD, check_base, empty_model, fill, history, load_base, load_quantized
 from llmops.finetune.merge_checks import (
@@ -78,7 +78,7 @@ def merge(
 
     Args:
         base: the unquantized model the adapter was trained on.
-        out: appears when every check has passed; an earlier merge there is replaced.
+        out: appears when every check has passed; an earlier merge, or a copy of the adapter, is replaced.
         dtype: bf16, fp16 or fp32; None keeps the base's.
 
     Raises:
@@ -271,8 +271,12 @@ def _write(model: Any, adapter: Path, base: Path, folder: Path) -> None:
 def _check_out(out: Path, adapter: Path, base: Path) -> None:
     if out.resolve() in (adapter.resolve(), base.resolve()):
         raise InputError(f"--out {out} is the adapter or the base itself", fix="choose another folder with --out")
-    if out.exists() and not (out / RECORD).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} exists and is no earlier merge", fix="choose another folder with --out, or empty it")
+    if (out / WEIGHTS).is_file() and (adapter / WEIGHTS).is_file():
+        ours = file_digest(out / WEIGHTS) == file_digest(adapter / WEIGHTS)
+    else:
+        ours = (out / RECORD).is_file()
+    if out.exists() and not ours and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} exists and holds something else", fix="choose another folder with --out, or empty it")
 
 
 def _check_room(model: Any, wanted: torch.dtype, out: Path) -> None:

@@ -165,6 +165,12 @@ def test_the_manifest_says_bits_and_base_also_from_beside_the_artifact(adapter: 
     assert (read.trained_bits, read.base_digest) == (4, "ab12")
 
 
+def test_before_the_manifest_is_written_the_recipe_beside_says_the_bits(adapter: Path) -> None:
+    (adapter.parent / "recipe.json").write_text(json.dumps({"adapter": {"base_bits": 8}, "base": "builtin:tiny"}))
+    read = read_adapter(adapter)
+    assert (read.trained_bits, read.base_digest) == (8, None)
+
+
 def test_the_recorded_base_is_a_reference_to_load_it_by(adapter: Path, made: tuple[Path, Path]) -> None:
     assert recorded_base(adapter) == str(made[0])
     say(adapter, base_model_name_or_path="org/name", revision="0ff1ce")

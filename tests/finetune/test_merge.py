@@ -271,7 +271,7 @@ def test_an_adapter_trained_on_a_quantized_base_is_merged_into_the_unquantized_o
     )
     options = {"quantization_config": how, "dtype": torch.float32, "device_map": {"": "cpu"}}
     adapter = make_adapter(tmp_path / "adapter", base, options=options)
-    manifest = {"recipe": {"adapter": {"base_bits": bits}}, "lineage": {"base": {"digest": folder_digest(base)}}}
+    manifest = {"recipe": {"adapter": {"base_bits": bits}}, "lineage": {"base_digest": folder_digest(base)}}
     (adapter / "manifest.json").write_text(json.dumps(manifest))
 
     report = merge(adapter, base=base, out=tmp_path / "out")
@@ -319,11 +319,24 @@ def test_out_is_never_taken_from_something_else(bases: Any, tmp_path: Path) -> N
     adapter = make_adapter(tmp_path / "adapter", bases())
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("mine")
-    with pytest.raises(InputError, match="exists and is no earlier merge"):
+    with pytest.raises(InputError, match="exists and holds something else"):
         merge(adapter, base=bases(), out=tmp_path / "thesis")
     for taken in (adapter, bases()):
         with pytest.raises(InputError, match="is the adapter or the base itself"):
             merge(adapter, base=bases(), out=taken)
+
+
+def test_a_run_may_replace_its_artifact_by_what_it_merges_into(bases: Any, tmp_path: Path) -> None:
+    """The adapter is kept under another name; another adapter's folder is not taken."""
+    artifact = make_adapter(tmp_path / "artifact", bases())
+    kept = Path(shutil.copytree(artifact, tmp_path / "adapter"))
+    other = make_adapter(tmp_path / "other", bases(), size=0.1)
+    with pytest.raises(InputError, match="exists and holds something else"):
+        merge(kept, base=bases(), out=other)
+    merge(kept, base=bases(), out=artifact)
+    assert {"config.json", "model.safetensors"} <= {one.name for one in artifact.iterdir()}
+    assert not (artifact / "adapter_config.json").exists()
+    merge(kept, base=bases(), out=artifact)
 
 
 def test_a_failed_merge_leaves_the_earlier_one(bases: Any, tmp_path: Path) -> None:
