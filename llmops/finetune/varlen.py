@@ -7,6 +7,7 @@ builds no mask: between documents nothing is computed.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Container
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ def varlen_attention(
     scaling: float | None = None,
     cu_seq_lens_q: Tensor | None = None,
     max_length_q: int | None = None,
+    sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention within each document; without boundaries, plain sdpa.
@@ -38,6 +40,7 @@ def varlen_attention(
         query: `(sequences, heads, length, width)`; `key` and `value` may have fewer heads.
         cu_seq_lens_q: `(documents + 1,)` ends of documents over all sequences laid end to end.
         max_length_q: at least the longest document's tokens.
+        sliding_window: tokens a position may see; off CUDA no document may be longer.
 
     Returns:
         `(sequences, length, heads, width)`.
@@ -46,7 +49,7 @@ def varlen_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
         )
-    beyond = [name for name in ("sliding_window", "softcap", "s_aux", "position_bias") if others.get(name) is not None]
+    beyond = [name for name in ("softcap", "s_aux", "position_bias") if others.get(name) is not None]
     if beyond:
         raise ValueError(f"attention with {', '.join(beyond)} cannot be isolated by document here")
     sequences, heads, length, _ = query.shape
@@ -57,17 +60,27 @@ def varlen_attention(
     query, key, value = (one.transpose(1, 2).flatten(0, 1) for one in (query, key, value))
     if query.is_cuda and query.dtype in _HALF and not dropout:
         longest = max_length_q if max_length_q is not None else sequences * length
-        mixed = _by_kernel(query, key, value, cu_seq_lens_q, longest, scaling)
+        from torch.nn.attention.varlen import varlen_attn
+
+        mixed = by_kernel(varlen_attn, query, key, value, cu_seq_lens_q, longest, scaling, sliding_window)
     else:
-        mixed = _by_document(query, key, value, cu_seq_lens_q, dropout, scaling)
+        mixed = by_document(query, key, value, cu_seq_lens_q, dropout, scaling, sliding_window)
     return mixed.reshape(sequences, length, heads, -1), None
 
 
-def _by_document(
-    query: Tensor, key: Tensor, value: Tensor, ends: Tensor, dropout: float, scaling: float | None
+def by_document(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    ends: Tensor,
+    dropout: float,
+    scaling: float | None,
+    window: int | None,
 ) -> Tensor:
     """One call of causal sdpa for each document: no mask, and no work between documents. `(tokens, heads, width)`."""
     lengths = ends.diff().tolist()
+    if window is not None and max(lengths) > window:
+        raise ValueError(f"a document of {max(lengths)} tokens is longer than the model's window of {window}")
     # Split once: the backward pass of a split is one concatenation, that of slices one full tensor each.
     parts = zip(*(one.split(lengths) for one in (query, key, value)), strict=True)
     grouped = query.shape[1] != key.shape[1]
@@ -84,25 +97,46 @@ def _by_document(
     return torch.cat(mixed)
 
 
-def _by_kernel(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int, scaling: float | None) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
-    query, key, value, options = kernel_options(inspect.signature(varlen_attn).parameters, query, key, value, scaling)
-    width = value.shape[-1]
+def by_kernel(
+    kernel: Callable[..., Tensor],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    ends: Tensor,
+    longest: int,
+    scaling: float | None,
+    window: int | None,
+) -> Tensor:
+    """The same by `kernel`, some release's `varlen_attn`. `(tokens, heads, width)`."""
+    known = inspect.signature(kernel).parameters
+    query, key, value, options = kernel_options(known, query, key, value, scaling=scaling, window=window)
     # The kernel wants one width for all three (latent attention has narrower values).
+    width = value.shape[-1]
     value = nn.functional.pad(value, [0, query.shape[-1] - width])
     query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
-    return varlen_attn(query, key, value, ends, ends, longest, longest, **options)[..., :width]
+    return kernel(query, key, value, ends, ends, longest, longest, **options)[..., :width]
 
 
 def kernel_options(
-    known: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float | None
+    known: Container[str], query: Tensor, key: Tensor, value: Tensor, *, scaling: float | None, window: int | None
 ) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
     """How `varlen_attn` is told "causal", the scale and grouped heads; its parameters differ between torch releases.
 
     What a release has no parameter for is done to the tensors instead.
+
+    Args:
+        known: names of its parameters.
+        window: tokens a position may see, itself included; None sees all before it.
+
+    Raises:
+        ValueError: there is a window and the release knows none.
     """
-    options: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+    if "window_size" in known:
+        options: dict[str, Any] = {"window_size": (-1 if window is None else window - 1, 0)}
+    elif window is None:
+        options = {"is_causal": True}
+    else:
+        raise ValueError("this release of torch has no window for variable-length attention")
     if scaling is not None:
         if "scale" in known:
             options["scale"] = scaling
