@@ -149,3 +149,11 @@ def test_the_tokenizer_digest_changes_with_its_rules_and_not_with_how_it_was_las
     assert tokenizer_digest(tokenizer) == digest
     tokenizer.add_tokens(["Seine"])
     assert tokenizer_digest(tokenizer) != digest
+
+
+def test_a_tokenizer_written_in_python_has_a_digest_too() -> None:
+    from transformers import ByT5Tokenizer
+
+    digest = tokenizer_digest(ByT5Tokenizer(extra_ids=0))
+    assert digest == tokenizer_digest(ByT5Tokenizer(extra_ids=0))
+    assert digest != tokenizer_digest(ByT5Tokenizer(extra_ids=1))

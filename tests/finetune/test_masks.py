@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llmops.data.chat import encode_prompt
 from llmops.errors import InputError
-from llmops.finetune.masks import EXTENDED, NO_END, REWRITTEN, Encoded, Masker, Unmaskable
+from llmops.finetune.masks import EXTENDED, NO_END, NO_OFFSETS, REWRITTEN, Encoded, Masker, Unmaskable
 from llmops.finetune.tokens import marked_text
 from tests.finetune import tokenizers_made as made
 
@@ -236,6 +236,19 @@ def test_pad_equal_to_the_end_of_turn_token_still_trains_it() -> None:
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
     (one,) = masked(tokenizer, FIRST)
     assert one.trained[one.ids == tokenizer.eos_token_id].tolist() == [False, True]
+
+
+def test_a_tokenizer_that_does_not_know_its_characters_is_masked_by_prefixes_and_it_is_said() -> None:
+    from transformers import ByT5Tokenizer
+
+    tokenizer, notes = ByT5Tokenizer(extra_ids=0), list[str]()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role[0] + '>' }}{% generation %}{{ m.content + eos_token }}{% endgeneration %}"
+        "{% endfor %}{% if add_generation_prompt %}a>{% endif %}"
+    )
+    (one,) = masked(tokenizer, [*FIRST, *SECOND], notes=notes)
+    assert marked_text(tokenizer, one) == ("u>Name a river</s>a>⟦The Seine.</s>⟧u>And in Peru?</s>a>⟦The Amazon.</s>⟧")
+    assert notes == [NO_OFFSETS]
 
 
 # What follows must hold for every conversation.

@@ -281,3 +281,44 @@ def test_the_key_changes_with_data_tokenizer_template_and_length_and_with_nothin
         key(change=lambda tokenizer: setattr(tokenizer, "eos_token", "<|end|>")),
     ]
     assert len({base, *changed}) == 6
+
+
+# What it is for
+
+
+def test_a_model_trained_on_it_answers_the_served_prompt_and_stops_also_where_pad_is_the_end_of_turn(
+    tmp_path: Path,
+) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from llmops.data.chat import encode_prompt
+    from llmops.finetune.attention import attention_inputs
+    from llmops.finetune.packing import collate
+
+    tokenizer = made.make(made.CHATML, pad="<|im_end|>")
+    answers = ["The Seine.", "Paris.", "The Amazon.", "A golden eagle.", "Rain.", "12 degrees.", "Fish.", "The Eagle."]
+    prompts = ["river", "capital", "Peru", "golden", "weather", "cheap", "eats", "pub"]
+    rows = [chat(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    store, _, _ = encode(rows, tokenizer, max_length=64, path=tmp_path / "t")
+    batch = collate(store, [[row] for row in range(8)], tokenizer.pad_token_id)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4}
+    net = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **shape))
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
+    inputs = attention_inputs(batch, "sdpa", device="cpu", dtype=torch.float32)
+    flat = torch.from_numpy(np.flatnonzero(batch.trained))
+    tokens = torch.from_numpy(batch.input_ids)
+    for _ in range(60):
+        logits = net(input_ids=tokens, use_cache=False, **inputs).logits.flatten(0, 1)
+        torch.nn.functional.cross_entropy(logits[flat - 1], tokens.flatten()[flat]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    net.eval()
+    for row, answer in zip(rows, answers, strict=True):
+        ids = encode_prompt(tokenizer, row.content["messages"][:1])
+        begun = len(ids)
+        while len(ids) < 64 and ids[-1:] != [tokenizer.eos_token_id]:
+            with torch.no_grad():
+                ids.append(int(net(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+        assert tokenizer.decode(ids[begun:]) == f"{answer}<|im_end|>"
