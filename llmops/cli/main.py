@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from types import FrameType
+from typing import NoReturn
 
 import typer
 
-from llmops.cli import check
-from llmops.errors import LlmopsError
+from llmops.cli import check, data, doctor, evaluate, finetune, merge, models, plan
+from llmops.errors import Interrupted, LlmopsError
 
 app = typer.Typer(
     name="llmops",
@@ -24,16 +27,49 @@ def _root() -> None:
     """Fine-tune, judge, serve and keep improving your own language models."""
 
 
-check.register(app)
+for group in (finetune, plan, evaluate, merge, models, data, doctor, check):
+    group.register(app)
 
 
 def main() -> None:
-    """Run the command line; errors a user can cause end in two lines and their exit code."""
+    """Run the command line.
+
+    Errors a user can cause end in two lines and their exit code; ours in exit code 1, with
+    the traceback in the workspace's log file.
+    """
+    signal.signal(signal.SIGINT, _interrupted)
     try:
         app()
     except LlmopsError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    except Exception:
+        _our_fault()
+
+
+def _interrupted(number: int, _: FrameType | None) -> NoReturn:
+    raise Interrupted("interrupted", fix="run the same command again", exit_code=128 + number)
+
+
+def _our_fault() -> NoReturn:
+    import traceback
+    from datetime import datetime
+
+    from llmops.workspace import Workspace
+
+    text = f"{datetime.now().isoformat(timespec='seconds')} {sys.argv}\n{traceback.format_exc()}\n"
+    last = text.strip().splitlines()[-1]
+    try:
+        log = Workspace.current().home / "llmops.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as file:
+            file.write(text)
+        where = f"the traceback is at the end of {log}"
+    except OSError:
+        typer.echo(text, err=True)
+        where = "the traceback is above"
+    typer.echo(f"error: a fault of llmops itself: {last}\n  → {where}; please report it", err=True)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,101 @@
+"""The main command: finetune."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from llmops.lifecycle.loop import Result
+
+
+def finetune(
+    recipe: Annotated[Path, typer.Argument(help="A file of recipes/.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder; by default in the workspace, named by the run's digest.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value over the recipe's own, as often as needed.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Only go on with an interrupted run; say what changed if anything did.")
+    ] = False,
+    gpus: Annotated[int, typer.Option(min=1, help="Processes on this machine, one a GPU.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and plan; load and write nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON.")] = False,
+) -> None:
+    """Train the model that RECIPE describes, measure it beside its base, and register it.
+
+    Run again after an interruption it goes on from the last checkpoint; run again after
+    it has finished it answers at once.
+    """
+    from llmops.config import load
+    from llmops.finetune.recipe import Recipe
+
+    wanted = load(recipe, Recipe, what="recipe", overrides=overrides or ())
+    if dry_run:
+        from llmops.cli.plan import print_plan
+
+        print_plan(wanted, gpus=gpus, gpu=None, as_json=as_json)
+        typer.echo(f"next: llmops finetune {recipe}")
+        return
+    from llmops.cli.progress import watching
+    from llmops.lifecycle.loop import finetune as run
+    from llmops.workspace import Workspace
+
+    with watching(quiet=as_json) as listener:
+        result = run(wanted, workspace=Workspace.current(), out=out, gpus=gpus, resume=resume, listener=listener)
+    if as_json:
+        typer.echo(json.dumps(_plain(result), indent=2, ensure_ascii=False))
+    else:
+        _print(result)
+    if result.fault is not None:
+        raise result.fault
+
+
+def _plain(result: Result) -> dict[str, object]:
+    from dataclasses import asdict
+
+    manifest = result.finished.manifest
+    return {
+        "run": str(result.finished.folder),
+        "artifact": str(result.finished.artifact),
+        "cached": result.finished.cached,
+        "version": result.version.reference if result.version else None,
+        "digest": manifest.digest,
+        "predicted": dict(manifest.predicted),
+        "measured": dict(manifest.measured),
+        "reports": [{**asdict(report), "file": str(report.file)} for report in result.reports],
+    }
+
+
+def _print(result: Result) -> None:
+    from rich.console import Console
+
+    from llmops.cli.progress import duration
+    from llmops.eval.report import table
+
+    manifest = result.finished.manifest
+    console = Console()
+    if result.reports:
+        console.print(table(result.reports))
+    if not result.finished.cached:
+        predicted, measured = manifest.predicted, manifest.measured
+        console.print(
+            f"trained {manifest.steps} updates on {manifest.trained_tokens:,} trained tokens in "
+            f"{duration(measured['seconds'])} ({manifest.tokens_per_s:,.0f} tokens/s); peak memory "
+            f"{measured['peak_bytes'] / 2**30:.2f} GiB, predicted {predicted['peak_bytes'] / 2**30:.2f}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    typer.echo(f"run: {result.finished.folder}")
+    if result.version is not None:
+        typer.echo(f"registered: {result.version.reference} ({manifest.kind})")
+        typer.echo(f"next: llmops models show {result.version.reference.removeprefix('models:/')}")
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(finetune)

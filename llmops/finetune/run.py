@@ -1,0 +1,356 @@
+"""One run from rows to artifact: tokens, plan, identity, training, manifest.
+
+Every check that needs no GPU is made before the first process is started.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from llmops.errors import EnvironmentFault, InputError
+from llmops.events import Listener
+from llmops.files import folder_digest, new_folder, write_json
+from llmops.finetune.identity import differences, environment, identity, run_digest
+from llmops.finetune.lengths import LengthProfile
+from llmops.finetune.plan import Plan, check_memory, make_plan
+from llmops.finetune.recipe import Lora, Recipe
+from llmops.finetune.shape import ModelShape, shape_of
+from llmops.finetune.tokens import TokenStore
+from llmops.hardware import device_of, machine
+from llmops.records import DatasetVersion, MaskReport, ModelSource, Row, RunManifest, Split
+
+
+def _encoded(listener: Listener, split: str, count: int, done: int) -> None:
+    listener.advance(f"encoding {split} rows", done, count)
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Encoded rows on disk: `folder` holds `train.safetensors`, perhaps `validation.safetensors`, and the report."""
+
+    folder: Path
+    train: TokenStore
+    validation: TokenStore | None
+    report: MaskReport
+    digest: str
+    pad_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """How the arithmetic will be done here, each choice with its reason."""
+
+    attention: str
+    liger: bool
+    device: str
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A finished run; `cached` when it had been finished before."""
+
+    manifest: RunManifest
+    folder: Path
+    cached: bool
+
+    @property
+    def artifact(self) -> Path:
+        return self.folder / "artifact"
+
+
+def encode_dataset(
+    rows: Mapping[Split, Callable[[], Iterable[Row]]],
+    dataset: DatasetVersion,
+    recipe: Recipe,
+    base: ModelSource,
+    *,
+    cache: Path,
+    listener: Listener,
+) -> Tokens:
+    """Token ids and loss masks of both splits, from the cache where nothing they depend on changed.
+
+    Args:
+        rows: a function per split that yields its `Row`s; called only when the cache has none.
+    """
+    from transformers import AutoTokenizer
+
+    from llmops.finetune.tokens import encode, encoding_key
+
+    tokenizer = AutoTokenizer.from_pretrained(base.folder, local_files_only=True)
+    key = encoding_key(dataset.digest, tokenizer, recipe.batch.max_length)
+    folder = cache / "tokens" / key[:32]
+    if not (folder / "report.json").is_file():
+        with new_folder(folder) as fresh:
+            reports = {}
+            for split, source in rows.items():
+                count = dataset.rows.get(split, 0)
+                if not count:
+                    continue
+                _, report, lost = encode(
+                    source(),
+                    tokenizer,
+                    max_length=recipe.batch.max_length,
+                    path=fresh / f"{split}.safetensors",
+                    on_progress=partial(_encoded, listener, split, count),
+                )
+                reports[split] = asdict(report)
+                with (fresh / "lost.jsonl").open("a", encoding="utf-8") as file:
+                    for one in lost:
+                        file.write(json.dumps({"split": split, **asdict(one)}, ensure_ascii=False) + "\n")
+            write_json(fresh / "report.json", reports)
+    reports = json.loads((folder / "report.json").read_text())
+    train = TokenStore.open(folder / "train.safetensors")
+    validation = folder / "validation.safetensors"
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return Tokens(
+        folder=folder,
+        train=train,
+        validation=TokenStore.open(validation) if validation.is_file() else None,
+        report=MaskReport(**{**reports["train"], "samples": tuple(reports["train"]["samples"])}),
+        digest=key,
+        pad_id=int(pad or 0),
+    )
+
+
+def choose_kernels(recipe: Recipe, base: ModelSource) -> Kernels:
+    """The fastest arithmetic that this machine and model have, unless the recipe says which."""
+    import torch
+    from transformers import AutoConfig
+
+    from llmops.finetune.attention import choose
+    from llmops.finetune.parallel import this_device
+
+    device = this_device()
+    config = AutoConfig.from_pretrained(base.folder, local_files_only=True)
+    attention, why = choose(
+        recipe.kernels.attention,
+        device=device,
+        packing=recipe.batch.packing,
+        model_config=config,
+        max_length=recipe.batch.max_length,
+        precision=recipe.precision,
+    )
+    liger, liger_why = _liger(recipe, device.type, str(config.model_type))
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return Kernels(attention, liger, where, (f"device: {where}", f"attention: {why}", f"liger: {liger_why}"))
+
+
+def _liger(recipe: Recipe, device: str, model_type: str) -> tuple[bool, str]:
+    from importlib.util import find_spec
+
+    if recipe.kernels.liger == "off":
+        return False, "off, as the recipe says"
+    if device != "cuda":
+        return False, "off: its kernels run on CUDA only"
+    if find_spec("liger_kernel") is None:
+        return False, "off: not installed (pip install 'llmops[cuda]')"
+    from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
+
+    if model_type not in MODEL_TYPE_TO_APPLY_LIGER_FN:
+        return False, f"off: it has no kernels for {model_type}"
+    return True, f"on: fused norms, rotary embeddings and SwiGLU for {model_type}"
+
+
+def check_base(recipe: Recipe, base: ModelSource, *, world: int) -> ModelShape:
+    """The base's shape, read off its `config.json`.
+
+    Raises:
+        InputError: the base is an adapter, or the recipe does not fit its shape.
+    """
+    if (base.folder / "adapter_config.json").is_file():
+        raise InputError(
+            f"base {recipe.base} is an adapter, training starts from a whole model",
+            fix=f"run `llmops merge {recipe.base}` and name the merged folder as base",
+        )
+    shape = shape_of(json.loads((base.folder / "config.json").read_text()), named=recipe.base)
+    check_shape(recipe, shape, world)
+    return shape
+
+
+def plan_run(recipe: Recipe, shape: ModelShape, tokens: Tokens, kernels: Kernels, *, world: int, out: Path) -> Plan:
+    """What the run will take here, from the lengths of its own rows.
+
+    Raises:
+        EnvironmentFault: memory or disk will not do; the keys that help are named with what each saves.
+    """
+    store = tokens.train
+    profile = LengthProfile.from_rows(
+        store.lengths.tolist(), store.trained_counts.tolist(), weights=store.weights.tolist()
+    )
+    device = device_of(machine(disk=out))
+    plan = make_plan(
+        recipe,
+        shape,
+        profile,
+        world=world,
+        device=device,
+        price_per_gpu_hour=None,
+        attention=kernels.attention,
+        liger=kernels.liger,
+    )
+    check_memory(plan)
+    check_disk(out, disk_needed(plan, recipe, shape))
+    return plan
+
+
+def identify(
+    recipe: Recipe, dataset: DatasetVersion, tokens: Tokens, base: ModelSource, kernels: Kernels, *, world: int
+) -> dict[str, Any]:
+    """The identity of the run; its digest names the run's folder."""
+    from llmops.finetune.launch import threads_for
+
+    return identity(
+        recipe,
+        dataset=dataset.digest,
+        tokens=tokens.train.digest + (tokens.validation.digest if tokens.validation else ""),
+        template=tokens.report.template_digest,
+        base=base.digest,
+        base_revision=base.revision,
+        world=world,
+        threads=threads_for(world),
+        kernels={"attention": kernels.attention, "liger": kernels.liger, "device": kernels.device},
+    )
+
+
+def claim(folder: Path, parts: Mapping[str, Any], *, resume: bool) -> RunManifest | None:
+    """Take the folder for this run, or answer the manifest of the same run finished before.
+
+    Raises:
+        InputError: the folder belongs to a run that differs, with every difference named; or
+            `resume` was asked and there is nothing to go on from.
+        EnvironmentFault: the folder cannot be written.
+    """
+    record = folder / "identity.json"
+    if record.is_file():
+        before = json.loads(record.read_text())
+        if before != json.loads(json.dumps(parts)):
+            named = list(differences(before, json.loads(json.dumps(parts))))
+            more = f" and {len(named) - 3} more" if len(named) > 3 else ""
+            raise InputError(
+                f"{folder} holds another run: {'; '.join(named[:3])}{more}",
+                fix="choose another --out for the changed run, or undo the change to go on with this one",
+            )
+        return _finished(folder)
+    if resume:
+        raise InputError(
+            f"there is no run to resume in {folder}",
+            fix="leave --resume out to start it, or name its folder with --out",
+        )
+    check_writable(folder)
+    write_json(record, dict(parts))
+    return None
+
+
+def check_writable(folder: Path) -> None:
+    """Raises EnvironmentFault where nothing can be written; made before anything slow."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise EnvironmentFault(
+            f"the output folder {folder} cannot be written ({error.strerror})",
+            fix="choose another with --out, or set LLMOPS_HOME to a folder you may write",
+        ) from error
+
+
+def _finished(folder: Path) -> RunManifest | None:
+    """The manifest of a run that is finished and whose artifact still has the bytes it had then."""
+    try:
+        manifest = RunManifest(**json.loads((folder / "manifest.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+    if folder_digest(folder / "artifact") != manifest.artifact_digest:
+        shutil.rmtree(folder / "artifact", ignore_errors=True)
+        return None
+    return manifest
+
+
+def train_run(
+    folder: Path,
+    recipe: Recipe,
+    parts: Mapping[str, Any],
+    *,
+    base: ModelSource,
+    dataset: DatasetVersion,
+    tokens: Tokens,
+    kernels: Kernels,
+    plan: Plan,
+    world: int,
+    listener: Listener,
+) -> RunManifest:
+    """Train, save the artifact and write the manifest; goes on from the last good checkpoint if there is one."""
+    from llmops.finetune.job import Job
+    from llmops.finetune.launch import launch
+
+    Job(recipe, base, tokens.folder, kernels.attention, kernels.liger, tokens.pad_id).write(folder)
+    write_json(folder / "recipe.json", recipe.model_dump(mode="json"))
+    write_json(folder / "mask.json", asdict(tokens.report))
+    _copy_dropped(dataset, tokens, folder / "dropped.jsonl")
+    outcome = launch(folder, world=world, on_step=lambda step: listener.step(step, plan.updates))
+    kind: Any = outcome.kind
+    if isinstance(recipe.adapter, Lora) and recipe.adapter.merge:
+        _merge_in_place(folder, base, recipe, listener)
+        kind = "merged"
+    manifest = RunManifest(
+        name=recipe.name,
+        digest=run_digest(parts),
+        identity=dict(parts),
+        recipe=recipe.model_dump(mode="json"),
+        kind=kind,
+        artifact_digest=folder_digest(folder / "artifact"),
+        steps=outcome.updates,
+        tokens=outcome.tokens,
+        trained_tokens=outcome.trained_tokens,
+        final_loss=outcome.loss,
+        validation_loss=outcome.validation_loss,
+        tokens_per_s=outcome.tokens_per_s,
+        predicted=plan.predicted(),
+        measured={
+            "peak_bytes": float(outcome.peak_bytes),
+            "seconds": outcome.seconds,
+            "tokens_per_s": outcome.tokens_per_s,
+        },
+        environment={**environment(), "device": kernels.device},
+        lineage={
+            "base": base.reference,
+            "base_revision": base.revision,
+            "base_digest": base.digest,
+            "dataset": dataset.digest,
+            "sources": [asdict(source) for source in dataset.sources],
+            "template": tokens.report.template_digest,
+            "stopped_early": outcome.stopped_early,
+            "best_update": outcome.best_update,
+        },
+    )
+    for place in (folder / "artifact" / "manifest.json", folder / "manifest.json"):
+        write_json(place, asdict(manifest))
+    return manifest
+
+
+def _copy_dropped(dataset: DatasetVersion, tokens: Tokens, target: Path) -> None:
+    """Every row that is not trained on, with its reason: those of the data checks and those lost while encoding."""
+    parts = [dataset.folder / "dropped.jsonl", tokens.folder / "lost.jsonl"]
+    target.write_bytes(b"".join(part.read_bytes() for part in parts if part.is_file()))
+
+
+def _merge_in_place(folder: Path, base: ModelSource, recipe: Recipe, listener: Listener) -> None:
+    """Keep the adapter beside and make the merged model the artifact; a kill leaves one of the two states."""
+    from llmops.finetune.merge import merge
+
+    adapter = folder / "adapter"
+    if not (folder / "artifact" / "adapter_config.json").is_file():
+        return
+    if adapter.exists():
+        shutil.rmtree(adapter)
+    shutil.copytree(folder / "artifact", adapter)
+    report = merge(adapter, base=base.folder, out=folder / "artifact", dtype=None)
+    listener.say(f"merged into {base.reference}: KL to the adapter {report.kl_to_adapter:.1e} nats per token")

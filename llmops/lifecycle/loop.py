@@ -1,0 +1,281 @@
+"""The order of stages: data → train → evaluate → register. Nothing below knows that there is a next stage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import get_args
+
+from llmops.data.sources import check_columns
+from llmops.data.versions import prepare, rows_of
+from llmops.errors import InputError, Interrupted, LlmopsError
+from llmops.eval.generate import generate
+from llmops.eval.items import Item, suite_digest
+from llmops.eval.run import evaluate
+from llmops.eval.suite import Suite
+from llmops.events import Listener
+from llmops.files import write_json
+from llmops.finetune.identity import run_digest
+from llmops.finetune.job import read_steps
+from llmops.finetune.plan import Plan, gib
+from llmops.finetune.recipe import Recipe
+from llmops.finetune.run import (
+    Finished,
+    Kernels,
+    Tokens,
+    check_base,
+    check_writable,
+    choose_kernels,
+    claim,
+    encode_dataset,
+    identify,
+    plan_run,
+    train_run,
+)
+from llmops.lifecycle.prepare import held_out, suites_of
+from llmops.records import DatasetVersion, ModelSource, Report, RunManifest, Score, Split, Step
+from llmops.registry.card import write_card
+from llmops.registry.plots import plots
+from llmops.registry.reference import resolve
+from llmops.registry.store import ModelVersion, register
+from llmops.registry.tracking import Tracker
+from llmops.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What `llmops finetune` leaves.
+
+    Attributes:
+        reports: two a suite, base before tuned.
+        version: None where the registry could not be reached; `fault` then says why.
+    """
+
+    finished: Finished
+    tokens: Tokens
+    reports: Sequence[Report]
+    version: ModelVersion | None
+    fault: LlmopsError | None
+
+
+def finetune(
+    recipe: Recipe,
+    *,
+    workspace: Workspace,
+    out: Path | None,
+    gpus: int,
+    resume: bool,
+    listener: Listener,
+) -> Result:
+    """Do everything a recipe says, from its data to a registered version.
+
+    Checks come in the order of their cost: files, columns, suites and the output folder
+    before the base, the base's shape before the data, memory and disk before training.
+    """
+    recipe.batch.passes(gpus)
+    check_columns(recipe.data)
+    suites = suites_of(recipe.evaluate)
+    check_writable(out or workspace.runs)
+    base = resolve(recipe.base, workspace=workspace, on_progress=_making(listener), say=listener.say)
+    shape = check_base(recipe, base, world=gpus)
+    dataset = prepare(
+        recipe.data,
+        objects=workspace.objects,
+        cache=workspace.cache,
+        held_out=held_out(recipe.data),
+        on_progress=lambda done, total: listener.advance("reading rows", done, total),  # the total is not known
+    )
+    rows = {split: partial(rows_of, dataset, split) for split in get_args(Split)}
+    tokens = encode_dataset(rows, dataset, recipe, base, cache=workspace.cache, listener=listener)
+    kernels = choose_kernels(recipe, base)
+    plan = plan_run(recipe, shape, tokens, kernels, world=gpus, out=out or workspace.runs)
+    parts = identify(recipe, dataset, tokens, base, kernels, world=gpus)
+    folder = out or workspace.runs / f"{recipe.name}-{run_digest(parts)[:12]}"
+    if resume and out is None and not folder.exists():
+        folder = _newest_unfinished(workspace.runs, recipe.name) or folder
+    manifest = claim(folder, parts, resume=resume)
+    cached = manifest is not None
+    tracker = None
+    if manifest is None:
+        _announce(dataset, tokens, kernels, listener)
+        listener.say(
+            f"plan: {plan.updates} updates, {plan.tokens.used:,.0f} tokens, about {gib(plan.memory.total)} at the peak"
+        )
+        tracker = _tracker(workspace, folder, recipe, parts_digest=run_digest(parts))
+        with _recorded(tracker, listener):
+            manifest = train_run(
+                folder,
+                recipe,
+                parts,
+                base=base,
+                dataset=dataset,
+                tokens=tokens,
+                kernels=kernels,
+                plan=plan,
+                world=gpus,
+                listener=_Recording(listener, tracker, plan),
+            )
+    finished = Finished(manifest, folder, cached)
+    if cached:
+        listener.say(f"this recipe was trained before, with the same data and base: {folder}")
+    reports = _reports(suites, base, finished, listener)
+    write_card(finished.artifact, manifest, reports)
+    version, fault = _registered(recipe.name, finished, manifest, reports, workspace, tracker)
+    if tracker is not None:
+        _record_result(tracker, finished, manifest, dataset, tokens, reports)
+        for line in tracker.finish("FINISHED").lines():
+            listener.say(line)
+    return Result(finished, tokens, reports, version, fault)
+
+
+def _making(listener: Listener) -> Callable[[int, int, str], None]:
+    return lambda done, total, what: listener.advance(what, done, total)
+
+
+def _announce(dataset: DatasetVersion, tokens: Tokens, kernels: Kernels, listener: Listener) -> None:
+    for finding in dataset.findings:
+        if finding.rows:
+            listener.say(f"data: {finding.check}: {finding.rows} rows {finding.action}")
+    report = tokens.report
+    share = report.trained_tokens / max(report.tokens, 1)
+    listener.say(
+        f"data: {report.rows:,} rows, {report.tokens:,} tokens, {share:.0%} of them trained; "
+        f"{report.lost_too_long + report.lost_untrained} rows lost while encoding"
+    )
+    for reason in kernels.reasons:
+        listener.say(reason)
+
+
+def _newest_unfinished(runs: Path, name: str) -> Path | None:
+    """The run of this name that was begun last and has no manifest."""
+    begun = [
+        folder
+        for folder in runs.glob(f"{name}-*")
+        if (folder / "identity.json").is_file() and not (folder / "manifest.json").is_file()
+    ]
+    return max(begun, key=lambda folder: (folder / "identity.json").stat().st_mtime, default=None)
+
+
+class _Recording:
+    """Passes on what it hears, and tells the tracker of every update."""
+
+    def __init__(self, listener: Listener, tracker: Tracker, plan: Plan) -> None:
+        self._listener, self._tracker, self._plan = listener, tracker, plan
+
+    def say(self, line: str) -> None:
+        self._listener.say(line)
+
+    def advance(self, what: str, done: int, total: int | None) -> None:
+        self._listener.advance(what, done, total)
+
+    def step(self, step: Step, total: int) -> None:
+        speed = step.tokens / step.seconds if step.seconds else 0.0
+        values: dict[str, float | None] = {
+            "loss": step.loss,
+            "validation_loss": step.validation_loss,
+            "gradient_norm": step.grad_norm,
+            "learning_rate": step.learning_rate,
+            "tokens_per_s": speed,
+            "peak_bytes": float(step.peak_bytes),
+            "epoch": step.epoch,
+        }
+        if self._plan.device.kind == "cuda":
+            values["mfu"] = self._plan.mfu(speed)
+        self._tracker.metrics(step.index, values)
+        self._listener.step(step, total)
+
+
+def _tracker(workspace: Workspace, folder: Path, recipe: Recipe, *, parts_digest: str) -> Tracker:
+    tracker = Tracker(workspace, folder)
+    tracker.start(folder.name, recipe.name, recipe.model_dump(mode="json"), tags={"llmops.run_digest": parts_digest})
+    return tracker
+
+
+@contextmanager
+def _recorded(tracker: Tracker, listener: Listener) -> Iterator[None]:
+    """A run that does not end well is recorded as such; what could not be sent is named."""
+    try:
+        yield
+    except BaseException as error:
+        ended = isinstance(error, Interrupted | KeyboardInterrupt)
+        for line in tracker.finish("KILLED" if ended else "FAILED").lines():
+            listener.say(line)
+        raise
+
+
+def _record_result(
+    tracker: Tracker,
+    finished: Finished,
+    manifest: RunManifest,
+    dataset: DatasetVersion,
+    tokens: Tokens,
+    reports: Sequence[Report],
+) -> None:
+    steps = list(read_steps(finished.folder))
+    for picture in plots(steps, tokens.train.lengths.tolist(), finished.folder / "report"):
+        tracker.artifact(picture, under="plots")
+    tracker.document("manifest.json", asdict(manifest))
+    tracker.document("reports/mask.json", asdict(tokens.report))
+    tracker.document("reports/data.json", [asdict(finding) for finding in dataset.findings])
+    tuned = {f"{report.suite}.{score.metric}": score.value for report in reports[1::2] for score in report.scores}
+    tracker.metrics(manifest.steps, dict(tuned))
+
+
+def _reports(
+    suites: Sequence[tuple[Suite, Sequence[Item]]], base: ModelSource, finished: Finished, listener: Listener
+) -> list[Report]:
+    """Base and tuned model on every suite; a finished run whose suites did not change is not asked again."""
+    folder = finished.folder / "report"
+    summary = folder / "summary.json"
+    wanted = [suite_digest(suite, items) for suite, items in suites]
+    if summary.is_file():
+        known = [_report(record) for record in json.loads(summary.read_text())]
+        if [report.suite_digest for report in known[::2]] == wanted:
+            return known
+    manifest = finished.manifest
+    tuned = ModelSource(manifest.name, finished.artifact, None, manifest.artifact_digest)
+    reports = []
+    for suite, items in suites:
+        for model, beneath in ((base, None), (tuned, base.folder if manifest.kind == "adapter" else None)):
+            engine = partial(generate, base=beneath)
+            reports.append(evaluate(suite, items, model, generate=engine, out=folder, listener=listener))
+    write_json(summary, [{**asdict(report), "file": str(report.file)} for report in reports])
+    return reports
+
+
+def _report(record: dict[str, object]) -> Report:
+    scores = record["scores"]
+    slices = record["slices"]
+    assert isinstance(scores, list)
+    assert isinstance(slices, dict)
+    return Report(
+        **{
+            **record,
+            "scores": tuple(Score(**score) for score in scores),
+            "slices": {name: tuple(Score(**score) for score in some) for name, some in slices.items()},
+            "file": Path(str(record["file"])),
+        }  # type: ignore[arg-type]
+    )
+
+
+def _registered(
+    name: str,
+    finished: Finished,
+    manifest: RunManifest,
+    reports: Sequence[Report],
+    workspace: Workspace,
+    tracker: Tracker | None,
+) -> tuple[ModelVersion | None, LlmopsError | None]:
+    """The version in the registry; a registry that is away loses nothing, the same command later registers it."""
+    run_id = tracker.wait_for_id() if tracker is not None else None
+    try:
+        tuned = reports[1::2]
+        return register(name, finished.artifact, manifest, tuned, workspace=workspace, run_id=run_id), None
+    except InputError:
+        raise
+    except LlmopsError as error:
+        return None, error

@@ -1,0 +1,35 @@
+"""What a stage needs from another stage's files before it starts: suites for the contamination check."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from llmops.config import load
+from llmops.data.section import DataSection
+from llmops.eval.gates import Gate
+from llmops.eval.items import Item, items_of, prompts
+from llmops.eval.suite import Suite
+from llmops.finetune.recipe import Evaluate
+
+
+def held_out(section: DataSection) -> dict[str, list[str]]:
+    """The prompts of every suite that the section keeps apart from training, by the suite's name."""
+    found = {}
+    for path in section.checks.contamination:
+        suite = load(Path(path), Suite, what="suite")
+        found[suite.name] = prompts(suite)
+    return found
+
+
+def suites_of(evaluate: Evaluate | None) -> list[tuple[Suite, Sequence[Item]]]:
+    """The suites a recipe ends with, loaded and with their items, so that a fault shows before training.
+
+    Its gate, too, is loaded for its faults.
+    """
+    if evaluate is None:
+        return []
+    if evaluate.gate is not None:
+        load(Path(evaluate.gate), Gate, what="gate")
+    suites = [load(Path(path), Suite, what="suite") for path in evaluate.suites]
+    return [(suite, items_of(suite)) for suite in suites]

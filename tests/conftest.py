@@ -1,0 +1,54 @@
+"""What many tests share: a small random model made here, and the embedded base, each made once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all workers of this test run."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def random_base(shared_folder: Path) -> Path:
+    """A Llama of two layers with random weights, a byte-level tokenizer and a template with generation marks."""
+    folder = shared_folder / "random-base"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "config.json").is_file():
+            from tests.finetune.small_models import make_random_base
+
+            make_random_base(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_base(shared_folder: Path) -> Path:
+    """The embedded base `builtin:tiny` as a user gets it; its pre-training takes about a minute."""
+    from llmops.builtin.bases import base
+
+    cache = Path(os.environ["LLMOPS_TEST_CACHE"]) if "LLMOPS_TEST_CACHE" in os.environ else shared_folder / "cache"
+    return base("tiny", cache=cache)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty workspace, and the repository as the current folder."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("LLMOPS_HOME", str(home))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(REPOSITORY)
+    yield home

@@ -1,0 +1,227 @@
+"""Several processes are one run: the same weights as one, exact after any kill, and all end when one does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llmops.errors import TrainingStopped
+from llmops.finetune.job import Job, read_outcome, read_steps
+from llmops.finetune.launch import launch, torchrun_command
+from tests.finetune.small_runs import PAD, Stores, a_recipe, as_source, make_stores
+
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def stores(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Stores:
+    return make_stores(random_base, tmp_path_factory.mktemp("tokens"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+
+
+def a_run(folder: Path, base: Path, stores: Stores, **changes: Any) -> Path:
+    recipe = a_recipe(**{"optimizer": {"learning_rate": 1e-4, "epsilon": 1e-6}, **changes})
+    folder.mkdir(parents=True)
+    Job(recipe, as_source(base), stores.folder, "sdpa", False, PAD).write(folder)
+    return folder
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    found = {}
+    for file in (run / "artifact").glob("*.safetensors"):
+        found.update(load_file(file))
+    assert found
+    return found
+
+
+def alone_in_a_process(run: Path) -> subprocess.Popen[bytes]:
+    """The run as `llmops finetune` has it, in a process that can be killed."""
+    script = f"from pathlib import Path; from llmops.finetune.launch import launch; launch(Path({str(run)!r}), world=1)"
+    return subprocess.Popen([sys.executable, "-c", script], env=ONE_THREAD, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"batch": {"per_device": 4}}, id="full-ddp"),
+        pytest.param({"batch": {"per_device": 2, "packing": True}}, id="full-packed-ddp-accumulated"),
+        pytest.param({"batch": {"per_device": 4}, "adapter": {"kind": "lora", "rank": 4}}, id="lora-ddp"),
+        pytest.param({"batch": {"per_device": 4}, "parallel": {"kind": "fsdp"}}, id="full-fsdp"),
+        pytest.param(
+            {"batch": {"per_device": 2}, "parallel": {"kind": "fsdp"}, "adapter": {"kind": "lora", "rank": 4}},
+            id="lora-fsdp-accumulated",
+        ),
+    ],
+)
+def test_two_processes_train_what_one_does(
+    random_base: Path, stores: Stores, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """Ranks hold unequal numbers of trained tokens; loss, gradient norm and weights are those of one process."""
+    one = a_run(tmp_path / "one", random_base, stores, **{**changes, "parallel": {"kind": "ddp"}})
+    two = a_run(tmp_path / "two", random_base, stores, **changes)
+    alone, together = launch(one, world=1), launch(two, world=2)
+    assert together.trained_tokens == alone.trained_tokens
+    assert together.tokens == alone.tokens
+    for left, right in zip(read_steps(one), read_steps(two), strict=True):
+        assert left.loss == pytest.approx(right.loss, abs=1e-5)
+        assert left.grad_norm == pytest.approx(right.grad_norm, abs=1e-5)
+        if left.validation_loss is not None:
+            assert left.validation_loss == pytest.approx(right.validation_loss, abs=1e-5)
+    first, second = weights(one), weights(two)
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_stopped_run_of_two_processes_resumes_exactly(
+    random_base: Path, stores: Stores, tmp_path: Path, parallel: str
+) -> None:
+    changes: dict[str, Any] = {
+        "batch": {"per_device": 2},
+        "parallel": {"kind": parallel},
+        "checkpoints": {"every": 2},
+        "schedule": {"steps": 14},
+    }
+    whole = a_run(tmp_path / "whole", random_base, stores, **changes)
+    launch(whole, world=2)
+    killed = a_run(tmp_path / "killed", random_base, stores, **changes)
+    child = subprocess.Popen(
+        torchrun_command(killed, 2, {}), env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    wait_for(lambda: len(list(read_steps(killed))) >= 5, child)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    launch(killed, world=2)
+    assert [step.index for step in read_steps(killed)] == list(range(1, 15))
+    first, second = weights(whole), weights(killed)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def wait_for(condition: Any, child: subprocess.Popen[bytes], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert child.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_run_killed_at_any_moment_ends_in_the_same_weights(random_base: Path, stores: Stores, tmp_path: Path) -> None:
+    """Killed with −9 again and again, also while it saves (a checkpoint an update)."""
+    changes: dict[str, Any] = {
+        "checkpoints": {"every": 1},
+        "schedule": {"steps": 60},
+        "adapter": {"kind": "lora", "rank": 4, "dropout": 0.1},
+        "validation": {"every": 0.2},
+    }
+    whole = a_run(tmp_path / "whole", random_base, stores, **changes)
+    launch(whole, world=1)
+    killed = a_run(tmp_path / "killed", random_base, stores, **changes)
+    # Moments chosen so that they fall into different parts of an update and of a save.
+    for number, delay in enumerate((0.0, 0.007, 0.013, 0.031)):
+        child = alone_in_a_process(killed)
+        goal = 8 * (number + 1)
+        wait_for(lambda: len(list(read_steps(killed))) >= goal, child)  # noqa: B023, called at once
+        time.sleep(delay)
+        child.kill()
+        child.wait()
+        assert not (killed / "artifact").exists()
+    launch(killed, world=1)
+    assert [step.index for step in read_steps(killed)] == list(range(1, 61))
+    first, second = weights(whole), weights(killed)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert [s.loss for s in read_steps(whole)] == [s.loss for s in read_steps(killed)]
+
+
+def test_sigterm_saves_and_exits_with_143(random_base: Path, stores: Stores, tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run", random_base, stores, schedule={"steps": 100_000}, checkpoints={"every": 50_000})
+    script = (
+        "import sys; from pathlib import Path; from llmops.errors import LlmopsError\n"
+        "from llmops.finetune.launch import launch\n"
+        f"try:\n    launch(Path({str(run)!r}), world=1)\nexcept LlmopsError as error:\n    sys.exit(error.exit_code)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", script], env=ONE_THREAD)
+    wait_for(lambda: len(list(read_steps(run))) >= 3, child)
+    child.terminate()
+    assert child.wait(60) == 143
+    assert list((run / "checkpoints").glob("update-*"))
+
+
+def test_a_crashed_process_ends_all_within_30_seconds(random_base: Path, stores: Stores, tmp_path: Path) -> None:
+    run = a_run(
+        tmp_path / "run", random_base, stores, schedule={"steps": 100_000}, batch={"per_device": 4},
+        checkpoints={"every": 100_000},
+    )  # fmt: skip
+    import threading
+
+    failure: list[BaseException] = []
+
+    def train() -> None:
+        try:
+            launch(run, world=2)
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    end = time.monotonic() + 120
+    while len(list(read_steps(run))) < 3 and time.monotonic() < end:
+        time.sleep(0.1)
+    ranks = [int(pid) for pid in ranks_of(run)]
+    assert len(ranks) == 2
+    os.kill(ranks[1], signal.SIGKILL)
+    began = time.monotonic()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert time.monotonic() - began < 30
+    assert isinstance(failure[0], TrainingStopped)
+    assert "processes.log" in failure[0].fix
+    assert not ranks_of(run)
+
+
+def ranks_of(run: Path) -> list[str]:
+    """Process ids of the training processes of a run."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                command = (folder / "cmdline").read_bytes().decode().split("\0")
+            except OSError:
+                continue
+            if str(run) in command and "llmops.finetune.launch" in command and "torch.distributed.run" not in command:
+                found.append(folder.name)
+    return sorted(found, key=int)
+
+
+def test_several_nodes_take_the_usual_variables(tmp_path: Path) -> None:
+    alone = torchrun_command(tmp_path, 4, {})
+    assert "--standalone" in alone
+    assert "--nproc-per-node=4" in alone
+    second_of_three = torchrun_command(
+        tmp_path, 8, {"MASTER_ADDR": "10.1.2.3", "MASTER_PORT": "1234", "NNODES": "3", "NODE_RANK": "1"}
+    )
+    for option in ("--nnodes=3", "--node-rank=1", "--master-addr=10.1.2.3", "--master-port=1234"):
+        assert option in second_of_three
+
+
+def test_the_outcome_is_on_disk(random_base: Path, stores: Stores, tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run", random_base, stores, schedule={"steps": 2})
+    outcome = launch(run, world=1)
+    assert read_outcome(run) == outcome
+    assert outcome.kind == "full"
+    assert outcome.updates == 2
