@@ -416,7 +416,11 @@ def test_what_yaml_writes_is_read_back(tmp_path: Path, values: dict[str, object]
     content=st.fixed_dictionaries(
         {},
         optional={key: ANYTHING for key in Recipe.model_fields if key != "data"}
-        | {"data": st.fixed_dictionaries({}, optional={"validation": st.floats() | st.text(max_size=5), "checks": ANYTHING})},
+        | {
+            "data": st.fixed_dictionaries(
+                {}, optional={"validation": st.floats() | st.text(max_size=5), "checks": ANYTHING}
+            )
+        },
     )
 )
 def test_what_a_recipe_lacks_is_named_whatever_else_is_in_it(tmp_path: Path, content: dict[str, object]) -> None:
