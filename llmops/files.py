@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -161,6 +162,18 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+_ABANDONED_S = 86_400.0
+
+
+def _remove_abandoned(path: Path) -> None:
+    """What killed processes left half filled a day ago or earlier; a younger folder may be another's at work."""
+    for left in path.parent.glob(f".{path.name}.new.*"):
+        # Another process may put its folder in place, or remove this one, at the same moment.
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(left, ignore_errors=True)
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder that appears at `path` whole or not at all.
@@ -169,6 +182,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     recover(path)
+    _remove_abandoned(path)
     fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.new."))
     try:
         yield fresh

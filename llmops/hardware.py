@@ -25,6 +25,7 @@ class Device:
 
     Attributes:
         kind: `cuda` or `cpu`.
+        key: its short name in `KNOWN_GPUS`; empty for what is not there.
         memory_bytes: as nvidia-smi reports it, or this machine's memory.
         teraflops: dense matrix peak per second by precision, 10^12 operations; a precision it lacks is absent.
             On a CPU the rate reached in training, since its peak says little.
@@ -39,6 +40,7 @@ class Device:
     mfu: float
     mfu_origin: str
     reserved_bytes: int = 0
+    key: str = ""
 
     @property
     def usable_bytes(self) -> int:
@@ -94,30 +96,32 @@ _DATA_SHEET_MFU = 0.38
 _MFU_ORIGIN = "lower end of the 38 to 43 % that Llama 3 reached in bf16 (arXiv:2407.21783, table 4)"
 
 
-def _card(name: str, mib: int, *, fp16: float, fp32: float, bf16: float | None = None) -> Device:
+def _card(key: str, name: str, mib: int, *, fp16: float, fp32: float, bf16: float | None = None) -> tuple[str, Device]:
     rates = {"fp16": fp16, "fp32": fp32} | ({} if bf16 is None else {"bf16": bf16})
-    return Device("cuda", name, mib * MIB, rates, _DATA_SHEET_MFU, _MFU_ORIGIN, _CONTEXT_BYTES)
+    return key, Device("cuda", name, mib * MIB, rates, _DATA_SHEET_MFU, _MFU_ORIGIN, _CONTEXT_BYTES, key)
 
 
 # Dense peaks (no sparsity) with 32-bit accumulation, and memory as nvidia-smi shows it. fp32 is the plain rate:
 # training in fp32 here does not round to TF32. Sources: NVIDIA's data sheets of B200 (DGX B200), H200, H100, A100,
 # L40S, L4, A10, T4 and V100; for the RTX cards the whitepapers of GA102 (appendix A) and AD102 (appendix A).
-KNOWN_GPUS: Mapping[str, Device] = {
-    "b200": _card("NVIDIA B200", 183359, bf16=2250, fp16=2250, fp32=75),
-    "h200": _card("NVIDIA H200", 143771, bf16=989, fp16=989, fp32=67),
-    "h100-sxm": _card("NVIDIA H100 SXM", 81559, bf16=989, fp16=989, fp32=67),
-    "h100-pcie": _card("NVIDIA H100 PCIe", 81559, bf16=756, fp16=756, fp32=51),
-    "a100-80": _card("NVIDIA A100 80GB", 81920, bf16=312, fp16=312, fp32=19.5),
-    "a100-40": _card("NVIDIA A100 40GB", 40960, bf16=312, fp16=312, fp32=19.5),
-    "l40s": _card("NVIDIA L40S", 46068, bf16=362, fp16=362, fp32=91.6),
-    "l4": _card("NVIDIA L4", 23034, bf16=121, fp16=121, fp32=30.3),
-    "a10g": _card("NVIDIA A10G", 23028, bf16=70, fp16=70, fp32=31.5),
-    "rtx4090": _card("NVIDIA GeForce RTX 4090", 24564, bf16=165, fp16=165, fp32=82.6),
-    "rtx3090": _card("NVIDIA GeForce RTX 3090", 24576, bf16=71, fp16=71, fp32=35.6),
-    "v100-32": _card("NVIDIA V100 32GB", 32768, fp16=125, fp32=15.7),
-    "v100-16": _card("NVIDIA V100 16GB", 16384, fp16=125, fp32=15.7),
-    "t4": _card("NVIDIA T4", 15360, fp16=65, fp32=8.1),
-}
+KNOWN_GPUS: Mapping[str, Device] = dict(
+    [
+        _card("b200", "NVIDIA B200", 183359, bf16=2250, fp16=2250, fp32=75),
+        _card("h200", "NVIDIA H200", 143771, bf16=989, fp16=989, fp32=67),
+        _card("h100-sxm", "NVIDIA H100 SXM", 81559, bf16=989, fp16=989, fp32=67),
+        _card("h100-pcie", "NVIDIA H100 PCIe", 81559, bf16=756, fp16=756, fp32=51),
+        _card("a100-80", "NVIDIA A100 80GB", 81920, bf16=312, fp16=312, fp32=19.5),
+        _card("a100-40", "NVIDIA A100 40GB", 40960, bf16=312, fp16=312, fp32=19.5),
+        _card("l40s", "NVIDIA L40S", 46068, bf16=362, fp16=362, fp32=91.6),
+        _card("l4", "NVIDIA L4", 23034, bf16=121, fp16=121, fp32=30.3),
+        _card("a10g", "NVIDIA A10G", 23028, bf16=70, fp16=70, fp32=31.5),
+        _card("rtx4090", "NVIDIA GeForce RTX 4090", 24564, bf16=165, fp16=165, fp32=82.6),
+        _card("rtx3090", "NVIDIA GeForce RTX 3090", 24576, bf16=71, fp16=71, fp32=35.6),
+        _card("v100-32", "NVIDIA V100 32GB", 32768, fp16=125, fp32=15.7),
+        _card("v100-16", "NVIDIA V100 16GB", 16384, fp16=125, fp32=15.7),
+        _card("t4", "NVIDIA T4", 15360, fp16=65, fp32=8.1),
+    ]
+)
 
 _BY_NAME = (
     (r"B200", "b200"),
@@ -169,12 +173,13 @@ def device_of(machine: Machine) -> Device:
     gpu = machine.gpus[0]
     try:
         known = gpu_named(gpu.name)
-        rates, origin = dict(known.teraflops), known.mfu_origin
+        rates, origin, key = dict(known.teraflops), known.mfu_origin, known.key
     except InputError:
         rates, origin = dict(KNOWN_GPUS["t4"].teraflops), f"{gpu.name} is not in the table; counted as a T4"
+        key = ""
         if float(gpu.compute_capability or 0) >= 8:
             rates["bf16"] = rates["fp16"]
-    return Device("cuda", gpu.name, gpu.memory_bytes, rates, _DATA_SHEET_MFU, origin, _CONTEXT_BYTES)
+    return Device("cuda", gpu.name, gpu.memory_bytes, rates, _DATA_SHEET_MFU, origin, _CONTEXT_BYTES, key)
 
 
 def machine(*, disk: Path | None = None) -> Machine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import signal
 import stat
@@ -315,3 +316,16 @@ def test_a_folder_digest_names_the_model_and_not_what_describes_it(tmp_path: Pat
     (tmp_path / "model.safetensors").write_bytes(b"Weights")
     (tmp_path / "part" / "model.safetensors").write_bytes(b"weights")
     assert folder_digest(tmp_path) != before
+
+
+def test_half_filled_folders_of_killed_processes_are_removed_after_a_day(tmp_path: Path) -> None:
+    old, young = tmp_path / ".out.new.old", tmp_path / ".out.new.young"
+    for folder in (old, young):
+        folder.mkdir()
+        (folder / "part").write_text("half")
+    yesterday = time.time() - 2 * 86_400
+    os.utime(old, (yesterday, yesterday))
+    with new_folder(tmp_path / "out") as fresh:
+        (fresh / "whole").write_text("")
+    assert not old.exists()
+    assert young.exists()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, Tag
+from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag
 
 from llmops.config import Settings
 
@@ -16,8 +16,9 @@ class Origin(Settings):
     """Where rows are read, whatever their format."""
 
     source: str
-    """A file (csv, tsv, jsonl, json, parquet, arrow), a folder of them, `hub:org/name`, `builtin:domain/split`,
-    or a URL fsspec or deltalake can open (s3, gs, https, dvc, lakefs, `delta:` before a table's address)."""
+    """A file (csv, tsv, jsonl, json, parquet, arrow), a folder of them, `hub:org/name` or
+    `hub:org/name/configuration`, `builtin:domain/split`, or a URL fsspec or deltalake can open (s3, gs, https, dvc,
+    lakefs, `delta:` before a table's address)."""
     format: Literal["csv", "tsv", "jsonl", "json", "parquet", "arrow", "delta"] | None = None
     """How the file is written; null reads it off the ending."""
     split: str = "train"
@@ -73,7 +74,7 @@ class PreferenceRows(TrainOrigin):
 
 def _format_of(value: Any) -> str:
     """Which kind of rows a mapping describes, by the key that only that kind has."""
-    given = value if isinstance(value, dict) else value.__class__.model_fields
+    given = value if isinstance(value, dict) else getattr(type(value), "model_fields", {})
     for key, tag in (("messages", "<messages>"), ("text", "<text>"), ("chosen", "<preference>")):
         if key in given:
             return tag
@@ -99,7 +100,8 @@ class Checks(Settings):
     similarity: Annotated[float, Field(gt=0, lt=1)] = 0.9
     """Jaccard similarity from which two rows are near duplicates."""
     contamination: tuple[str, ...] = ()
-    """Suites whose items must not be trained on; rows sharing a 13-gram or a whole prompt are dropped."""
+    """Suites whose items must not be trained on; rows sharing a whole prompt or 13 words in a row are
+    dropped. Words that many items share are phrasing, such as an instruction, and do not count."""
     personal_data: Literal["keep", "report", "redact", "refuse"] = "report"
     """E-mail addresses, phone, card and bank account numbers: `redact` replaces, `refuse` stops the run."""
 
@@ -109,7 +111,7 @@ class DataSection(Settings):
 
     train: Annotated[list[Rows], Field(min_length=1)]
     """Sources of training rows, read in this order."""
-    validation: Annotated[float, NonNegativeFloat, Field(lt=1)] | Annotated[list[Rows], Field(min_length=1)] = 0.0
+    validation: Annotated[float, Field(ge=0, lt=1)] | Annotated[list[Rows], Field(min_length=1)] = 0.0
     """Share of distinct prompts held out, chosen by hash (the same prompt never on both sides); or sources like
     `train`. Zero holds nothing out: no best checkpoint, no early stopping."""
     checks: Checks = Checks()

@@ -23,7 +23,7 @@ class Arithmetic:
     Attributes:
         compute: bytes of a number in matrix products; `stream` of one in the residual stream.
         casts: weights are held in 32 bits and cast to `compute` for each product (autocast).
-        attention: `eager` keeps the scores of all pairs, the others do not.
+        attention: `eager` keeps the scores of all pairs, `sdpa`, `varlen` and `flash_attention_2` do not.
         masked: a mask over all pairs of tokens is passed to attention.
         liger: fused kernels keep fewer intermediate results.
         checkpointing: only each layer's input is kept; the rest is computed again.
@@ -66,7 +66,7 @@ def arithmetic_of(recipe: Recipe, *, on_gpu: bool, attention: str, liger: bool) 
         stream=compute if in_compute else 4,
         casts=compute < 4 and not in_compute,
         attention=attention,
-        masked=recipe.batch.packing and attention != "flash_attention_2",
+        masked=recipe.batch.packing and attention in ("sdpa", "eager"),
         liger=liger,
         checkpointing=recipe.kernels.checkpointing,
         on_gpu=on_gpu,
@@ -163,10 +163,12 @@ def _inputs_per_token(linears: Iterable[Linear], arithmetic: Arithmetic, *, own_
     Where a cast lies between, each keeps a copy; else those reading the same share one. The
     output of fused attention is kept by attention already, unless a cast lies between.
     """
+    # Eager attention does not keep its output, and documents computed one by one are put together anew.
+    joined = ("eager",) if arithmetic.on_gpu else ("eager", "varlen")
     shared: dict[str, int] = {}
     total = 0
     for linear in linears:
-        from_attention = linear.reads == "attention" and arithmetic.attention != "eager"
+        from_attention = linear.reads == "attention" and arithmetic.attention not in joined
         if own_copy and not (from_attention and arithmetic.casts):
             total += linear.inputs
         elif not from_attention:

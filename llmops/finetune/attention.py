@@ -242,11 +242,12 @@ def cannot_isolate(model_config: Any, max_length: int | None = None) -> str | No
 
 
 @torch.no_grad()
-def check_isolation(model: nn.Module, implementation: str) -> None:
+def check_isolation(model: nn.Module, implementation: str, *, switch: nn.Module | None = None) -> None:
     """Let a loaded model prove on a few tokens that a document behind another is computed as it is alone.
 
     Args:
         model: a transformers model (or one inside peft) that answers with `logits`.
+        switch: the module around it that knows how to go into evaluation mode and back; None is `model`.
 
     Raises:
         InputError: it is not.
@@ -264,12 +265,13 @@ def check_isolation(model: nn.Module, implementation: str) -> None:
         }
         return model(**inputs, use_cache=False).logits[0, -len(second) :].float()
 
-    was_training = model.training
-    model.eval()
+    switch = model if switch is None else switch
+    was_training = switch.training
+    switch.eval()
     try:
         alone, behind = logits([second]), logits([first, second])
     finally:
-        model.train(was_training)
+        switch.train(was_training)
     tolerance = 1e-3 if parameter.dtype == torch.float32 else 5e-2
     if not torch.allclose(behind, alone, rtol=0, atol=tolerance * float(alone.abs().max())):
         raise InputError(

@@ -173,8 +173,8 @@ class Checkpoints(Settings):
 class Kernels(Settings):
     """How the arithmetic is done. `auto` takes the fastest that this machine and model have, and prints which."""
 
-    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
-    """Which attention; packing needs one that isolates documents, all three do."""
+    attention: Literal["auto", "varlen", "flash_attention_2", "sdpa", "eager"] = "auto"
+    """Which attention; all of them keep packed documents apart, `varlen` and `flash_attention_2` without a mask."""
     liger: Literal["auto", "off"] = "auto"
     """Fused norms, rotary embeddings and SwiGLU on CUDA."""
     checkpointing: bool = False

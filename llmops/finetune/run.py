@@ -22,6 +22,7 @@ from llmops.finetune.plan import Plan, check_memory, make_plan
 from llmops.finetune.recipe import Lora, Recipe
 from llmops.finetune.shape import ModelShape, shape_of
 from llmops.finetune.tokens import TokenStore
+from llmops.finetune.trained import check_shape
 from llmops.hardware import device_of, machine
 from llmops.records import DatasetVersion, MaskReport, ModelSource, Row, RunManifest, Split
 
@@ -113,7 +114,9 @@ def encode_dataset(
         folder=folder,
         train=train,
         validation=TokenStore.open(validation) if validation.is_file() else None,
-        report=MaskReport(**{**reports["train"], "samples": tuple(reports["train"]["samples"])}),
+        report=MaskReport(
+            **{**reports["train"], **{key: tuple(reports["train"][key]) for key in ("samples", "notes")}}
+        ),
         digest=key,
         pad_id=int(pad or 0),
     )
@@ -170,7 +173,7 @@ def check_base(recipe: Recipe, base: ModelSource, *, world: int) -> ModelShape:
             fix=f"run `llmops merge {recipe.base}` and name the merged folder as base",
         )
     shape = shape_of(json.loads((base.folder / "config.json").read_text()), named=recipe.base)
-    check_shape(recipe, shape, world)
+    check_shape(recipe, shape, world=world)
     return shape
 
 

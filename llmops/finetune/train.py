@@ -21,7 +21,7 @@ from torch import nn
 
 from llmops.errors import EnvironmentFault, Interrupted, TrainingStopped
 from llmops.finetune import checkpoint
-from llmops.finetune.attention import attention_inputs
+from llmops.finetune.attention import attention_inputs, check_isolation
 from llmops.finetune.checkpoint import Progress, State
 from llmops.finetune.losses import mean_loss, step_scale
 from llmops.finetune.memory_use import peak_memory, reset_peak_memory
@@ -105,6 +105,8 @@ class Trainer:
         # The seed covers the adapter's initial values, dropout and noise.
         torch.manual_seed(self.recipe.seed)
         self.model = self.load()
+        if self.recipe.batch.packing:
+            check_isolation(self.model.causal, self.placement.attention, switch=self.model)
         self.wrapped = share(self.model, self.recipe, self.processes)
         self.optimizer = make_optimizer(self.recipe.optimizer, trained_parameters(self.model))
         split = isinstance(self.recipe.parallel, Fsdp)

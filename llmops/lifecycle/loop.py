@@ -99,7 +99,7 @@ def finetune(
         folder = _newest_unfinished(workspace.runs, recipe.name) or folder
     manifest = claim(folder, parts, resume=resume)
     cached = manifest is not None
-    tracker = None
+    tracker: Tracker | None
     if manifest is None:
         _announce(dataset, tokens, kernels, listener)
         listener.say(
@@ -119,9 +119,10 @@ def finetune(
                 world=gpus,
                 listener=_Recording(listener, tracker, plan),
             )
-    finished = Finished(manifest, folder, cached)
-    if cached:
+    else:
         listener.say(f"this recipe was trained before, with the same data and base: {folder}")
+        tracker = _unsent(workspace, folder, recipe, parts_digest=run_digest(parts))
+    finished = Finished(manifest, folder, cached)
     reports = _reports(suites, base, finished, listener)
     write_card(finished.artifact, manifest, reports)
     version, fault = _registered(recipe.name, finished, manifest, reports, workspace, tracker)
@@ -144,8 +145,10 @@ def _announce(dataset: DatasetVersion, tokens: Tokens, kernels: Kernels, listene
     share = report.trained_tokens / max(report.tokens, 1)
     listener.say(
         f"data: {report.rows:,} rows, {report.tokens:,} tokens, {share:.0%} of them trained; "
-        f"{report.lost_too_long + report.lost_untrained} rows lost while encoding"
+        f"{report.lost_too_long + report.lost_untrained + report.lost_refused} rows lost while encoding"
     )
+    for note in report.notes:
+        listener.say(f"data: {note}")
     for reason in kernels.reasons:
         listener.say(reason)
 
@@ -187,6 +190,13 @@ class _Recording:
             values["mfu"] = self._plan.mfu(speed)
         self._tracker.metrics(step.index, values)
         self._listener.step(step, total)
+
+
+def _unsent(workspace: Workspace, folder: Path, recipe: Recipe, *, parts_digest: str) -> Tracker | None:
+    """The record of a finished run that MLflow does not have all of; the rest is sent now."""
+    return (
+        _tracker(workspace, folder, recipe, parts_digest=parts_digest) if (folder / "unsent.jsonl").exists() else None
+    )
 
 
 def _tracker(workspace: Workspace, folder: Path, recipe: Recipe, *, parts_digest: str) -> Tracker:

@@ -15,10 +15,10 @@ from llmops.finetune.recipe import Evaluate
 
 def held_out(section: DataSection) -> dict[str, list[str]]:
     """The prompts of every suite that the section keeps apart from training, by the suite's name."""
-    found = {}
+    found: dict[str, list[str]] = {}
     for path in section.checks.contamination:
         suite = load(Path(path), Suite, what="suite")
-        found[suite.name] = prompts(suite)
+        found[suite.name] = [*found.get(suite.name, ()), *prompts(suite)]
     return found
 
 
