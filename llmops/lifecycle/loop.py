@@ -20,7 +20,6 @@ from llmops.eval.suite import Suite
 from llmops.events import Listener
 from llmops.files import write_json
 from llmops.finetune.identity import run_digest
-from llmops.finetune.job import read_steps
 from llmops.finetune.plan import Plan, gib
 from llmops.finetune.recipe import Recipe
 from llmops.finetune.run import (
@@ -225,6 +224,8 @@ def _record_result(
     tokens: Tokens,
     reports: Sequence[Report],
 ) -> None:
+    from llmops.finetune.job import read_steps  # imports torch, which the checks at the start must not wait for
+
     steps = list(read_steps(finished.folder))
     for picture in plots(steps, tokens.train.lengths.tolist(), finished.folder / "report"):
         tracker.artifact(picture, under="plots")
