@@ -1,0 +1,348 @@
+"""What a run will take before anything is loaded: updates, tokens, memory by part, time, cost, and where it fits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from llmops.errors import EnvironmentFault, InputError
+from llmops.finetune.activations import Arithmetic, Load, arithmetic_of
+from llmops.finetune.lengths import LengthProfile
+from llmops.finetune.memory import estimate_memory
+from llmops.finetune.recipe import Fsdp, Lora, NoAdapter, Recipe
+from llmops.finetune.shape import ModelShape
+from llmops.finetune.trained import trained_weights
+from llmops.finetune.work import Flops, Tokens, count_flops, seconds_for
+from llmops.hardware import KNOWN_GPUS, Device
+from llmops.records import MemoryEstimate
+
+_WORLDS = (1, 2, 4, 8, 16, 32, 64)
+_UNSEEN = 1.5
+"""Where only some rows were seen, the longest of all is taken to be so many times as long as the longest of those."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Whether a run fits on a kind of GPU: `gpus` of them are needed, 0 when no number helps; `why_not` then says why.
+
+    `bytes` is needed on each.
+    """
+
+    gpu: str
+    gpus: int
+    bytes: int
+    why_not: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """A key to change when memory is short, and the bytes needed then."""
+
+    key: str
+    value: str
+    bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.key} {self.value} ({gib(self.bytes)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run will take.
+
+    Attributes:
+        updates: optimizer updates of the whole run; `updates_per_epoch` of one pass over the rows.
+        sequences: of one epoch; packed ones count as one each.
+        tokens: of the whole run.
+        memory: on one GPU, or in one CPU process.
+        tokens_per_s: tokens used, padding left out, over all devices.
+        cost: in US dollars; None without a price.
+        notes: what was assumed, a sentence each.
+    """
+
+    world: int
+    device: Device
+    precision: str
+    attention: str
+    updates: int
+    updates_per_epoch: int
+    passes: int
+    sequences: int
+    tokens: Tokens
+    trained_weights: int
+    weights: int
+    flops: Flops
+    memory: MemoryEstimate
+    seconds: float
+    tokens_per_s: float
+    cost: float | None
+    fits: tuple[Fit, ...]
+    suggestions: tuple[Suggestion, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def needed_bytes(self) -> int:
+        """What the device must have: one GPU holds one process, a CPU's memory all of them."""
+        return self.memory.total * (self.world if self.device.kind == "cpu" else 1)
+
+    @property
+    def fits_device(self) -> bool:
+        return self.needed_bytes <= self.device.usable_bytes
+
+    def mfu(self, tokens_per_s: float) -> float:
+        """Model FLOPs utilisation at a measured speed, 0 to 1: operations by `flops.formula` over the devices' peak.
+
+        On a CPU, whose peak is not known, it is the share of the speed that was expected.
+        """
+        peak = self.device.teraflops[self.precision] * 1e12 * (self.world if self.device.kind == "cuda" else 1)
+        return self.flops.model / self.tokens.used * tokens_per_s / peak
+
+    @property
+    def utilisation(self) -> float:
+        """Share of what is computed that is no padding."""
+        return self.tokens.used / self.tokens.computed if self.tokens.computed else 1.0
+
+    def predicted(self) -> dict[str, float]:
+        """What the run compares with what it measured, under the same keys."""
+        return {
+            "peak_bytes": float(self.memory.total),
+            "seconds": self.seconds,
+            "tokens_per_s": self.tokens_per_s,
+        }
+
+
+def make_plan(
+    recipe: Recipe,
+    shape: ModelShape,
+    lengths: LengthProfile,
+    *,
+    world: int,
+    device: Device,
+    price_per_gpu_hour: float | None,
+    attention: str | None = None,
+    liger: bool | None = None,
+) -> Plan:
+    """Everything a run will take, from shapes and lengths alone.
+
+    Args:
+        world: processes, one per GPU.
+        attention, liger: what was chosen where the run will be; None assumes what `auto` takes there.
+
+    Raises:
+        InputError: the batch cannot be split over `world` processes, or there is no row.
+        EnvironmentFault: the device has no arithmetic of the recipe's precision.
+    """
+    if lengths.rows <= 0:
+        raise InputError(
+            "there is no row to train on", fix="give data.train a source with rows of at most batch.max_length tokens"
+        )
+    attention = attention or attention_on(recipe, shape, device)
+    sequences, epoch = _one_epoch(recipe, lengths, attention)
+    per_epoch = max(1, math.ceil(sequences / recipe.batch.sequences))
+    updates = _updates(recipe, per_epoch)
+    tokens = epoch.times(updates / per_epoch)
+    flops = count_flops(recipe, shape, tokens)
+    # Processes on one CPU share its cores.
+    devices = world if device.kind == "cuda" else 1
+    seconds = seconds_for(recipe, flops, device, devices=devices)
+    memory = _memory(recipe, shape, lengths, device, world=world, attention=attention, liger=liger)
+    hours = seconds * devices / 3600
+    return Plan(
+        world=world,
+        device=device,
+        precision=recipe.precision,
+        attention=attention,
+        updates=updates,
+        updates_per_epoch=per_epoch,
+        passes=recipe.batch.passes(world),
+        sequences=sequences,
+        tokens=tokens,
+        trained_weights=trained_weights(recipe, shape),
+        weights=shape.parameters.total,
+        flops=flops,
+        memory=memory,
+        seconds=seconds,
+        tokens_per_s=tokens.used / seconds,
+        cost=None if price_per_gpu_hour is None else price_per_gpu_hour * hours,
+        fits=tuple(_fits(recipe, shape, lengths)),
+        suggestions=tuple(_suggestions(recipe, shape, lengths, device, world)),
+        notes=_notes(recipe, lengths, device),
+    )
+
+
+def attention_on(recipe: Recipe, shape: ModelShape, device: Device) -> str:
+    """The attention that `auto` takes on a device: by documents where rows are packed and its kernel runs there."""
+    chosen = recipe.kernels.attention
+    if chosen != "auto":
+        return chosen
+    has_kernel = "bf16" in device.teraflops and recipe.precision != "fp32" and shape.head_dim <= 256
+    return "varlen" if recipe.batch.packing and (device.kind == "cpu" or has_kernel) else "sdpa"
+
+
+def check_memory(plan: Plan) -> None:
+    """Refuse a run that cannot fit where it would run.
+
+    Raises:
+        EnvironmentFault: names the two or three keys that help, with the estimate for each.
+    """
+    if plan.fits_device:
+        return
+    on_gpu = plan.device.kind == "cuda"
+    where = f"each {plan.device.name}" if on_gpu and plan.world > 1 else plan.device.name
+    ways = [str(suggestion) for suggestion in plan.suggestions[:3]] or ["a smaller base"]
+    raise EnvironmentFault(
+        f"training needs about {gib(plan.needed_bytes)} on {where}, which has {gib(plan.device.usable_bytes)} to give",
+        fix=f"set {', or '.join(ways)}",
+    )
+
+
+def gib(amount: float) -> str:
+    """Bytes as a reader wants them: `1.2 GiB`, `640 MiB`."""
+    return f"{amount / 2**30:,.1f} GiB" if amount >= 2**30 else f"{amount / 2**20:,.0f} MiB"
+
+
+# Updates and tokens
+
+
+def _one_epoch(recipe: Recipe, lengths: LengthProfile, attention: str) -> tuple[int, Tokens]:
+    """Sequences and tokens of one epoch."""
+    batch = recipe.batch
+    if not batch.packing:
+        sequences = math.ceil(lengths.rows - 1e-6)
+        padded = _in_eights(lengths.longest_of(batch.per_device))
+        computed, squares = sequences * padded, sequences * padded**2
+    else:
+        sequences = lengths.packed_sequences(batch.max_length)
+        padded = _in_eights(min(float(batch.max_length), lengths.tokens))
+        computed = sequences * padded
+        # Without a kernel for documents the scores of all pairs of a sequence are computed and masked.
+        squares = lengths.squares if attention in ("varlen", "flash_attention_2") else sequences * padded**2
+    used = min(lengths.tokens, computed)
+    return sequences, Tokens(used, lengths.trained_tokens, lengths.squares, computed, max(squares, lengths.squares))
+
+
+def _updates(recipe: Recipe, per_epoch: int) -> int:
+    schedule = recipe.schedule
+    if schedule.steps is not None:
+        return schedule.steps
+    epochs = 1.0 if schedule.epochs is None else schedule.epochs
+    whole = math.floor(epochs)
+    part = epochs - whole
+    return whole * per_epoch + (math.ceil(part * per_epoch) if part > 1e-9 else 0)
+
+
+def _in_eights(length: float) -> float:
+    """Batches are padded to a multiple of eight."""
+    return 8.0 * math.ceil(length / 8)
+
+
+# Memory
+
+
+def _load(recipe: Recipe, lengths: LengthProfile, world: int) -> Load:
+    """The fullest pass: the longest rows together, which training begins with."""
+    batch = recipe.batch
+    longest = lengths.longest if lengths.exact else _UNSEEN * lengths.longest
+    if batch.packing:
+        length = min(float(batch.max_length), lengths.tokens)
+        sequences = min(batch.per_device, lengths.packed_sequences(batch.max_length))
+    else:
+        length = min(longest, batch.max_length)
+        sequences = min(batch.per_device, math.ceil(lengths.rows - 1e-6))
+    trained = math.ceil(sequences * length * lengths.trained_share)
+    return Load(sequences, int(_in_eights(length)), trained, batch.passes(world))
+
+
+def _memory(
+    recipe: Recipe,
+    shape: ModelShape,
+    lengths: LengthProfile,
+    device: Device,
+    *,
+    world: int,
+    attention: str | None = None,
+    liger: bool | None = None,
+) -> MemoryEstimate:
+    on_gpu = device.kind == "cuda"
+    arithmetic: Arithmetic = arithmetic_of(
+        recipe,
+        on_gpu=on_gpu,
+        attention=attention or attention_on(recipe, shape, device),
+        liger=(on_gpu and recipe.kernels.liger == "auto") if liger is None else liger,
+    )
+    return estimate_memory(recipe, shape, arithmetic, _load(recipe, lengths, world), world=world)
+
+
+def _fits(recipe: Recipe, shape: ModelShape, lengths: LengthProfile) -> Iterator[Fit]:
+    for key, gpu in KNOWN_GPUS.items():
+        if recipe.precision not in gpu.teraflops:
+            yield Fit(key, 0, 0, f"no {recipe.precision} arithmetic")
+            continue
+        needed = 0
+        for world in _WORLDS if isinstance(recipe.parallel, Fsdp) else (1,):
+            if not _splits(recipe, world):
+                continue
+            needed = _memory(recipe, shape, lengths, gpu, world=world).total
+            if needed <= gpu.usable_bytes:
+                yield Fit(key, world, needed)
+                break
+        else:
+            over = "on any number up to 64" if isinstance(recipe.parallel, Fsdp) else "on one"
+            yield Fit(key, 0, needed, f"needs {gib(needed)} {over}, has {gib(gpu.usable_bytes)}")
+
+
+def _splits(recipe: Recipe, world: int) -> bool:
+    try:
+        recipe.batch.passes(world)
+    except InputError:
+        return False
+    return True
+
+
+def _suggestions(
+    recipe: Recipe, shape: ModelShape, lengths: LengthProfile, device: Device, world: int
+) -> Iterator[Suggestion]:
+    """Keys that save memory, those that make the run fit first, each estimated alone."""
+    now = _memory(recipe, shape, lengths, device, world=world).total
+    found = []
+    for key, value, changed in _changes(recipe, world):
+        needed = _memory(changed, shape, lengths, device, world=world).total
+        if needed < 0.98 * now:
+            found.append(Suggestion(key, value, needed))
+    # Within each half the order is that of what a change costs in speed and quality.
+    yield from sorted(found, key=lambda one: one.bytes > device.usable_bytes)
+
+
+def _changes(recipe: Recipe, world: int) -> Iterator[tuple[str, str, Recipe]]:
+    """What could be lowered, the cheapest first."""
+    batch = recipe.batch
+    half = batch.model_copy(update={"per_device": max(1, batch.per_device // 2)})
+    if batch.per_device > 1 and batch.sequences % (half.per_device * world) == 0:
+        yield "batch.per_device", str(half.per_device), recipe.model_copy(update={"batch": half})
+    if not recipe.kernels.checkpointing:
+        kernels = recipe.kernels.model_copy(update={"checkpointing": True})
+        yield "kernels.checkpointing", "true", recipe.model_copy(update={"kernels": kernels})
+    if world > 1 and not isinstance(recipe.parallel, Fsdp):
+        yield "parallel.kind", "fsdp", recipe.model_copy(update={"parallel": Fsdp(kind="fsdp")})
+    if isinstance(recipe.adapter, Lora) and recipe.adapter.base_bits > 4:
+        adapter = recipe.adapter.model_copy(update={"base_bits": 4})
+        yield "adapter.base_bits", "4", recipe.model_copy(update={"adapter": adapter})
+    if isinstance(recipe.adapter, NoAdapter):
+        if recipe.optimizer.name == "adamw":
+            optimizer = recipe.optimizer.model_copy(update={"name": "adamw8bit"})
+            yield "optimizer.name", "adamw8bit", recipe.model_copy(update={"optimizer": optimizer})
+        yield "adapter", "{kind: lora}", recipe.model_copy(update={"adapter": Lora(kind="lora")})
+    shorter = batch.model_copy(update={"max_length": max(1, batch.max_length // 2)})
+    yield "batch.max_length", str(shorter.max_length), recipe.model_copy(update={"batch": shorter})
+
+
+def _notes(recipe: Recipe, lengths: LengthProfile, device: Device) -> tuple[str, ...]:
+    share = "" if device.kind == "cpu" else f"{device.mfu:.0%} of its peak: "
+    notes = [f"row lengths: {lengths.origin}", f"speed: {share}{device.mfu_origin}"]
+    if not lengths.exact and not recipe.batch.packing and _UNSEEN * lengths.longest < recipe.batch.max_length:
+        notes.append(
+            f"memory is planned for rows of {round(_UNSEEN * lengths.longest)} tokens, "
+            f"{_UNSEEN:g} times the longest seen"
+        )
+    return tuple(notes)

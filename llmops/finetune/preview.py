@@ -1,0 +1,57 @@
+"""A plan made from a recipe alone: its shape found, its rows sampled, the device named; nothing is downloaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmops.data.sources import check_columns
+from llmops.finetune.known_shapes import KnownShape, find_shape
+from llmops.finetune.lengths import LengthProfile
+from llmops.finetune.plan import Plan, make_plan
+from llmops.finetune.prices import Prices
+from llmops.finetune.recipe import Recipe
+from llmops.finetune.sampling import sampled_lengths
+from llmops.finetune.trained import check_shape
+from llmops.hardware import Device
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A plan with what it was made from."""
+
+    plan: Plan
+    base: KnownShape
+    lengths: LengthProfile
+    notes: tuple[str, ...]
+
+
+def preview(recipe: Recipe, *, world: int, device: Device, prices: Prices | None, cache: Path | None) -> Preview:
+    """What `recipe` would take on `world` devices like `device`.
+
+    Args:
+        cache: the workspace's, where embedded bases keep their tokenizer; None counts their tokens by bytes.
+
+    Raises:
+        InputError: a local source is missing or lacks a column, or the recipe does not fit the base's shape.
+        EnvironmentFault: the base's shape is nowhere on this machine, or the device lacks the precision.
+    """
+    base = find_shape(recipe.base, cache=cache)
+    check_shape(recipe, base.shape, world=world)
+    check_columns(recipe.data)
+    lengths, notes = sampled_lengths(recipe, base.folder)
+    price = prices.of(device) if prices is not None else None
+    plan = make_plan(recipe, base.shape, lengths, world=world, device=device, price_per_gpu_hour=price)
+    return Preview(plan, base, lengths, (*plan.notes, *notes))
+
+
+def fullest(recipe: Recipe, *, world: int, device: Device) -> Plan:
+    """The plan of one update in which every row is as long as it may be, whatever the data: does it fit?
+
+    Raises:
+        As `preview`, data apart.
+    """
+    base = find_shape(recipe.base)
+    check_shape(recipe, base.shape, world=world)
+    rows = LengthProfile.full(recipe.batch.sequences, recipe.batch.max_length, origin="every row as long as it may be")
+    return make_plan(recipe, base.shape, rows, world=world, device=device, price_per_gpu_hour=None)
