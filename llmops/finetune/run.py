@@ -16,6 +16,7 @@ from typing import Any
 from llmops.errors import EnvironmentFault, InputError
 from llmops.events import Listener
 from llmops.files import folder_digest, new_folder, write_json
+from llmops.finetune.disk import check_disk, disk_needed
 from llmops.finetune.identity import differences, environment, identity, run_digest
 from llmops.finetune.lengths import LengthProfile
 from llmops.finetune.plan import Plan, check_memory, make_plan
