@@ -142,7 +142,7 @@ def _print(machine: Machine, home: Path, fits: list[RecipeFit], actions: list[di
     for extra in machine.extras:
         state = "complete" if extra.complete else f"lacks {', '.join(extra.missing)}"
         reason = "" if extra.complete or _meant_for(extra, machine) else " (not for this machine)"
-        facts.add_row(f"llmops[{extra.name}]", state + reason)
+        facts.add_row(f"llmops\\[{extra.name}]", state + reason)
     console.print(facts, soft_wrap=True)
     _print_recipes(console, fits)
     for action in actions:

@@ -158,10 +158,14 @@ def _fits(plan: Plan) -> Table:
 
     from llmops.finetune.plan import gib
 
-    table = Table(title="fits on", title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
+    groups: dict[str, list[str]] = {}
     for fit in plan.fits:
-        answer = f"{fit.gpus} ({gib(fit.bytes)} each)" if fit.gpus else f"no: {fit.why_not}"
-        table.add_row(fit.gpu, answer)
+        several = f"{fit.gpus} GPUs, " if fit.gpus > 1 else ""
+        answer = f"{several}{gib(fit.bytes)} each" if fit.gpus else f"no: {fit.why_not}"
+        groups.setdefault(answer, []).append(fit.gpu)
+    table = Table(title="fits on", title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
+    for answer, names in groups.items():
+        table.add_row(answer, ", ".join(names))
     return table
 
 

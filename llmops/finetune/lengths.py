@@ -104,7 +104,12 @@ class LengthProfile:
 
         Rows of one length are placed together, so the cost grows with the number of different
         lengths, not of rows: the tightest room takes as many as fit before any other is looked at.
+
+        Raises:
+            ValueError: a row is longer than `capacity`.
         """
+        if self.longest > capacity:
+            raise ValueError(f"a row of {self.longest} tokens does not fit into {capacity}")
         rooms: list[int] = []
         open_bins: dict[int, int] = {}
         bins = 0

@@ -246,7 +246,7 @@ def _load(recipe: Recipe, lengths: LengthProfile, world: int) -> Load:
     longest = lengths.longest if lengths.exact else _UNSEEN * lengths.longest
     if batch.packing:
         length = min(float(batch.max_length), lengths.tokens)
-        sequences = min(batch.per_device, lengths.packed_sequences(batch.max_length))
+        sequences = min(batch.per_device, math.ceil(lengths.tokens / batch.max_length))
     else:
         length = min(longest, batch.max_length)
         sequences = min(batch.per_device, math.ceil(lengths.rows - 1e-6))
@@ -288,8 +288,8 @@ def _fits(recipe: Recipe, shape: ModelShape, lengths: LengthProfile) -> Iterator
                 yield Fit(key, world, needed)
                 break
         else:
-            over = "on any number up to 64" if isinstance(recipe.parallel, Fsdp) else "on one"
-            yield Fit(key, 0, needed, f"needs {gib(needed)} {over}, has {gib(gpu.usable_bytes)}")
+            split = f"split over {world} " if isinstance(recipe.parallel, Fsdp) else ""
+            yield Fit(key, 0, needed, f"needs {gib(needed)} {split}each")
 
 
 def _splits(recipe: Recipe, world: int) -> bool:
