@@ -12,7 +12,7 @@ from typing import get_args
 
 from llmops.data.sources import check_columns
 from llmops.data.versions import prepare, rows_of
-from llmops.errors import InputError, Interrupted, LlmopsError
+from llmops.errors import EnvironmentFault, InputError, Interrupted, LlmopsError
 from llmops.eval.generate import generate
 from llmops.eval.items import Item, suite_digest
 from llmops.eval.run import evaluate
@@ -123,6 +123,8 @@ def finetune(
         tracker = _unsent(workspace, folder, recipe, parts_digest=run_digest(parts))
     finished = Finished(manifest, folder, cached)
     reports = _reports(suites, base, finished, listener)
+    if recipe.evaluate is not None and recipe.evaluate.gate is not None:
+        listener.say(f"gate {recipe.evaluate.gate}: read and free of faults; this version does not judge by gates yet")
     write_card(finished.artifact, manifest, reports)
     version, fault = _registered(recipe.name, finished, manifest, reports, workspace, tracker)
     if tracker is not None:
@@ -289,4 +291,8 @@ def _registered(
     except InputError:
         raise
     except LlmopsError as error:
-        return None, error
+        missing = EnvironmentFault(
+            f"{name} is trained, but not registered: {error.problem}",
+            fix=f"{error.fix}; then run the same command again: it registers {finished.artifact}",
+        )
+        return None, missing
