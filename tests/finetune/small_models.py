@@ -37,12 +37,14 @@ def make_tokenizer() -> Any:
     return tokenizer
 
 
-def make_random_base(folder: Path, *, tied: bool = True, layers: int = 2, hidden: int = 64) -> None:
-    """A Llama with random weights (seed 0) and the tokenizer above, saved as a user's folder would be."""
+def make_random_base(
+    folder: Path, *, tied: bool = True, layers: int = 2, hidden: int = 64, tokenizer: Any = None
+) -> None:
+    """A Llama with random weights (seed 0), saved as a user's folder would be; None is the tokenizer above."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = make_tokenizer()
+    tokenizer = tokenizer or make_tokenizer()
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer) + (-len(tokenizer)) % 8,
