@@ -1,4 +1,6 @@
-"""A model of public shape with random weights, trained for some updates: `python -m tests.benchmarks.gpu_training CASE`.
+"""A model of public shape with random weights, trained for some updates on a GPU.
+
+`python -m tests.benchmarks.gpu_training CASE` runs one; `tiny` runs anywhere.
 
 Prints one JSON line: tokens per second, model FLOPs utilisation by the formula of the plan,
 and the peak memory measured beside the predicted one. The shape decides these, not the

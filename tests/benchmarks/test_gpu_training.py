@@ -1,4 +1,4 @@
-"""On one H200: LoRA of an 8 B shape at 12,500 tokens/s, full fine-tuning of a 1 B shape at 45 % MFU, memory within 10 %.
+"""On one H200: LoRA of an 8 B shape at 12,500 tokens/s, full fine-tuning of 1 B at 45 % MFU, memory within 10 %.
 
 Not run on the machines the project is developed on; the figures of a run go into the README.
 """
