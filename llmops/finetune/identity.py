@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -75,5 +76,8 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = 
 
 
 def _short(value: Any) -> str:
+    """A digest by its beginning; other long values by both ends, since paths differ at theirs."""
     text = str(value)
-    return text if len(text) <= 40 else f"{text[:12]}…"
+    if re.fullmatch(r"[0-9a-f]{40,}", text):
+        return f"{text[:12]}…"
+    return text if len(text) <= 100 else f"{text[:30]}…{text[-60:]}"
