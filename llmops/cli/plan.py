@@ -85,16 +85,17 @@ def as_plain(found: Preview) -> dict[str, Any]:
 def _print(recipe: Recipe, found: Preview) -> None:
     from rich.console import Console
 
+    from llmops.finetune.plan import way_out
+
     console = Console()
     console.print(_facts(recipe, found))
     console.print(_memory(found.plan))
     console.print(_fits(found.plan))
     for note in found.notes:
         console.print(f"· {note}", highlight=False, markup=False, soft_wrap=True)
-    made = found.plan
-    if not made.fits_device and made.suggestions:
-        ways = ", or ".join(str(one) for one in made.suggestions[:3])
-        console.print(f"too large for {made.device.name}: set {ways}", highlight=False, markup=False, soft_wrap=True)
+    if not found.plan.fits_device:
+        line = f"too large for {found.plan.device.name}: {way_out(found.plan)}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _facts(recipe: Recipe, found: Preview) -> Table:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from llmops.errors import EnvironmentFault, InputError
 from llmops.finetune.activations import Arithmetic, Load, arithmetic_of
@@ -20,6 +21,9 @@ from llmops.records import MemoryEstimate
 _WORLDS = (1, 2, 4, 8, 16, 32, 64)
 _UNSEEN = 1.5
 """Where only some rows were seen, the longest of all is taken to be so many times as long as the longest of those."""
+
+_SHORTEST = 64
+"""Tokens; nobody is told to cut rows below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,8 @@ class Plan:
         sequences: of one epoch; packed ones count as one each.
         tokens: of the whole run.
         memory: on one GPU, or in one CPU process.
+        suggestions: keys that save memory, each estimated alone, those that make the run fit first.
+        together: bytes needed with the first three of them.
         tokens_per_s: tokens used, padding left out, over all devices.
         cost: in US dollars; None without a price.
         notes: what was assumed, a sentence each.
@@ -79,6 +85,7 @@ class Plan:
     cost: float | None
     fits: tuple[Fit, ...]
     suggestions: tuple[Suggestion, ...]
+    together: int
     notes: tuple[str, ...]
 
     @property
@@ -148,6 +155,7 @@ def make_plan(
     seconds = seconds_for(recipe, flops, device, devices=devices)
     memory = _memory(recipe, shape, lengths, device, world=world, attention=attention, liger=liger)
     hours = seconds * devices / 3600
+    suggestions, together = _suggestions(recipe, shape, lengths, device, world)
     return Plan(
         world=world,
         device=device,
@@ -166,7 +174,8 @@ def make_plan(
         tokens_per_s=tokens.used / seconds,
         cost=None if price_per_gpu_hour is None else price_per_gpu_hour * hours,
         fits=tuple(_fits(recipe, shape, lengths)),
-        suggestions=tuple(_suggestions(recipe, shape, lengths, device, world)),
+        suggestions=suggestions,
+        together=together,
         notes=_notes(recipe, lengths, device),
     )
 
@@ -190,11 +199,23 @@ def check_memory(plan: Plan) -> None:
         return
     on_gpu = plan.device.kind == "cuda"
     where = f"each {plan.device.name}" if on_gpu and plan.world > 1 else plan.device.name
-    ways = [str(suggestion) for suggestion in plan.suggestions[:3]] or ["a smaller base"]
     raise EnvironmentFault(
         f"training needs about {gib(plan.needed_bytes)} on {where}, which has {gib(plan.device.usable_bytes)} to give",
-        fix=f"set {', or '.join(ways)}",
+        fix=way_out(plan),
     )
+
+
+def way_out(plan: Plan) -> str:
+    """What to change where memory is short, in one sentence."""
+    ways = [str(suggestion) for suggestion in plan.suggestions[:3]]
+    share = plan.world if plan.device.kind == "cpu" else 1
+    if any(share * one.bytes <= plan.device.usable_bytes for one in plan.suggestions[:3]):
+        return f"set {', or '.join(ways)}"
+    if ways and share * plan.together <= plan.device.usable_bytes:
+        return f"set {' and '.join(ways)}: {gib(plan.together)} together"
+    enough = ", ".join(f"{fit.gpus} × {fit.gpu}" for fit in reversed(plan.fits) if fit.gpus)
+    larger = f"take a larger device ({enough})" if enough else "choose a smaller base"
+    return f"set {', '.join(ways)}, which is {gib(plan.together)} together; or {larger}" if ways else larger
 
 
 def gib(amount: float) -> str:
@@ -300,41 +321,71 @@ def _splits(recipe: Recipe, world: int) -> bool:
     return True
 
 
+Change = Callable[[Recipe], Recipe]
+
+
 def _suggestions(
     recipe: Recipe, shape: ModelShape, lengths: LengthProfile, device: Device, world: int
-) -> Iterator[Suggestion]:
-    """Keys that save memory, those that make the run fit first, each estimated alone."""
-    now = _memory(recipe, shape, lengths, device, world=world).total
-    found = []
-    for key, value, changed in _changes(recipe, world):
-        needed = _memory(changed, shape, lengths, device, world=world).total
-        if needed < 0.98 * now:
-            found.append(Suggestion(key, value, needed))
+) -> tuple[tuple[Suggestion, ...], int]:
+    """Keys that save memory, those that make the run fit first, each estimated alone; and the first three together."""
+
+    def needed(changed: Recipe) -> int:
+        return _memory(changed, shape, lengths, device, world=world).total
+
+    room = device.usable_bytes // (world if device.kind == "cpu" else 1)
+    now = needed(recipe)
+    found: list[tuple[Suggestion, Change]] = []
+    for key, values in _changes(recipe, world):
+        # Of values that save more and more, the first that is enough.
+        for value, change in values:
+            suggestion = Suggestion(key, value, needed(change(recipe)))
+            if suggestion.bytes <= room:
+                break
+        if values and suggestion.bytes < 0.98 * now:
+            found.append((suggestion, change))
     # Within each half the order is that of what a change costs in speed and quality.
-    yield from sorted(found, key=lambda one: one.bytes > device.usable_bytes)
+    found.sort(key=lambda one: one[0].bytes > room)
+    together = recipe
+    for _, change in found[:3]:
+        together = change(together)
+    if needed(together) > room:
+        # What costs least is not enough: now each step is the one that saves most beside those before it.
+        together, left, chosen = recipe, list(found), []
+        while left and len(chosen) < 3:
+            best = min(left, key=lambda one: needed(one[1](together)))
+            left.remove(best)
+            chosen.append(best)
+            together = best[1](together)
+        found = chosen + left
+    return tuple(suggestion for suggestion, _ in found), needed(together)
 
 
-def _changes(recipe: Recipe, world: int) -> Iterator[tuple[str, str, Recipe]]:
-    """What could be lowered, the cheapest first."""
+def _changes(recipe: Recipe, world: int) -> Iterator[tuple[str, list[tuple[str, Change]]]]:
+    """What could be lowered, the cheapest key first, each with values that save more and more."""
     batch = recipe.batch
-    half = batch.model_copy(update={"per_device": max(1, batch.per_device // 2)})
-    if batch.per_device > 1 and batch.sequences % (half.per_device * world) == 0:
-        yield "batch.per_device", str(half.per_device), recipe.model_copy(update={"batch": half})
+    halves = [batch.per_device >> times for times in range(1, batch.per_device.bit_length())]
+    smaller = [half for half in halves if half and batch.sequences % (half * world) == 0]
+    yield "batch.per_device", [(str(half), partial(_set, "batch", per_device=half)) for half in smaller]
     if not recipe.kernels.checkpointing:
-        kernels = recipe.kernels.model_copy(update={"checkpointing": True})
-        yield "kernels.checkpointing", "true", recipe.model_copy(update={"kernels": kernels})
+        yield "kernels.checkpointing", [("true", partial(_set, "kernels", checkpointing=True))]
     if world > 1 and not isinstance(recipe.parallel, Fsdp):
-        yield "parallel.kind", "fsdp", recipe.model_copy(update={"parallel": Fsdp(kind="fsdp")})
+        yield "parallel", [("{kind: fsdp}", partial(_replace, "parallel", Fsdp(kind="fsdp")))]
     if isinstance(recipe.adapter, Lora) and recipe.adapter.base_bits > 4:
-        adapter = recipe.adapter.model_copy(update={"base_bits": 4})
-        yield "adapter.base_bits", "4", recipe.model_copy(update={"adapter": adapter})
+        yield "adapter.base_bits", [("4", partial(_set, "adapter", base_bits=4))]
     if isinstance(recipe.adapter, NoAdapter):
         if recipe.optimizer.name == "adamw":
-            optimizer = recipe.optimizer.model_copy(update={"name": "adamw8bit"})
-            yield "optimizer.name", "adamw8bit", recipe.model_copy(update={"optimizer": optimizer})
-        yield "adapter", "{kind: lora}", recipe.model_copy(update={"adapter": Lora(kind="lora")})
-    shorter = batch.model_copy(update={"max_length": max(1, batch.max_length // 2)})
-    yield "batch.max_length", str(shorter.max_length), recipe.model_copy(update={"batch": shorter})
+            yield "optimizer.name", [("adamw8bit", partial(_set, "optimizer", name="adamw8bit"))]
+        yield "adapter", [("{kind: lora}", partial(_replace, "adapter", Lora(kind="lora")))]
+    shorter = [batch.max_length >> times for times in (1, 2, 3) if batch.max_length >> times >= _SHORTEST]
+    yield "batch.max_length", [(str(length), partial(_set, "batch", max_length=length)) for length in shorter]
+
+
+def _set(section: str, recipe: Recipe, **values: object) -> Recipe:
+    return recipe.model_copy(update={section: getattr(recipe, section).model_copy(update=values)})
+
+
+def _replace(section: str, value: object, recipe: Recipe) -> Recipe:
+    return recipe.model_copy(update={section: value})
 
 
 def _notes(recipe: Recipe, lengths: LengthProfile, device: Device) -> tuple[str, ...]:

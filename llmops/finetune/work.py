@@ -53,7 +53,7 @@ def count_flops(recipe: Recipe, shape: ModelShape, tokens: Tokens) -> Flops:
     length a token and layer, forward and backward. The output matrix is applied to trained
     tokens only. Source: Chowdhery et al. 2022, arXiv:2204.02311, appendix B.
     """
-    per_token, forward = _matrices(recipe, shape)
+    per_token, again = _matrices(recipe, shape)
     head = (6 if trains_head(recipe, shape) else 4) * shape.embedding_weights
     with_backward = shape.layers - first_with_gradient(recipe, shape)
     # A third of attention's 12 is its forward pass, which frozen layers below also make.
@@ -61,7 +61,7 @@ def count_flops(recipe: Recipe, shape: ModelShape, tokens: Tokens) -> Flops:
     model = per_token * tokens.used + head * tokens.trained + pairs * tokens.squares
     computed = per_token * tokens.computed + head * tokens.trained + pairs * tokens.computed_squares
     if recipe.kernels.checkpointing:
-        computed += forward * tokens.computed + 4 * with_backward * shape.query_width * tokens.computed_squares
+        computed += again * tokens.computed + 4 * with_backward * shape.query_width * tokens.computed_squares
     factor = "4N" if isinstance(recipe.adapter, Lora) else "6N" if with_backward == shape.layers else "6N less frozen"
     return Flops(
         model=model,
@@ -72,16 +72,19 @@ def count_flops(recipe: Recipe, shape: ModelShape, tokens: Tokens) -> Flops:
 
 
 def _matrices(recipe: Recipe, shape: ModelShape) -> tuple[float, float]:
-    """Operations a token in the decoder's matrices: forward and backward; and what checkpointing repeats."""
-    forward = 2.0 * shape.layers * shape.linear_weights
+    """Operations a token in the decoder's matrices: forward and backward; and what checkpointing repeats.
+
+    A repeated layer stops before its last matrix, whose output nothing needs again.
+    """
+    again = 2.0 * (shape.linear_weights - shape.linears["down_proj"].weights)
     adapter = recipe.adapter
     if isinstance(adapter, Lora):
         added = adapter_weights(adapter, shape)
-        return 4.0 * shape.layers * shape.linear_weights + 6.0 * added, forward + 2.0 * added
+        return 4.0 * shape.layers * shape.linear_weights + 6.0 * added, shape.layers * again + 2.0 * added
     frozen = adapter.freeze.frozen_layers()
     first = first_with_gradient(recipe, shape)
     factors = [2 if layer < first else 4 if layer in frozen else 6 for layer in range(shape.layers)]
-    return float(sum(factors) * shape.linear_weights), forward * (shape.layers - first) / shape.layers
+    return float(sum(factors) * shape.linear_weights), (shape.layers - first) * again
 
 
 def seconds_for(recipe: Recipe, flops: Flops, device: Device, *, devices: int) -> float:
