@@ -178,8 +178,10 @@ def check_base(recipe: Recipe, base: ModelSource, *, world: int) -> ModelShape:
     return shape
 
 
-def plan_run(recipe: Recipe, shape: ModelShape, tokens: Tokens, kernels: Kernels, *, world: int, out: Path) -> Plan:
+def plan_run(recipe: Recipe, shape: ModelShape, tokens: Tokens, kernels: Kernels, *, world: int, folder: Path) -> Plan:
     """What the run will take here, from the lengths of its own rows.
+
+    What an interrupted run left in its `folder` counts as disk it need not find again.
 
     Raises:
         EnvironmentFault: memory or disk will not do; the keys that help are named with what each saves.
@@ -188,7 +190,7 @@ def plan_run(recipe: Recipe, shape: ModelShape, tokens: Tokens, kernels: Kernels
     profile = LengthProfile.from_rows(
         store.lengths.tolist(), store.trained_counts.tolist(), weights=store.weights.tolist()
     )
-    device = device_of(machine(disk=out))
+    device = device_of(machine(disk=folder))
     plan = make_plan(
         recipe,
         shape,
@@ -200,7 +202,8 @@ def plan_run(recipe: Recipe, shape: ModelShape, tokens: Tokens, kernels: Kernels
         liger=kernels.liger,
     )
     check_memory(plan)
-    check_disk(out, disk_needed(plan, recipe, shape))
+    held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    check_disk(folder, disk_needed(plan, recipe, shape) - held)
     return plan
 
 
@@ -224,12 +227,11 @@ def identify(
 
 
 def claim(folder: Path, parts: Mapping[str, Any], *, resume: bool) -> RunManifest | None:
-    """Take the folder for this run, or answer the manifest of the same run finished before.
+    """Whether this run may have the folder; answers the manifest of the same run finished before. Writes nothing.
 
     Raises:
         InputError: the folder belongs to a run that differs, with every difference named; or
             `resume` was asked and there is nothing to go on from.
-        EnvironmentFault: the folder cannot be written.
     """
     record = folder / "identity.json"
     if record.is_file():
@@ -247,8 +249,6 @@ def claim(folder: Path, parts: Mapping[str, Any], *, resume: bool) -> RunManifes
             f"there is no run to resume in {folder}",
             fix="leave --resume out to start it, or name its folder with --out",
         )
-    check_writable(folder)
-    write_json(record, dict(parts))
     return None
 
 
@@ -295,6 +295,8 @@ def train_run(
     from llmops.finetune.job import Job
     from llmops.finetune.launch import launch
 
+    check_writable(folder)
+    write_json(folder / "identity.json", dict(parts))
     Job(recipe, base, tokens.folder, kernels.attention, kernels.liger, tokens.pad_id).write(folder)
     write_json(folder / "recipe.json", recipe.model_dump(mode="json"))
     write_json(folder / "mask.json", asdict(tokens.report))

@@ -91,7 +91,6 @@ def finetune(
     rows = {split: partial(rows_of, dataset, split) for split in get_args(Split)}
     tokens = encode_dataset(rows, dataset, recipe, base, cache=workspace.cache, listener=listener)
     kernels = choose_kernels(recipe, base)
-    plan = plan_run(recipe, shape, tokens, kernels, world=gpus, out=out or workspace.runs)
     parts = identify(recipe, dataset, tokens, base, kernels, world=gpus)
     folder = out or workspace.runs / f"{recipe.name}-{run_digest(parts)[:12]}"
     if resume and out is None and not folder.exists():
@@ -100,6 +99,7 @@ def finetune(
     cached = manifest is not None
     tracker: Tracker | None
     if manifest is None:
+        plan = plan_run(recipe, shape, tokens, kernels, world=gpus, folder=folder)
         _announce(dataset, tokens, kernels, listener)
         listener.say(
             f"plan: {plan.updates} updates, {plan.tokens.used:,.0f} tokens, about {gib(plan.memory.total)} at the peak"
@@ -122,15 +122,19 @@ def finetune(
         listener.say(f"this recipe was trained before, with the same data and base: {folder}")
         tracker = _unsent(workspace, folder, recipe, parts_digest=run_digest(parts))
     finished = Finished(manifest, folder, cached)
-    reports = _reports(suites, base, finished, listener)
-    if recipe.evaluate is not None and recipe.evaluate.gate is not None:
-        listener.say(f"gate {recipe.evaluate.gate}: read and free of faults; this version does not judge by gates yet")
-    write_card(finished.artifact, manifest, reports)
-    version, fault = _registered(recipe.name, finished, manifest, reports, workspace, tracker)
+    with _recorded(tracker, listener):
+        reports = _reports(suites, base, finished, listener)
+        if recipe.evaluate is not None and recipe.evaluate.gate is not None:
+            listener.say(
+                f"gate {recipe.evaluate.gate}: read and free of faults; this version does not judge by gates yet"
+            )
+        write_card(finished.artifact, manifest, reports)
+        version, fault = _registered(recipe.name, finished, manifest, reports, workspace, tracker)
     if tracker is not None:
         _record_result(tracker, finished, manifest, dataset, tokens, reports)
         for line in tracker.finish("FINISHED").lines():
             listener.say(line)
+        write_json(folder / _RECORDED, {"mlflow_run": tracker.run_id})
     return Result(finished, tokens, reports, version, fault)
 
 
@@ -193,11 +197,15 @@ class _Recording:
         self._listener.step(step, total)
 
 
+_RECORDED = "recorded.json"
+"""Written once the whole result was handed to MLflow; what did not arrive is in `unsent.jsonl`."""
+
+
 def _unsent(workspace: Workspace, folder: Path, recipe: Recipe, *, parts_digest: str) -> Tracker | None:
     """The record of a finished run that MLflow does not have all of; the rest is sent now."""
-    return (
-        _tracker(workspace, folder, recipe, parts_digest=parts_digest) if (folder / "unsent.jsonl").exists() else None
-    )
+    if (folder / _RECORDED).exists() and not (folder / "unsent.jsonl").exists():
+        return None
+    return _tracker(workspace, folder, recipe, parts_digest=parts_digest)
 
 
 def _tracker(workspace: Workspace, folder: Path, recipe: Recipe, *, parts_digest: str) -> Tracker:
@@ -207,14 +215,15 @@ def _tracker(workspace: Workspace, folder: Path, recipe: Recipe, *, parts_digest
 
 
 @contextmanager
-def _recorded(tracker: Tracker, listener: Listener) -> Iterator[None]:
+def _recorded(tracker: Tracker | None, listener: Listener) -> Iterator[None]:
     """A run that does not end well is recorded as such; what could not be sent is named."""
     try:
         yield
     except BaseException as error:
         ended = isinstance(error, Interrupted | KeyboardInterrupt)
-        for line in tracker.finish("KILLED" if ended else "FAILED").lines():
-            listener.say(line)
+        if tracker is not None:
+            for line in tracker.finish("KILLED" if ended else "FAILED").lines():
+                listener.say(line)
         raise
 
 

@@ -36,18 +36,19 @@ from tests.lifecycle.small_recipes import ROWS, a_small_recipe, write_rows, writ
 
 @dataclass
 class Heard:
-    """A listener that remembers; `on_step` is called with every update."""
+    """A listener that remembers; `on_step` is called with every update, `on_advance` with every other progress."""
 
     lines: list[str] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     totals: set[int] = field(default_factory=set)
     on_step: Callable[[Step], None] = lambda step: None
+    on_advance: Callable[[str], None] = lambda what: None
 
     def say(self, line: str) -> None:
         self.lines.append(line)
 
     def advance(self, what: str, done: int, total: int | None) -> None:
-        pass
+        self.on_advance(what)
 
     def step(self, step: Step, total: int) -> None:
         self.steps.append(step)
@@ -458,6 +459,32 @@ class TestResume:
         client = MlflowClient(tracking_uri=site.workspace.tracking_uri)
         assert client.get_run(run_id).info.status == "KILLED"
         assert client.search_registered_models() == []
+
+    def test_after_training_is_only_measured_and_recorded(self, site: Site) -> None:
+        """Stopped while the suite is answered: the trained model is kept, and MLflow gets the whole result later."""
+        from mlflow import MlflowClient
+
+        def stop(what: str) -> None:
+            if what == "answers":
+                raise Interrupted("interrupted", fix="run the same command again", exit_code=130)
+
+        with pytest.raises(Interrupted):
+            site.run(site.recipe(), heard=Heard(on_advance=stop))
+        (folder,) = site.workspace.runs.iterdir()
+        run_id = json.loads((folder / "mlflow.json").read_text())["run_id"]
+        client = MlflowClient(tracking_uri=site.workspace.tracking_uri)
+        assert client.get_run(run_id).info.status == "KILLED"
+        heard = Heard()
+        done = site.run(site.recipe(), heard=heard)
+        assert done.finished.cached
+        assert heard.steps == []
+        assert len(done.reports) == 2
+        run = client.get_run(run_id)
+        assert run.info.status == "FINISHED"
+        assert "small.bleu" in run.data.metrics
+        assert "manifest.json" in {one.path for one in client.list_artifacts(run_id)}
+        assert done.version is not None
+        assert done.version.run_id == run_id
 
 
 def interrupting_after(update: int, number: signal.Signals = signal.SIGTERM) -> Callable[[Step], None]:
