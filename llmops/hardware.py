@@ -154,9 +154,11 @@ def gpu_named(name: str) -> Device:
     short = name.lower().replace(" ", "-")
     if short in KNOWN_GPUS:
         return KNOWN_GPUS[short]
-    for pattern, key in _BY_NAME:
-        if re.search(pattern, name, re.IGNORECASE):
-            return KNOWN_GPUS[key]
+    # A short name with a slip in it is not taken for another GPU of the same family.
+    if name.startswith(("NVIDIA ", "Tesla ")):
+        for pattern, key in _BY_NAME:
+            if re.search(pattern, name):
+                return KNOWN_GPUS[key]
     raise InputError(f"no GPU called {name!r} is known{nearest(short, KNOWN_GPUS)}", fix=f"use {', '.join(KNOWN_GPUS)}")
 
 

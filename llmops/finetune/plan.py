@@ -350,7 +350,8 @@ def _suggestions(
         together = change(together)
     if needed(together) > room:
         # What costs least is not enough: now each step is the one that saves most beside those before it.
-        together, left, chosen = recipe, list(found), []
+        together, left = recipe, list(found)
+        chosen: list[tuple[Suggestion, Change]] = []
         while left and len(chosen) < 3:
             best = min(left, key=lambda one: needed(one[1](together)))
             left.remove(best)

@@ -38,4 +38,4 @@ def read_prices(path: Path = PLACE) -> Prices | None:
     Raises:
         FileFaults: the file is not valid.
     """
-    return load(path, Prices, what="price list") if path.is_file() else None
+    return load(path, Prices, what="prices") if path.is_file() else None
