@@ -115,7 +115,7 @@ def _facts(recipe: Recipe, found: Preview) -> Table:
         "rows": f"{lengths.rows:,.0f} an epoch, {lengths.percentile(0.5):,} tokens in the middle, "
         f"{lengths.percentile(0.95):,} at 95 %, {lengths.longest:,} at most",
         "updates": f"{plan.updates:,} of {recipe.batch.sequences} sequences, {plan.updates_per_epoch:,} an epoch; "
-        f"{plan.passes} passes each per {count}",
+        f"{plan.passes} {'pass' if plan.passes == 1 else 'passes'} each per {count}",
         "tokens": f"{plan.tokens.used:,.0f}, {plan.tokens.trained:,.0f} of them trained; "
         f"{plan.utilisation:.0%} of what is computed is no padding",
         "operations": f"{plan.flops.model:.2e} ({plan.flops.formula})",
