@@ -29,7 +29,7 @@ from tests.finetune import tokenizers_made as made
 from tests.finetune.small_models import make_random_base
 from tests.finetune.small_runs import PAD, a_recipe, as_source, encoded
 from tests.finetune.vllm_offline import Completion, complete
-from tests.finetune.vllm_server import Answer, Server, environment, server
+from tests.finetune.vllm_server import Answer, Server, server
 
 pytestmark = [
     # One engine serves the whole file: all of it in one worker.
@@ -304,7 +304,7 @@ def merged(world: World) -> dict[str, list[Completion]]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
             merge(world.artifact(name), base=world.base, out=folders[name])
-    return complete(folders, texts(world), world.folder, environment=environment(world.folder / "cache"))
+    return complete(folders, texts(world), world.folder)
 
 
 @pytest.mark.parametrize("name", ["plain", *REFUSED])

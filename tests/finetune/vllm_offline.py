@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -36,17 +37,24 @@ def complete(
     prompts: Sequence[Sequence[int]],
     folder: Path,
     *,
-    environment: Mapping[str, str],
     seconds: float = 240,
 ) -> dict[str, list[Completion]]:
     """What each of `models` (name → folder) makes of `prompts`, in their order; at most 24 tokens each."""
+    # The process itself imports nothing of the tests.
+    from tests.finetune.vllm_server import environment
+
     asked, answered = folder / "questions.json", folder / "answers.json"
     asked.write_text(json.dumps({"models": {k: str(v) for k, v in models.items()}, "prompts": prompts}))
     # -P: the folder of this script is no place to import from.
     command = [sys.executable, "-P", __file__, str(asked), str(answered)]
-    with (folder / "offline.log").open("wb") as output:
+    with (folder / "offline.log").open("wb") as output, TemporaryDirectory(prefix="vllm-") as temporary:
         done = subprocess.run(
-            command, env=dict(environment), stdout=output, stderr=subprocess.STDOUT, timeout=seconds, check=False
+            command,
+            env=environment(folder / "cache", temporary),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            timeout=seconds,
+            check=False,
         )
     log = (folder / "offline.log").read_text(errors="replace")
     assert done.returncode == 0, "\n".join(log.splitlines()[-60:])

@@ -24,8 +24,11 @@ READY_S = 240
 """Seconds a start may take: 20 to 30 where nothing else runs, several times that on a busy machine."""
 
 
-def environment(cache: Path) -> dict[str, str]:
-    """What vLLM's CPU build needs to start quickly, offline, without touching anything outside `cache`."""
+def environment(cache: Path, temporary: str) -> dict[str, str]:
+    """What vLLM's CPU build needs to start quickly and offline, and to leave nothing outside these two folders.
+
+    `temporary` has a short path: vLLM puts sockets there, and their paths have room for about 100 characters.
+    """
     return {
         **os.environ,
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -36,6 +39,7 @@ def environment(cache: Path) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
         "VLLM_CACHE_ROOT": str(cache),
+        "TMPDIR": temporary,
         # Otherwise the first request for log-probabilities compiles, which takes seconds and a C++ compiler.
         "TORCHDYNAMO_DISABLE": "1",
     }
@@ -68,9 +72,10 @@ class Answer:
 class Server:
     """A started server; `wait` before the first request."""
 
-    def __init__(self, base: Path, address: str, log: Path, cache: Path, options: Sequence[str]) -> None:
-        self.base, self.address, self.log = base, address, log
-        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--uds", address, "--model", str(base)]
+    def __init__(self, base: Path, log: Path, cache: Path, temporary: str, options: Sequence[str]) -> None:
+        self.base, self.log, self.address = base, log, f"{temporary}/socket"
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+        command += ["--uds", self.address, "--model", str(base)]
         command += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "256", "--max-num-seqs", "4"]
         # A request for all log-probabilities of a prompt; a cache of 64 blocks instead of the whole gigabyte.
         command += ["--max-logprobs", "-1", "--num-gpu-blocks-override", "64", *options]
@@ -78,7 +83,7 @@ class Server:
             # A process group of its own: the server and the engine it starts end together.
             self.process = subprocess.Popen(
                 command,
-                env=environment(cache),
+                env=environment(cache, temporary),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -163,9 +168,8 @@ class Server:
 @contextmanager
 def server(base: Path, folder: Path, *options: str) -> Iterator[Server]:
     """A server that is starting; its log and vLLM's own caches lie in `folder`. Ended on the way out."""
-    # The path of a socket has room for about 100 characters, which a test's own folder may exceed.
-    with tempfile.TemporaryDirectory(prefix="vllm-") as short:
-        one = Server(base, f"{short}/socket", folder / "server.log", folder / "cache", options)
+    with tempfile.TemporaryDirectory(prefix="vllm-") as temporary:
+        one = Server(base, folder / "server.log", folder / "cache", temporary, options)
         try:
             yield one
         finally:
