@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 from types import FrameType
@@ -34,8 +35,8 @@ for group in (finetune, plan, evaluate, merge, models, data, doctor, check):
 def main() -> None:
     """Run the command line.
 
-    Errors a user can cause end in two lines and their exit code; ours in exit code 1, with
-    the traceback in the workspace's log file.
+    Errors a user can cause end in two lines and their exit code, a disk that is full wherever it
+    shows; ours in exit code 1, with the traceback in the workspace's log file.
     """
     signal.signal(signal.SIGINT, _interrupted)
     try:
@@ -43,12 +44,20 @@ def main() -> None:
     except LlmopsError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _disk_full(error)
         _our_fault()
 
 
 def _interrupted(number: int, _: FrameType | None) -> NoReturn:
     raise Interrupted("interrupted", fix="run the same command again", exit_code=128 + number)
+
+
+def _disk_full(error: OSError) -> NoReturn:
+    place = f" ({error.filename})" if error.filename else ""
+    typer.echo(f"error: the disk is full{place}\n  → free some space, then run the same command again", err=True)
+    sys.exit(2)
 
 
 def _our_fault() -> NoReturn:

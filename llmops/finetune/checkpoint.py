@@ -77,12 +77,17 @@ def save(root: Path, name: str, state: State, progress: Progress) -> Path:
         EnvironmentFault: the disk is full; the checkpoint before this one is untouched.
     """
     final, fresh = root / name, root / f".{name}.new"
+    problem: OSError | None = None
     if state.processes.first:
         shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
+        try:
+            fresh.mkdir(parents=True)
+        except OSError as error:
+            problem = error
     state.processes.meet()
-    problem: OSError | None = None
     try:
+        if problem is not None:
+            raise problem
         if state.writes:
             _write(_weights(state.model), fresh / f"weights-{state.part}.safetensors")
             _write(_optimizer_tensors(state), fresh / f"optimizer-{state.part}.safetensors")
@@ -125,7 +130,7 @@ def is_whole(folder: Path) -> bool:
     try:
         record = json.loads((folder / "progress.json").read_text())
         return all((folder / name).stat().st_size == size for name, size in record["files"].items())
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from llmops.errors import EnvironmentFault, InputError, Interrupted, LlmopsError, TrainingStopped
+from llmops.errors import EnvironmentFault, InputError, Interrupted, LlmopsError, OutOfMemory, TrainingStopped
 from llmops.files import write_json
 from llmops.finetune import checkpoint
 from llmops.finetune.artifact import save_artifact
@@ -104,11 +104,17 @@ def work(
     if processes.first:
         _forget_steps_after(run, checkpoint.read_progress(begun).update if begun else 0)
     validation = job.tokens / "validation.safetensors"
-    with (run / "steps.jsonl").open("a", encoding="utf-8") as log:
+    # Unbuffered: after a write that failed nothing is left that closing would try to write again.
+    with (run / "steps.jsonl").open("ab", buffering=0) as log:
 
         def told(step: Step) -> None:
-            log.write(json.dumps(asdict(step)) + "\n")
-            log.flush()
+            try:
+                log.write(json.dumps(asdict(step)).encode() + b"\n")
+            except OSError as error:
+                raise EnvironmentFault(
+                    f"{run / 'steps.jsonl'} could not be written: {error.strerror}",
+                    fix="free disk space, then run the same command again: it goes on from the last good checkpoint",
+                ) from error
             on_step(step)
 
         trained = Trainer(
@@ -164,7 +170,9 @@ def _forget_steps_after(run: Path, update: int) -> None:
     (run / "steps.jsonl").write_text("".join(kept), encoding="utf-8")
 
 
-_KINDS: dict[str, type[LlmopsError]] = {kind.__name__: kind for kind in (InputError, EnvironmentFault, TrainingStopped)}
+_KINDS: dict[str, type[LlmopsError]] = {
+    kind.__name__: kind for kind in (InputError, EnvironmentFault, OutOfMemory, TrainingStopped)
+}
 
 
 def write_error(run: Path, error: LlmopsError) -> None:

@@ -297,7 +297,7 @@ def _registered(
     try:
         tuned = reports[1::2]
         return register(name, finished.artifact, manifest, tuned, workspace=workspace, run_id=run_id), None
-    except InputError:
+    except (InputError, Interrupted):
         raise
     except LlmopsError as error:
         missing = EnvironmentFault(
