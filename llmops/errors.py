@@ -4,6 +4,7 @@
     ├── InputError              what the user wrote or passed cannot be used
     │   └── FileFaults          every fault of one file, with line and key
     ├── EnvironmentFault        the machine lacks something: a package, a GPU, disk, a file
+    │   └── OutOfMemory         it has too little memory for a run
     ├── TrainingStopped         training met a state it must not go on from (exit 2)
     └── Interrupted             stopped by a signal after saving (exit 130 or 143)
 
@@ -34,6 +35,10 @@ class InputError(LlmopsError):
 
 class EnvironmentFault(LlmopsError):
     """The machine lacks something the command needs."""
+
+
+class OutOfMemory(EnvironmentFault):
+    """Memory ran out; whoever knows the plan can say what each key would save."""
 
 
 class TrainingStopped(LlmopsError):

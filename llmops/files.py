@@ -24,6 +24,11 @@ def canonical_json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
+def ordered_json(value: Any) -> bytes:
+    """The JSON form rows are kept in: keys in their own order, which a model reads, else as `canonical_json`."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
 def digest_of(value: Any) -> str:
     """sha256 (hex) over the canonical JSON form of `value`."""
     return hashlib.sha256(canonical_json(value)).hexdigest()

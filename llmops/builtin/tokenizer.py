@@ -44,7 +44,9 @@ TEMPLATE = """\
             {%- endif -%}
             {{- message.content or '' -}}
             {%- for call in message.tool_calls or [] -%}
-                {{- '<tool_call>' + ((call.function or call) | tojson) + '</tool_call>' -}}
+                {%- set function = call.function or call -%}
+                {{- '<tool_call>{"name": ' + (function.name | tojson) -}}
+                {{- ', "arguments": ' + (function.arguments | tojson) + '}</tool_call>' -}}
             {%- endfor -%}
             {{- eos_token -}}
         {%- endgeneration -%}

@@ -22,7 +22,7 @@ from llmops.data.hub import Hub
 from llmops.data.section import DataSection, Rows
 from llmops.data.sources import read, with_columns_checked
 from llmops.errors import InputError
-from llmops.files import canonical_json
+from llmops.files import canonical_json, ordered_json
 from llmops.records import Row, SourceUse, Split
 
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -238,7 +238,7 @@ def _whole_text(row: Row) -> str:
 
 
 def _line(row: Row) -> bytes:
-    return canonical_json(asdict(row)) + b"\n"
+    return ordered_json(asdict(row)) + b"\n"
 
 
 def prompt_hash(prompt: str) -> bytes:

@@ -62,7 +62,7 @@ def render(tokenizer: Any, messages: Messages, tools: Tools | None = None, *, ge
     try:
         text: str = tokenizer.apply_chat_template(
             template_messages(messages),
-            tools=[dict(tool) for tool in tools] if tools else None,
+            tools=template_tools(tools),
             add_generation_prompt=generation_prompt,
             tokenize=False,
         )
@@ -86,7 +86,7 @@ def render_with_marks(
     try:
         texts, marks = render_jinja_template(
             conversations=[template_messages(messages)],
-            tools=[dict(tool) for tool in tools] if tools else None,
+            tools=template_tools(tools),
             chat_template=template,
             return_assistant_tokens_mask=True,
             add_generation_prompt=False,
@@ -120,6 +120,12 @@ def one_bos(tokenizer: Any, ids: list[int]) -> list[int]:
 def template_messages(messages: Messages) -> list[dict[str, Any]]:
     """Messages as templates take them: arguments of tool calls as mappings, as servers pass them on."""
     return [_with_parsed_calls(message) if message.get("tool_calls") else dict(message) for message in messages]
+
+
+def template_tools(tools: Tools | None) -> list[dict[str, Any]] | None:
+    """Tools as servers pass them on, since templates write them whole: known keys only, in one order, and null for a
+    description or parameters that are not given (OpenAI's shape, as vLLM fills it in). None for no tools."""
+    return [_served_tool(tool) for tool in tools] if tools else None
 
 
 def template_of(tokenizer: Any, tools: Tools | None = None) -> str:
@@ -198,15 +204,25 @@ def _with_parsed_calls(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parsed(function: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments as a mapping and, as servers order them, before the name."""
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         try:
-            return {**function, "arguments": json.loads(arguments or "{}")}
+            arguments = json.loads(arguments or "{}")
         except ValueError as error:
             raise TemplateRefused(
                 f"the arguments of the tool call {function.get('name')} are not JSON", fix="write them as a JSON object"
             ) from error
-    return dict(function)
+    return {"arguments": arguments or {}, **{key: value for key, value in function.items() if key != "arguments"}}
+
+
+def _served_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    function = tool.get("function")
+    if not isinstance(function, Mapping):
+        return dict(tool)
+    served = {key: function.get(key) for key in ("name", "description", "parameters")}
+    served |= {key: function[key] for key in ("strict", "defer_loading") if function.get(key) is not None}
+    return {"type": tool.get("type", "function"), "function": served}
 
 
 def _refused(error: Exception) -> TemplateRefused:

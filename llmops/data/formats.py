@@ -13,7 +13,7 @@ from typing import Any, Literal
 from llmops.data.section import MessageRows, PreferenceRows, PromptRows, Rows, TextRows
 from llmops.data.sources import read, with_columns_checked
 from llmops.data.templates import UnusableCell, cell_text, fill
-from llmops.files import canonical_json, digest_of
+from llmops.files import canonical_json, ordered_json
 from llmops.records import Row
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -55,7 +55,7 @@ def rows(
         found: list[tuple[str, str]] = []
         try:
             kind, content = _shaped(spec, columns, found)
-            identity = digest_of(content)
+            identity = _digest(content)
         except UnusableCell as fault:
             yield Rejected(spec.source, line, str(fault), columns)
             continue
@@ -105,7 +105,7 @@ def one_line(text: str) -> str:
 
 def with_content(row: Row, content: Mapping[str, Any]) -> Row:
     """The row with another content, and the id that goes with it."""
-    return Row(digest_of(content), row.kind, content, row.source, row.line, row.weight)
+    return Row(_digest(content), row.kind, content, row.source, row.line, row.weight)
 
 
 def as_json(value: Any) -> Any:
@@ -123,7 +123,12 @@ def as_json(value: Any) -> Any:
 
 def content_digest(content: Any) -> str:
     """sha256 (hex) of any content in its JSON form; equal to `Row.id` for a row's content."""
-    return hashlib.sha256(canonical_json(as_json(content))).hexdigest()
+    return _digest(as_json(content))
+
+
+def _digest(content: Any) -> str:
+    """sha256 (hex) over a row's content; another order of a tool's keys is another text to a model."""
+    return hashlib.sha256(ordered_json(content)).hexdigest()
 
 
 def _whole(text: str) -> str:
@@ -272,7 +277,7 @@ def _content(value: Any, number: int, role: str) -> str:
     ]
     if not all(isinstance(text, str) for text in texts_of):
         raise UnusableCell(f"turn {number} ({role}) holds {type(value).__name__} content that is not text")
-    return "".join(str(text) for text in texts_of)
+    return "\n".join(str(text) for text in texts_of)  # as servers do
 
 
 def _tool_calls(value: Any, number: int) -> list[dict[str, Any]]:
@@ -314,6 +319,6 @@ def _tools(name: str | None, columns: Mapping[str, Any]) -> list[Any]:
 def _json_only(value: Any, what: str) -> Any:
     """A copy as JSON reads it back, so that what is written and what is trained on are one."""
     try:
-        return json.loads(canonical_json(value))
+        return json.loads(ordered_json(value))
     except (TypeError, ValueError) as error:
         raise UnusableCell(f"{what} holds something JSON cannot say") from error

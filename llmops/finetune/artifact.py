@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any, Literal
@@ -10,10 +11,11 @@ import torch
 from torch import Tensor
 
 from llmops.errors import EnvironmentFault
-from llmops.files import new_folder
+from llmops.files import new_folder, write_json
 from llmops.finetune.model import LossModel
 from llmops.finetune.parallel import Processes, local_part, whole
 from llmops.finetune.recipe import Lora, Recipe
+from llmops.finetune.tensor_files import system_errors
 from llmops.records import ModelSource
 
 TOKENIZER_FILES = (
@@ -44,7 +46,7 @@ def save_artifact(
     state = _gathered(model.inner, trained_only=adapter)
     if processes.first:
         try:
-            with new_folder(out) as fresh:
+            with new_folder(out) as fresh, system_errors():
                 if adapter:
                     _write_adapter(model.inner, state, base, fresh)
                 else:
@@ -87,6 +89,9 @@ def _write_adapter(inner: Any, state: dict[str, Tensor], base: ModelSource, fold
     is_hub = base.revision is not None and not base.reference.startswith(("models:", "builtin:"))
     config.base_model_name_or_path = base.reference.partition("@")[0] if is_hub else str(base.folder)
     config.revision = base.revision if is_hub else None
+    if isinstance(config.target_modules, set):
+        # A set is written in another order by every process: the same run would have another digest.
+        config.target_modules = sorted(config.target_modules)
     inner.save_pretrained(folder, state_dict=state, safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
 
@@ -100,5 +105,7 @@ def _write_model(causal: Any, state: dict[str, Tensor], base: Path, folder: Path
         # One cast per memory, so that tied weights stay tied in the file.
         if tensor.is_floating_point():
             state[name] = casts.setdefault(tensor.data_ptr(), tensor.to(dtype))
-    causal.config.dtype = dtype
     causal.save_pretrained(folder, state_dict=state, safe_serialization=True)
+    # It notes the format of the live weights; who loads the folder must take that of the file.
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    write_json(folder / "config.json", {**config, "dtype": str(dtype).removeprefix("torch.")})

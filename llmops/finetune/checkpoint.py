@@ -22,6 +22,7 @@ from llmops.errors import EnvironmentFault
 from llmops.files import put_in_place, sync_tree, write_json
 from llmops.finetune.model import trained_parameters
 from llmops.finetune.parallel import Processes, local_part
+from llmops.finetune.tensor_files import system_errors
 
 _JOIN = "::"
 
@@ -257,15 +258,8 @@ def _generators(device: torch.device) -> dict[str, Tensor]:
 
 
 def _write(tensors: Mapping[str, Tensor], path: Path) -> None:
-    try:
+    with system_errors():
         save_file(dict(tensors), path)
-    except Exception as error:
-        # safetensors wraps the operating system's errors in its own.
-        if isinstance(error, OSError):
-            raise
-        if "No space left" in str(error) or "os error" in str(error).lower() or "I/O error" in str(error):
-            raise OSError(str(error)) from error
-        raise
 
 
 def _finite(value: float) -> float | None:

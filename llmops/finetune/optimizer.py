@@ -27,7 +27,9 @@ def make_optimizer(settings: Optimizer, named: Iterable[tuple[str, nn.Parameter]
     groups = parameter_groups(named, settings.weight_decay)
     common: dict[str, Any] = {"lr": settings.learning_rate, "betas": settings.betas, "eps": settings.epsilon}
     if settings.name == "adamw":
-        return torch.optim.AdamW(groups, fused=True, **common)
+        adamw = torch.optim.AdamW(groups, fused=True, **common)
+        _allocate(adamw)
+        return adamw
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
@@ -36,3 +38,14 @@ def make_optimizer(settings: Optimizer, named: Iterable[tuple[str, nn.Parameter]
         ) from error
     optimizer: torch.optim.Optimizer = AdamW8bit(groups, **common)
     return optimizer
+
+
+def _allocate(optimizer: torch.optim.AdamW) -> None:
+    """Make the running means now, as the first step would: memory then runs out at the first update or not at all."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+            }

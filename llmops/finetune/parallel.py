@@ -126,13 +126,14 @@ def _alone(device: torch.device) -> None:
 
 @contextlib.contextmanager
 def gradients_stay_local(module: nn.Module, *, local: bool) -> Iterator[None]:
-    """While `local`, backward passes add to this process's gradients without summing over processes."""
+    """While `local`, backward passes add to this process's gradients without summing over processes.
+
+    FSDP sums in every pass: what it saves is that no process holds the whole gradient.
+    """
     if isinstance(module, nn.parallel.DistributedDataParallel) and local:
         with module.no_sync():
             yield
         return
-    if hasattr(module, "set_requires_gradient_sync"):
-        module.set_requires_gradient_sync(not local)
     yield
 
 

@@ -186,7 +186,9 @@ def attention_on(recipe: Recipe, shape: ModelShape, device: Device) -> str:
     if chosen != "auto":
         return chosen
     has_kernel = "bf16" in device.teraflops and recipe.precision != "fp32" and shape.head_dim <= 256
-    return "varlen" if recipe.batch.packing and (device.kind == "cpu" or has_kernel) else "sdpa"
+    if device.kind == "cpu":
+        return "varlen" if recipe.batch.packing or recipe.precision != "fp32" else "sdpa"
+    return "varlen" if recipe.batch.packing and has_kernel else "sdpa"
 
 
 def check_memory(plan: Plan) -> None:

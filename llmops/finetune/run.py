@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llmops.errors import EnvironmentFault, InputError
+from llmops.errors import EnvironmentFault, InputError, OutOfMemory
 from llmops.events import Listener
 from llmops.files import folder_digest, new_folder, write_json
 from llmops.finetune.disk import check_disk, disk_needed
 from llmops.finetune.identity import differences, environment, identity, run_digest
 from llmops.finetune.lengths import LengthProfile
-from llmops.finetune.plan import Plan, check_memory, make_plan
+from llmops.finetune.plan import Plan, check_memory, gib, make_plan, way_out
 from llmops.finetune.recipe import Lora, Recipe
 from llmops.finetune.shape import ModelShape, shape_of
 from llmops.finetune.tokens import TokenStore
@@ -301,7 +301,11 @@ def train_run(
     write_json(folder / "recipe.json", recipe.model_dump(mode="json"))
     write_json(folder / "mask.json", asdict(tokens.report))
     _copy_dropped(dataset, tokens, folder / "dropped.jsonl")
-    outcome = launch(folder, world=world, on_step=lambda step: listener.step(step, plan.updates))
+    try:
+        outcome = launch(folder, world=world, on_step=lambda step: listener.step(step, plan.updates))
+    except OutOfMemory as error:
+        needed = f"planned were {gib(plan.memory.total)} of {gib(plan.device.usable_bytes)}"
+        raise OutOfMemory(f"{error.problem}; {needed}", fix=way_out(plan)) from error
     kind: Any = outcome.kind
     if isinstance(recipe.adapter, Lora) and recipe.adapter.merge:
         _merge_in_place(folder, base, recipe, listener)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from llmops.errors import EnvironmentFault, Interrupted, TrainingStopped
+from llmops.errors import Interrupted, OutOfMemory, TrainingStopped
 from llmops.finetune import checkpoint
 from llmops.finetune.attention import attention_inputs, check_isolation
 from llmops.finetune.checkpoint import Progress, State
@@ -356,7 +356,7 @@ class Trainer:
                 fix="raise optimizer.learning_rate, or train for more updates",
             )
 
-    def _out_of_memory(self, update: int) -> EnvironmentFault:
+    def _out_of_memory(self, update: int) -> OutOfMemory:
         batch = self.recipe.batch
         half = max(1, batch.per_device // 2)
         keys = []
@@ -365,7 +365,7 @@ class Trainer:
         if not self.recipe.kernels.checkpointing:
             keys.append("kernels.checkpointing true")
         keys.append(f"batch.max_length {batch.max_length // 2}")
-        return EnvironmentFault(
+        return OutOfMemory(
             f"out of memory at update {update} on {self.processes.device} "
             f"({batch.per_device} sequences of up to {batch.max_length} tokens at a time)",
             fix=f"set {', or '.join(keys)}; `llmops plan` estimates each",

@@ -1,7 +1,7 @@
 """Attention document by document, registered with transformers under the name `varlen`.
 
-On CUDA one call of torch's variable-length kernel, elsewhere one call of sdpa for each document. It
-builds no mask: between documents nothing is computed.
+On CUDA one call of torch's variable-length kernel, elsewhere one for all documents of about one
+length. It builds no mask: between documents nothing is computed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from llmops.finetune.cpu_attention import causal
+
 VARLEN = "varlen"
+_STRIDE = 16
+"""Documents whose lengths are equal after rounding up to a multiple of this are computed together."""
 _HALF = (torch.bfloat16, torch.float16)
 
 
@@ -45,6 +49,9 @@ def varlen_attention(
     Returns:
         `(sequences, length, heads, width)`.
     """
+    if cu_seq_lens_q is None and attention_mask is None and query.shape[2] > 1 and query.shape[2] == key.shape[2]:
+        query, key, value = _in_half(query, key, value)
+        return causal(query, key, value, scaling=scaling, dropout=dropout).transpose(1, 2).contiguous(), None
     if cu_seq_lens_q is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
@@ -53,10 +60,7 @@ def varlen_attention(
     if beyond:
         raise ValueError(f"attention with {', '.join(beyond)} cannot be isolated by document here")
     sequences, heads, length, _ = query.shape
-    if torch.is_autocast_enabled(query.device.type):
-        # Rotary embeddings are in 32 bits where the weights are.
-        half = torch.get_autocast_dtype(query.device.type)
-        query, key, value = query.to(half), key.to(half), value.to(half)
+    query, key, value = _in_half(query, key, value)
     query, key, value = (one.transpose(1, 2).flatten(0, 1) for one in (query, key, value))
     if query.is_cuda and query.dtype in _HALF and not dropout:
         longest = max_length_q if max_length_q is not None else sequences * length
@@ -68,6 +72,14 @@ def varlen_attention(
     return mixed.reshape(sequences, length, heads, -1), None
 
 
+def _in_half(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """In the dtype of the arithmetic: rotary embeddings are in 32 bits where the weights are."""
+    if not torch.is_autocast_enabled(query.device.type):
+        return query, key, value
+    half = torch.get_autocast_dtype(query.device.type)
+    return query.to(half), key.to(half), value.to(half)
+
+
 def by_document(
     query: Tensor,
     key: Tensor,
@@ -77,24 +89,37 @@ def by_document(
     scaling: float | None,
     window: int | None,
 ) -> Tensor:
-    """One call of causal sdpa for each document: no mask, and no work between documents. `(tokens, heads, width)`."""
-    lengths = ends.diff().tolist()
-    if window is not None and max(lengths) > window:
-        raise ValueError(f"a document of {max(lengths)} tokens is longer than the model's window of {window}")
-    # Split once: the backward pass of a split is one concatenation, that of slices one full tensor each.
-    parts = zip(*(one.split(lengths) for one in (query, key, value)), strict=True)
-    grouped = query.shape[1] != key.shape[1]
-    mixed = [
-        nn.functional.scaled_dot_product_attention(
-            *(one.transpose(0, 1)[None] for one in part),
-            dropout_p=dropout,
-            is_causal=True,
-            scale=scaling,
-            enable_gqa=grouped,
-        )[0].transpose(0, 1)
-        for part in parts
+    """Documents of about one length at a time, padded behind, where causal attention never looks.
+
+    No mask, and no work between documents. `(tokens, heads, width)`.
+    """
+    lengths = ends.diff()
+    longest = int(lengths.max())
+    if window is not None and longest > window:
+        raise ValueError(f"a document of {longest} tokens is longer than the model's window of {window}")
+    # A row of zeros behind the tokens is what padding reads.
+    nowhere = query.shape[0]
+    rounded = -(-lengths // _STRIDE) * _STRIDE
+    places, shapes = [], []
+    for width in rounded.unique().tolist():
+        chosen = (rounded == width).nonzero().squeeze(1)
+        at = torch.arange(width, device=ends.device)
+        places.append(torch.where(at < lengths[chosen, None], ends[chosen, None] + at, nowhere).flatten().long())
+        shapes.append((len(chosen), width))
+    # One selection for all groups: its backward pass is one addition, that of many would be one each.
+    order = torch.cat(places)
+    parts = [
+        nn.functional.pad(one, (0, 0, 0, 0, 0, 1)).index_select(0, order).split([len(one) for one in places])
+        for one in (query, key, value)
     ]
-    return torch.cat(mixed)
+    mixed = []
+    for (documents, width), *some in zip(shapes, *parts, strict=True):
+        # (documents · width, heads, size) → (documents, heads, width, size)
+        wide = [one.unflatten(0, (documents, width)).transpose(1, 2) for one in some]
+        mixed.append(causal(*wide, scaling=scaling, dropout=dropout).transpose(1, 2).flatten(0, 1))
+    back = torch.empty(nowhere + 1, dtype=torch.long, device=order.device)
+    back[order] = torch.arange(len(order), device=order.device)
+    return torch.cat(mixed).index_select(0, back[:nowhere])
 
 
 def by_kernel(

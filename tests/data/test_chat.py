@@ -22,7 +22,12 @@ from llmops.errors import InputError
 from tests.finetune import tokenizers_made as made
 
 ASK = [{"role": "user", "content": "Name a river in France"}]
-TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+TOOLS = [
+    {
+        "type": "function",
+        "function": {"name": "weather", "description": "Weather of a city", "parameters": {"type": "object"}},
+    }
+]
 TEMPLATES = {
     name: getattr(made, name) for name in ("MARKED", "CHATML", "CHATML_MARKED", "LLAMA3", "QWEN3", "R1", "ALTERNATING")
 }

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from llmops.data.formats import Rejected, as_json, content_digest, one_line, prompt_key, prompts, rows, texts
 from llmops.data.section import MessageRows, PreferenceRows, PromptRows, Rows, TextRows
-from llmops.files import canonical_json, digest_of
+from llmops.files import canonical_json
 from llmops.records import Row
 
 PROMPT = PromptRows(source="s", prompt="Say: {q}", completion="{a}")
@@ -51,7 +51,7 @@ def test_prompt_and_completion_become_two_turns() -> None:
     row = kept(PROMPT, q="ä", a="ö")
     assert row.content == {"messages": talk(("user", "Say: ä"), ("assistant", "ö"))}
     assert (row.kind, row.source, row.line, row.weight) == ("messages", "s", 3, 1.0)
-    assert row.id == digest_of(row.content)
+    assert row.id == content_digest(row.content)
 
 
 def test_a_system_template_becomes_a_first_turn_and_an_empty_one_none() -> None:
@@ -139,10 +139,21 @@ def test_tools_and_calls_are_kept_with_arguments_as_a_mapping() -> None:
     assert said[2:] == turns[2:]
 
 
-def test_text_parts_are_joined() -> None:
+def test_tools_and_arguments_keep_the_order_of_their_keys_which_the_model_reads() -> None:
+    call = {"function": {"name": "f", "arguments": '{"z": 1, "a": 2}'}}
+    turns = [GOOD[0], {"role": "assistant", "content": "", "tool_calls": [call]}]
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"z": {}, "a": {}}}}}]
+    row = kept(MESSAGES, m=turns, t=tools)
+    assert list(row.content["messages"][1]["tool_calls"][0]["function"]["arguments"]) == ["z", "a"]
+    assert json.dumps(row.content["tools"]) == json.dumps(tools)
+    sorted_tools = json.loads(canonical_json(tools))
+    assert kept(MESSAGES, m=turns, t=sorted_tools).id != row.id
+
+
+def test_text_parts_are_joined_as_servers_join_them() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     turns = [{"role": "user", "content": parts}, {"role": "assistant", "content": "c"}]
-    assert kept(MESSAGES, m=turns, t=None).content["messages"][0]["content"] == "ab"
+    assert kept(MESSAGES, m=turns, t=None).content["messages"][0]["content"] == "a\nb"
 
 
 def test_keys_of_turns_that_nothing_reads_are_left_out_and_said() -> None:

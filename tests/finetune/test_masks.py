@@ -46,8 +46,8 @@ def shown(template: str, messages: Any, tools: Any = None) -> list[str]:
     return [marked_text(tokenizer, one) for one in masked(tokenizer, messages, tools)]
 
 
-CALL = '<call>{"name": "weather", "arguments": {"city": "Paris"}}'
-SHOWN_TOOLS = '[{"type": "function", "function": {"name": "weather"}}]'
+CALL = '<call>{"arguments": {"city": "Paris"}, "name": "weather"}'
+SHOWN_TOOLS = '[{"type": "function", "function": {"name": "weather", "description": null, "parameters": null}}]'
 
 
 @pytest.mark.parametrize(

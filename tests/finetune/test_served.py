@@ -20,6 +20,8 @@ from torch import Tensor
 
 from llmops.builtin.tokenizer import TEMPLATE as BUILTIN
 from llmops.data.chat import encode_prompt
+from llmops.data.formats import rows as shaped
+from llmops.data.section import MessageRows
 from llmops.finetune.job import Job, Outcome, read_outcome
 from llmops.finetune.launch import launch
 from llmops.finetune.merge import merge
@@ -181,7 +183,7 @@ def apart(one: Tensor, other: Tensor) -> float:
 
 # Tokens
 
-CALL = {"type": "function", "function": {"name": "weather", "arguments": '{"city": "Lima", "at": 7}'}}
+CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Lima", "at": 7}'}}
 TOOL = {
     "type": "function",
     "function": {
@@ -198,6 +200,26 @@ CONVERSATIONS: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]] | None
     "several turns": ([USER, {"role": "assistant", "content": "12 degrees."}, USER], None),
     "thought": ([USER, THOUGHT, USER], None),
     "tools": ([USER], [TOOL]),
+    "a tool said in another order, without description": (
+        [USER],
+        [
+            {
+                "function": {"parameters": {"type": "object", "properties": {"z": {}, "a": {}}}, "name": "f"},
+                "type": "function",
+            }
+        ],
+    ),
+    "a strict tool": ([USER], [{"type": "function", "function": {"strict": True, "name": "f", "extra": 1}}]),
+    "calls": (
+        [
+            USER,
+            {"role": "assistant", "content": "", "tool_calls": [CALL]},
+            {"role": "tool", "content": "12", "tool_call_id": "c1"},
+            USER,
+        ],
+        [TOOL],
+    ),
+    "text in parts": ([{"role": "user", "content": [{"type": "text", "text": part} for part in ("a ", "b")]}], None),
     "no ASCII": ([{"role": "user", "content": "Où est São Paulo? 日本 🎉"}], None),
     "spaces": ([{"role": "user", "content": "  a\n\n b \n"}, {"role": "assistant", "content": " c\n"}, USER], None),
     "marks in the text": ([{"role": "user", "content": "<|bos|>a<|end|><|assistant|>"}], None),
@@ -217,9 +239,11 @@ def test_a_conversation_is_the_same_tokens_in_training_and_in_serving(
     # `/tokenize` would drop what was thought before, which answering does not.
     offered: dict[str, Any] = {"tools": tools, "tool_choice": "none"} if tools else {}
     served = world.server.chat(messages, max_tokens=1, chat_template=text, **offered).prompt
-    assert served == encode_prompt(tokenizer, messages, tools)
-    content = {"messages": [*messages, {"role": "assistant", "content": "Rain."}]} | ({"tools": tools} if tools else {})
-    row = Row("row", "messages", content, "", 1)
+    columns = {"chat": [*messages, {"role": "assistant", "content": "Rain."}], "tools": tools}
+    spec = MessageRows(source="rows.jsonl", messages="chat", tools="tools")
+    (row,) = shaped(spec, [(1, columns)])
+    assert isinstance(row, Row)
+    assert served == encode_prompt(tokenizer, row.content["messages"][:-1], row.content.get("tools"))
     store, _, _ = encode([row], tokenizer, max_length=256, path=tmp_path / "row.safetensors")
     trained = [store.row(number)[0].tolist() for number in range(len(store))]
     assert trained[-1][: len(served)] == served
