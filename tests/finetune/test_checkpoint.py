@@ -272,7 +272,7 @@ print(update, latest(root).name, [path.name for path in root.iterdir() if path.n
         done = subprocess.run([*around, sys.executable, "-c", script], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         problem, left = done.stdout.splitlines()
-        assert "No space left on device" in problem
+        assert problem.endswith("could not be written: No space left on device")
         assert left == f"3 {name_of(2)} []"
 
 
