@@ -27,6 +27,12 @@ def suite(path: Path) -> Suite:
     return load(path, Suite, what="suite")
 
 
+def prices(path: Path) -> object:
+    from llmops.finetune.prices import Prices
+
+    return load(path, Prices, what="prices")
+
+
 def gate(path: Path) -> Gate:
     return load(path, Gate, what="gate")
 
@@ -36,6 +42,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "recipes": recipe,
     "eval/suites": suite,
     "eval/gates": gate,
+    "configs/prices.yaml": prices,
 }
 
 

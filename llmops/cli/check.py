@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 
-KINDS = ("recipe", "suite", "gate")
+KINDS = ("recipe", "suite", "gate", "prices")
 
 
 def _model(kind: str) -> type[BaseModel]:
@@ -30,13 +30,17 @@ def _model(kind: str) -> type[BaseModel]:
         from llmops.eval.gates import Gate
 
         return Gate
+    if kind == "prices":
+        from llmops.finetune.prices import Prices
+
+        return Prices
     raise InputError(
         f"there is no kind of file called {kind!r}{nearest(kind, KINDS)}", fix=f"use one of: {', '.join(KINDS)}"
     )
 
 
 def explain(
-    kind: Annotated[str, typer.Argument(help="A kind of file: recipe, suite or gate.")],
+    kind: Annotated[str, typer.Argument(help="A kind of file: recipe, suite, gate or prices.")],
     key: Annotated[str | None, typer.Argument(help="Only this key and those below it, as in `batch.packing`.")] = None,
     json_schema: Annotated[bool, typer.Option("--json-schema", help="The JSON schema, for editors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The keys as JSON.")] = False,
