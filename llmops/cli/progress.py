@@ -71,7 +71,7 @@ class _Plain:
         self._seconds: list[float] = []
 
     def say(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def advance(self, what: str, done: int, total: int | None) -> None:
         finished = total is not None and done >= total
@@ -95,12 +95,12 @@ class _Plain:
 
 
 class _Live:
-    """A bar a phase, the training one with loss, speed, memory and time left."""
+    """A bar for the phase at work, the training one with loss, speed, memory and time left."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._rate = _Rate()
-        self._tasks: dict[str, TaskID] = {}
+        self._shown: tuple[str, TaskID] | None = None
         self.bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -113,23 +113,32 @@ class _Live:
         )
 
     def say(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False)
+        self._console.print(line, highlight=False, markup=False, emoji=False)
 
     def advance(self, what: str, done: int, total: int | None) -> None:
         self._show(what, done, total, "")
         if total is not None and done >= total:
-            self.bars.remove_task(self._tasks.pop(what))
+            self._over()
 
     def step(self, step: Step, total: int) -> None:
         note = f"loss {step.loss:.3f}  {self._rate.after(step):,.0f} tokens/s  {step.peak_bytes / 2**30:.1f} GiB"
         self._show("training", step.index, total, note)
-        if step.validation_loss is not None:
+        if step.validation_loss is not None or step.index == total:
             self.say(describe(step, total, self._rate.tokens_per_s))
+        if step.index == total:
+            self._over()
 
     def _show(self, what: str, done: int, total: int | None, note: str) -> None:
-        if what not in self._tasks:
-            self._tasks[what] = self.bars.add_task(what, total=total, note=note)
-        self.bars.update(self._tasks[what], completed=done, total=total, note=note)
+        if self._shown is None or self._shown[0] != what:
+            # One phase follows another: one whose total nobody knew, or that was cut short, ends here.
+            self._over()
+            self._shown = what, self.bars.add_task(what, total=total, note=note)
+        self.bars.update(self._shown[1], completed=done, total=total, note=note)
+
+    def _over(self) -> None:
+        if self._shown is not None:
+            self.bars.remove_task(self._shown[1])
+            self._shown = None
 
 
 @contextmanager
