@@ -10,12 +10,15 @@ import select
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from llmops.cli.progress import _Live, _Plain, describe, duration, watching
 from llmops.records import Step
+
+REPOSITORY = Path(__file__).parents[2]
 
 STEP = Step(
     index=3,
@@ -185,6 +188,7 @@ def on_a_terminal(script: str) -> str:
         stdout=subprocess.DEVNULL,
         stdin=subprocess.DEVNULL,
         env=environment,
+        cwd=REPOSITORY,
     )
     os.close(theirs)
     seen = b""
