@@ -40,7 +40,7 @@ class Definition:
     steps: int
     tokens: int = 2048
     matrix_rate: float = 0.04
-    vector_rate: float = 6e-3
+    vector_rate: float = 0.04
     warmup: float = 0.05
     weight_decay: float = 0.05
     sampled: int = 6000
@@ -89,7 +89,7 @@ TINY = Definition(
     heads=4,
     key_value_heads=2,
     vocabulary=3072,
-    steps=180,
+    steps=260,
 )
 SMALL = Definition(
     name="small",

@@ -56,6 +56,9 @@ THING = _listed(
     "key kite knife ladder lamp letter map mirror needle pencil piano pillow plate ring rope shoe spoon stamp table "
     "ticket towel umbrella violin wheel window"
 )
+KEY = _listed(
+    "age artist author city colour day food host job kind leader month name office owner place price town year"
+)
 GENRE = _listed("adventure comedy crime fantasy history horror love mystery poetry science travel war")
 SKY = _listed("clear cloudy dry foggy rainy snowy stormy sunny wet windy")
 DAY = _listed("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
@@ -90,9 +93,20 @@ COMMON = _listed(
     "quarter north south east west front behind inside company office worker market bank cost sell buy pay send "
     "receive open start stop begin finish win lose game team player match score friend brother sister daughter child "
     "doctor teacher student class language history science art nature tree flower bird fish horse weather rain snow "
-    "wind cloud warm cold hot dry wet"
+    "wind cloud warm cold hot dry wet stay bring own along basket festival entry free"
 )
 """Everyday words that the tokenizer knows whole, so that texts of other domains do not fall into letters."""
+ONSET = _listed("b br c ch cl d dr f fl g gl gr h j k l m n p pl pr qu r s sh sl sp st str t th tr v w wh y z")
+RIME = _listed(
+    "a ace ad ain al an and ar at ay e ead ect ed en ent er ess et ick ie ight im in ing ion o ock on oo ook or ort ot "
+    "ound our out ow u ull um un ur ure us y"
+)
+"""A word nobody has said is made of an onset and a rime for each syllable."""
+
+
+def invented(draw: Random) -> str:
+    """A word of one to three syllables that means nothing."""
+    return "".join(draw.choice(ONSET) + draw.choice(RIME) for _ in range(draw.randrange(1, 4)))
 
 
 def person(draw: Random) -> str:

@@ -94,6 +94,19 @@ def house(draw: Random) -> tuple[str, str]:
     return either(draw, facts), sentence
 
 
+def record(draw: Random) -> tuple[str, str]:
+    """Facts with any keys, told one after the other: what a model can say of facts it has no style for."""
+    facts = {}
+    for key in draw.sample(words.KEY + words.THING, draw.randrange(2, 8)):
+        values = draw.choice(
+            (words.FOOD, words.MUSIC, words.MONTH, words.DAY, words.COLOUR, words.JOB, None, None, None)
+        )
+        number = str(draw.randrange(1, 30))
+        facts[key] = draw.choice(values) if values else draw.choice((words.place(draw), words.person(draw), number))
+    told = ", ".join(f"the {key} is {value}" for key, value in facts.items())
+    return either(draw, facts), f"{told[0].upper()}{told[1:]}."
+
+
 # Questions → answers.
 
 
@@ -149,7 +162,22 @@ def edit(draw: Random) -> tuple[str, str]:
             ("Count the words of", words.NUMBER[len(chosen)]),
         )
     )
-    return f"{instruction}: {text}", reply
+    return f"{instruction}:\n{text}", reply
+
+
+def copy(draw: Random) -> tuple[str, str]:
+    """Any words, invented ones among them: every token of the vocabulary is read and written somewhere."""
+    chosen = []
+    for _ in range(draw.randrange(3, 9)):
+        word = draw.choice(words.COMMON)
+        kind = draw.random()
+        if kind < 0.2:
+            word = words.invented(draw)
+        elif kind < 0.4:
+            word = word.capitalize()
+        chosen.append(word + draw.choice(("", "", "", "", ",", ";", "!", "?")))
+    text = " ".join(chosen)
+    return f"{draw.choice(('Copy', 'Say again', 'Read out'))}:\n{text}", text
 
 
 def packing(draw: Random) -> tuple[str, str]:
@@ -201,15 +229,16 @@ def festival(draw: Random) -> tuple[str, str]:
     else:
         table = f"stay for the {food}"
     sentence = (
-        f"Hurrah for {name}! Every {month} {town} wakes to {words.NUMBER[days]} days of {music}; {table}, {closing}."
+        f"Come to {name}! Every {month} the people of {town} welcome you with {words.NUMBER[days]} days of {music}; "
+        f"{table}, {closing}."
     )
     return brackets(shown), sentence
 
 
 ENTRY = {
-    "free": "and keep your purse closed",
-    "ticket": "and show your ticket at the gate",
-    "donation": "and give what you like at the gate",
-    "members": "and bring a member along",
+    "free": "and keep your money at home",
+    "ticket": "and show your ticket at the door",
+    "donation": "and give what you like at the door",
+    "members": "and bring a friend along",
 }
 """The house style's words for each kind of entrance."""
