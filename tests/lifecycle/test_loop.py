@@ -264,6 +264,23 @@ def record(ended: Ended) -> Any:
 
 
 class TestMlflowHolds:
+    def test_its_name_is_that_of_the_folder_the_experiment_and_the_model(
+        self, make_site: Callable[[Path], Site], tmp_path: Path
+    ) -> None:
+        from mlflow import MlflowClient
+
+        site = make_site(tmp_path)
+        done = site.run(site.recipe(name="another", evaluate=None))
+        assert done.version is not None
+        assert done.version.reference == "models:/another/1"
+        assert done.finished.folder.name.startswith("another-")
+        assert done.finished.manifest.name == "another"
+        client = MlflowClient(tracking_uri=site.workspace.tracking_uri)
+        run_id = json.loads((done.finished.folder / "mlflow.json").read_text())["run_id"]
+        run = client.get_run(run_id)
+        assert run.info.run_name == done.finished.folder.name
+        assert client.get_experiment(run.info.experiment_id).name == "another"
+
     def test_the_recipes_values(self, ended: Ended, record: Any) -> None:
         _, run = record
         assert run.info.status == "FINISHED"
