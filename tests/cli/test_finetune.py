@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from llmops.cli.main import app
+from llmops.errors import EnvironmentFault
 from tests.lifecycle.small_recipes import ROWS, a_small_recipe, write_rows, write_suite
 
 SECONDS = 12.0
@@ -262,3 +266,88 @@ def mounted(folder: Path, options: str) -> list[str]:
     if tried.returncode:
         pytest.skip(f"this machine does not let a test mount a disk: {tried.stderr.strip()}")
     return [*around, script, "sh"]
+
+
+@pytest.fixture(scope="module")
+def site(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A place that the tests of one recipe share, in any order."""
+    folder = tmp_path_factory.mktemp("fine")
+    write_rows(folder / "rows.jsonl")
+    write_suite(folder)
+    return Place(folder, random_base, folder / "home")
+
+
+class TestARecipeThatIsFine:
+    """In this process: trained once, asked again, planned, and trained while the registry is away."""
+
+    @pytest.fixture
+    def llmops(self, site: Place, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+        monkeypatch.setenv("LLMOPS_HOME", str(site.home))
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+        def call(*arguments: object) -> Any:
+            return CliRunner().invoke(app, ["finetune", *map(str, arguments)])
+
+        return call
+
+    def test_prints_scores_what_training_took_and_the_next_command(
+        self, site: Place, llmops: Callable[..., Any]
+    ) -> None:
+        done = llmops(site.write(name="printed"))
+        assert done.exit_code == 0, done.output
+        lines = done.stdout.splitlines()
+        assert lines[0].split() == ["suite", "metric", str(site.base), "printed", "difference"]
+        assert [line.split()[:2] for line in lines[1:3]] == [["small", "bleu"], ["exact_match", lines[2].split()[1]]]
+        (trained,) = (line for line in lines if line.startswith("trained "))
+        said = r"trained 5 updates on \d+ trained tokens in .* \([\d,]+ tokens/s\); peak memory .* GiB, predicted .*"
+        assert re.fullmatch(said, trained)
+        (run,) = (site.home / "runs").glob("printed-*")
+        assert lines[-3:] == [
+            f"run: {run}",
+            "registered: models:/printed/1 (full)",
+            "next: llmops models show printed/1",
+        ]
+        assert "update 5/5" in done.stderr
+
+    def test_answers_at_once_when_asked_again(self, site: Place, llmops: Callable[..., Any]) -> None:
+        llmops(site.write())
+        done = llmops(site.write())
+        assert done.exit_code == 0, done.output
+        assert "trained before" in done.stderr
+        assert "update" not in done.stderr
+        assert not any(line.startswith("trained ") for line in done.stdout.splitlines())
+        assert done.stdout.splitlines()[-1] == "next: llmops models show small/1"
+
+    def test_answers_in_json(self, site: Place, llmops: Callable[..., Any]) -> None:
+        done = llmops(site.write(), "--json")
+        assert done.exit_code == 0, done.output
+        answer = json.loads(done.stdout)
+        assert done.stderr == ""
+        assert answer["version"] == "models:/small/1"
+        assert json.loads((Path(answer["run"]) / "manifest.json").read_text())["digest"] == answer["digest"]
+        assert [report["model"] for report in answer["reports"]] == [str(site.base), "small"]
+        assert answer["predicted"].keys() == answer["measured"].keys()
+
+    def test_is_planned_without_a_trace(self, site: Place, llmops: Callable[..., Any], tmp_path: Path) -> None:
+        recipe = site.write(name="planned")
+        before = {path for path in site.folder.rglob("*") if "mlflow" not in path.name}
+        done = llmops(recipe, "--dry-run")
+        assert done.exit_code == 0, done.output
+        assert "updates" in done.stdout
+        assert done.stdout.splitlines()[-1] == f"next: llmops finetune {recipe}"
+        assert {path for path in site.folder.rglob("*") if "mlflow" not in path.name} == before
+
+    def test_is_kept_while_the_registry_is_away(
+        self, site: Place, llmops: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The result is printed, then the error says at the very end what is missing."""
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9/")  # discard: nobody listens
+        done = llmops(site.write(name="away", evaluate=None, seed=8))
+        assert isinstance(done.exception, EnvironmentFault)
+        assert "away is trained, but not registered" in done.exception.problem
+        assert "run the same command again" in done.exception.fix
+        lines = done.stdout.splitlines()
+        assert lines[-1].startswith("run: ")
+        assert (Path(lines[-1].removeprefix("run: ")) / "artifact" / "model.safetensors").is_file()
+        assert "MLflow: not sent" in done.stderr
