@@ -19,7 +19,7 @@ import yaml
 from typer.testing import CliRunner
 
 from llmops.cli.main import app
-from llmops.errors import EnvironmentFault
+from llmops.errors import EnvironmentFault, InputError
 from tests.lifecycle.small_recipes import ROWS, a_small_recipe, write_rows, write_suite
 
 SECONDS = 12.0
@@ -150,10 +150,6 @@ class TestBadInput:
         done = place.finetune(place.write(evaluate=None))
         refused(done, place, "no row is left to train on", "the completion is empty", fix="llmops data check")
 
-    def test_rows_that_are_all_too_long(self, place: Place) -> None:
-        done = place.finetune(place.write(batch={"sequences": 8, "per_device": 8, "max_length": 4}, evaluate=None))
-        refused(done, place, "max_length", fix="max_length")
-
     def test_a_base_that_is_not_there_offline(self, place: Place) -> None:
         done = place.finetune(place.write(base="some-lab/some-model"))
         refused(done, place, "some-lab/some-model is not on this machine", fix="hf download some-lab/some-model")
@@ -200,13 +196,6 @@ class TestBadInput:
         )
         done = place.finetune(place.write(base=str(base)))
         refused(done, place, "a chat template that cannot be masked", "your answer", fix="{% generation %}")
-
-    def test_a_base_without_a_chat_template(self, place: Place) -> None:
-        base = place.folder / "bare"
-        shutil.copytree(place.base, base)
-        (base / "chat_template.jinja").unlink()
-        done = place.finetune(place.write(base=str(base)))
-        refused(done, place, "no chat template", fix="text: column")
 
     def test_a_suite_with_a_fault(self, place: Place) -> None:
         suite = place.folder / "suite.yaml"
@@ -337,6 +326,22 @@ class TestARecipeThatIsFine:
         assert "updates" in done.stdout
         assert done.stdout.splitlines()[-1] == f"next: llmops finetune {recipe}"
         assert {path for path in site.folder.rglob("*") if "mlflow" not in path.name} == before
+
+    def test_is_refused_where_its_rows_are_all_too_long(self, site: Place, llmops: Callable[..., Any]) -> None:
+        done = llmops(site.write(name="long", batch={"sequences": 8, "per_device": 8, "max_length": 4}))
+        assert isinstance(done.exception, InputError)
+        assert "max_length" in done.exception.problem
+        assert not list((site.home / "runs").glob("long-*"))
+
+    def test_is_refused_where_its_base_has_no_chat_template(self, site: Place, llmops: Callable[..., Any]) -> None:
+        bare = site.folder / "bare"
+        shutil.copytree(site.base, bare)
+        (bare / "chat_template.jinja").unlink()
+        done = llmops(site.write(name="bare", base=str(bare)))
+        assert isinstance(done.exception, InputError)
+        assert "no chat template" in done.exception.problem
+        assert "text: column" in done.exception.fix
+        assert not list((site.home / "runs").glob("bare-*"))
 
     def test_is_kept_while_the_registry_is_away(
         self, site: Place, llmops: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
