@@ -37,8 +37,9 @@ check: environment
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
+# Two workers with a thread each: more threads than processors wait for each other.
 test: environment
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 benchmark: environment
 	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks

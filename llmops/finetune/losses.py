@@ -13,6 +13,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 
+_ROWS = 128
+"""Rows of logits come in multiples of this: a CPU's kernels are compiled and kept for every number of rows met."""
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Σ −log softmax(h Wᵀ)[target], chunk by chunk, its gradients taken in the forward pass.
 
@@ -31,16 +35,19 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         to_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if wants_weight else None
         for start in range(0, hidden.shape[0], chunk):
             part, target = hidden[start : start + chunk], targets[start : start + chunk]
+            rows = part.shape[0]
+            part = nn.functional.pad(part, (0, 0, 0, -rows % _ROWS))
             logits = (part @ matrix.T).float()
             log_norm = torch.logsumexp(logits, dim=-1, keepdim=True)
-            total += (log_norm.squeeze(1) - logits.gather(1, target[:, None]).squeeze(1)).sum()
+            total += (log_norm[:rows].squeeze(1) - logits[:rows].gather(1, target[:, None]).squeeze(1)).sum()
             if to_hidden is None and to_weight is None:
                 continue
             slope = logits.sub_(log_norm).exp_()
-            slope.scatter_add_(1, target[:, None], torch.full_like(target[:, None], -1, dtype=slope.dtype))
+            slope[:rows].scatter_add_(1, target[:, None], torch.full_like(target[:, None], -1, dtype=slope.dtype))
+            slope[rows:] = 0.0
             slope = slope.to(hidden.dtype)
             if to_hidden is not None:
-                torch.matmul(slope, matrix, out=to_hidden[start : start + chunk])
+                to_hidden[start : start + rows] = (slope @ matrix)[:rows]
             if to_weight is not None:
                 to_weight += slope.T @ part
         ctx.save_for_backward(*(grad for grad in (to_hidden, to_weight) if grad is not None))
