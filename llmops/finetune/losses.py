@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-
 _ROWS = 128
 """Rows of logits come in multiples of this: a CPU's kernels are compiled and kept for every number of rows met."""
 
