@@ -15,25 +15,30 @@ from pathlib import Path
 
 from llmops.errors import Interrupted, LlmopsError, TrainingStopped
 from llmops.finetune import checkpoint
+from llmops.finetune.hold import end_with_launcher, end_with_parent, held
 from llmops.finetune.job import Outcome, read_error, read_outcome, read_steps, work, write_error
 from llmops.finetune.parallel import joined
 from llmops.finetune.signals import asked_to_stop
 from llmops.records import Step
 
 _LOOK_S = 0.5
+_LAUNCHED = "LLMOPS_LAUNCHED"
+"""Set for processes whose launcher holds the run's folder."""
 
 
 def launch(run: Path, *, world: int, on_step: Callable[[Step], None] = lambda step: None) -> Outcome:
     """Do the job of the folder `run` with `world` processes on this node.
 
     Raises:
+        InputError: another process does it at this moment.
         LlmopsError: what any of the processes met.
     """
-    (run / "error.json").unlink(missing_ok=True)
-    if world == 1 and "MASTER_ADDR" not in os.environ:
-        with asked_to_stop() as stop, joined() as processes:
-            return work(run, processes, stop=stop, on_step=on_step)
-    return _torchrun(run, world, on_step)
+    with held(run):
+        (run / "error.json").unlink(missing_ok=True)
+        if world == 1 and "MASTER_ADDR" not in os.environ:
+            with asked_to_stop() as stop, joined() as processes:
+                return work(run, processes, stop=stop, on_step=on_step)
+        return _torchrun(run, world, on_step)
 
 
 def threads_for(world: int) -> int:
@@ -65,6 +70,7 @@ def _torchrun(run: Path, world: int, on_step: Callable[[Step], None]) -> Outcome
     environment = dict(os.environ)
     # torchrun sets one thread where nothing is said; the same number is part of the run's identity.
     environment["OMP_NUM_THREADS"] = str(threads_for(world))
+    environment[_LAUNCHED] = "1"
     (run / "trained.json").unlink(missing_ok=True)
     log = run / "processes.log"
     begun = checkpoint.latest(run / "checkpoints")
@@ -116,6 +122,10 @@ def _tell(run: Path, told: int, on_step: Callable[[Step], None]) -> int:
 def main() -> None:
     """One process of a run."""
     run = Path(sys.argv[1])
+    # torchrun puts its processes into sessions of their own: they outlive it when it is killed.
+    end_with_parent()
+    if _LAUNCHED in os.environ:
+        end_with_launcher(run)
     with asked_to_stop(end_when_stuck=True) as stop, joined() as processes:
         try:
             work(run, processes, stop=stop)

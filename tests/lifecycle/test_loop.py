@@ -237,7 +237,7 @@ class TestARunLeaves:
         assert checkpoints == ["best", "update-00000004", "update-00000005"]
 
     def test_no_pickle_anywhere(self, ended: Ended) -> None:
-        endings = {path.suffix for path in ended.folder.rglob("*") if path.is_file()}
+        endings = {path.suffix for path in ended.folder.rglob("*") if path.is_file() and path.stat().st_size}
         assert endings <= {".json", ".jsonl", ".safetensors", ".png", ".md", ".jinja"}
 
     def test_lines_with_the_reason_of_what_was_chosen(self, ended: Ended) -> None:
