@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from llmops.builtin import words
 from llmops.builtin.definition import TINY
 from llmops.builtin.domains import conversations
 from llmops.builtin.tokenizer import BOS, END, PAD, SPECIAL, encode_turns, train_tokenizer
@@ -83,9 +84,11 @@ def test_it_has_as_many_tokens_as_the_model_has_embeddings(tokenizer: Any) -> No
     assert len(tokenizer) == TINY.config()["vocab_size"]
 
 
-def test_everyday_words_and_words_of_the_domains_are_one_token_each(tokenizer: Any) -> None:
-    for word in (" restaurant", " family", " because", " Alder", " Harbour", " umbrella"):
-        assert len(tokenizer.tokenize(word)) == 1, word
+def test_names_of_the_domains_are_one_token_a_word_and_so_are_nearly_all_everyday_words(tokenizer: Any) -> None:
+    names = {*words.FIRST, *words.LAST, *words.PLACE, *words.SPOT, *words.THING, *words.MONTH, *words.DAY}
+    assert not [word for word in names if len(tokenizer.tokenize(f" {word}")) > 1]
+    split = [word for word in words.COMMON if len(tokenizer.tokenize(f" {word}")) > 1]
+    assert len(split) < 0.05 * len(words.COMMON), split
 
 
 def test_plain_text_starts_with_one_bos(tokenizer: Any) -> None:
