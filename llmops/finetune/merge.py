@@ -28,6 +28,7 @@ from llmops.finetune.merge_checks import (
 )
 from llmops.finetune.model import DTYPES
 from llmops.finetune.probes import distance, float32_arithmetic, logits, probe_ids
+from llmops.finetune.tensor_files import system_errors
 
 Say = Callable[[str], None]
 
@@ -138,7 +139,8 @@ def merge(
     }
     try:
         with new_folder(out) as fresh:
-            _write(model, adapter, base, fresh)
+            with system_errors():
+                _write(model, adapter, base, fresh)
             write_json(fresh / RECORD, record)
             del model
             check_reload(fresh, ids, as_served)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import resource
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,8 @@ def ours(folder: Path, *, packing: bool) -> dict[str, float]:
         )
         for number, row in enumerate(rows(folder))
     ]
-    side = "packed" if packing else "unpacked"
-    store, _, _ = encode(found, tokenizer, max_length=MAX_LENGTH, path=folder / side / "train.safetensors")
+    work = Path(tempfile.mkdtemp(dir=folder))
+    store, _, _ = encode(found, tokenizer, max_length=MAX_LENGTH, path=work / "train.safetensors")
     recipe = Recipe.model_validate(
         {
             "name": "speed",
@@ -87,7 +88,7 @@ def ours(folder: Path, *, packing: bool) -> dict[str, float]:
         base=base,
         train=store,
         validation=None,
-        checkpoints=folder / side / "checkpoints",
+        checkpoints=work / "checkpoints",
         placement=Placement(device, attention, liger=False),
         processes=Processes(0, 1, device),
         pad_id=int(tokenizer.pad_token_id),

@@ -16,7 +16,7 @@ from llmops.finetune.work import QUANTIZED_SLOWDOWN, Tokens, count_flops, second
 from llmops.hardware import KNOWN_GPUS
 from tests.finetune.plans import LLAMA_8B, make_recipe
 
-LENGTH, TRAINED = 48, 16
+LENGTH, TRAINED = 192, 128  # rows of logits are computed in multiples of 128
 TOKENS = Tokens(used=LENGTH, trained=TRAINED, squares=LENGTH**2, computed=LENGTH, computed_squares=LENGTH**2)
 LORA = "adapter={kind: lora, rank: 16}"
 
