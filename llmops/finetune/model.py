@@ -119,6 +119,8 @@ def load_model(recipe: Recipe, base: Path, placement: Placement) -> LossModel:
     Raises:
         InputError: the adapter's targets or rank do not fit the model.
     """
+    # On import it looks for kernels of a hub, which are for inference, and says so where it finds none.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     adapter = recipe.adapter
     causal = _base(recipe, base, placement)
     if placement.liger:

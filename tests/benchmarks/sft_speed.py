@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-UPDATES = 40
 WARM_UP = 5
 SEQUENCES = 32
 MAX_LENGTH = 256
