@@ -149,11 +149,19 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One metric over a suite, in the metric's own points; `signature` says how it was computed."""
+    """One metric over a suite, in the metric's own points.
+
+    Attributes:
+        signature: how it was computed.
+        low, high: interval of 95 % confidence; None where it is open, or was not computed.
+    """
 
     metric: str
     value: float
     signature: str
+    low: float | None = None
+    high: float | None = None
+    better: Literal["higher", "lower"] = "higher"
 
 
 @dataclass(frozen=True, slots=True)

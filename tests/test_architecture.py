@@ -18,7 +18,11 @@ LAYER = {
     **dict.fromkeys(("finetune", "eval", "quantize", "serve", "feedback", "monitor"), 3),
     **dict.fromkeys(("data", "registry", "rubric"), 2),
     **dict.fromkeys(
-        ("config", "explain", "catalog", "client", "events", "files", "hardware", "stats", "workspace", "builtin"), 1
+        (
+            *("config", "explain", "catalog", "client", "events", "files", "hardware", "processes", "stats"),
+            *("workspace", "builtin"),
+        ),
+        1,
     ),
     **dict.fromkeys(("records", "errors"), 0),
 }

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from llmops.builtin.definition import Definition, definition_of, versions
+from llmops.errors import EnvironmentFault
 from llmops.files import new_folder, write_json
+from llmops.processes import end_with_parent
 
 Progress = Callable[[int, int, str], None]
 """Hears (steps done, steps in all, what is being done)."""
+_STEP = "step "
 
 
 def shape(name: str) -> dict[str, Any]:
@@ -57,19 +64,47 @@ def make(definition: Definition, *, cache: Path, on_progress: Progress = lambda 
 
 
 def _fill(folder: Path, definition: Definition, on_progress: Progress) -> None:
+    """Make the base in a process of its own: what pre-training leaves in a heap would count as the caller's memory."""
+    what = f"pre-training builtin:{definition.name}"
+    with (
+        tempfile.TemporaryFile() as complaints,
+        subprocess.Popen(
+            [sys.executable, "-m", "llmops.builtin.bases", str(folder), json.dumps(asdict(definition))],
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            text=True,
+        ) as child,
+    ):
+        assert child.stdout is not None
+        try:
+            for line in child.stdout:
+                if line.startswith(_STEP):
+                    on_progress(int(line.removeprefix(_STEP)), definition.steps, what)
+        except BaseException:
+            child.kill()
+            raise
+        if child.wait():
+            complaints.seek(0)
+            said = complaints.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
+            raise EnvironmentFault(
+                f"{what} ended with status {child.returncode}: {said[-1]}",
+                fix="check free memory and disk, and that `llmops doctor` finds the train extra; then run it again",
+            )
+
+
+def _fill_here(folder: Path, definition: Definition, on_step: Callable[[int], None]) -> None:
     import torch
     from transformers import GenerationConfig
 
     from llmops.builtin.pretraining import pretrain
     from llmops.builtin.tokenizer import train_tokenizer
 
-    what = f"pre-training builtin:{definition.name}"
-    on_progress(0, definition.steps, what)
+    on_step(0)
     losses: list[float] = []
 
     def heard(step: int, loss: float) -> None:
         losses.append(loss)
-        on_progress(step, definition.steps, what)
+        on_step(step)
 
     tokenizer = train_tokenizer(definition)
     model = pretrain(definition, tokenizer, heard)
@@ -93,3 +128,14 @@ def _fill(folder: Path, definition: Definition, on_progress: Progress) -> None:
             "final_loss": losses[-1],
         },
     )
+
+
+def main() -> None:
+    """The process that makes one: `python -m llmops.builtin.bases FOLDER DEFINITION`."""
+    end_with_parent()
+    definition = Definition(**json.loads(sys.argv[2]))
+    _fill_here(Path(sys.argv[1]), definition, lambda step: print(f"{_STEP}{step}", flush=True))
+
+
+if __name__ == "__main__":
+    main()

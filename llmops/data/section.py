@@ -5,9 +5,9 @@ Only what users write; reading is `sources.py`, checking is `checks.py`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag
+from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, field_validator, model_validator
 
 from llmops.config import Settings
 
@@ -27,6 +27,18 @@ class Origin(Settings):
     """Commit of a `hub:` data set or version of a Delta table; null takes the newest and records which it was."""
     take: PositiveInt | None = None
     """Stop after so many rows of the source, in its order; null reads all of them."""
+
+    @model_validator(mode="after")
+    def _nothing_that_is_not_read(self) -> Self:
+        hub, delta = self.source.startswith("hub:"), self.source.startswith("delta:") or self.format == "delta"
+        if self.split != "train" and not hub:
+            raise ValueError(f"split {self.split!r} names a split of a `hub:` data set, which {self.source} is not")
+        if self.revision is not None and not (hub or delta):
+            raise ValueError(
+                f"revision {self.revision!r} names a version of a `hub:` data set or a Delta table, "
+                f"which {self.source} is not"
+            )
+        return self
 
 
 class TrainOrigin(Origin):
@@ -116,3 +128,11 @@ class DataSection(Settings):
     `train`. Zero holds nothing out: no best checkpoint, no early stopping."""
     checks: Checks = Checks()
     """What is looked for in the rows before training."""
+
+    @field_validator("validation")
+    @classmethod
+    def _each_held_out_row_counts_once(cls, validation: float | list[Rows]) -> float | list[Rows]:
+        for number, rows in enumerate(validation if isinstance(validation, list) else []):
+            if rows.weight != 1:
+                raise ValueError(f"entry {number} has a weight; every held-out row counts once in the validation loss")
+        return validation

@@ -87,7 +87,8 @@ def generate(
         listener.say(f"answers in {precision}: {reason}")
     started = time.monotonic()
     model, tokenizer = load(folder, base=base, device=device, precision=precision)
-    listener.say(f"model loaded in {time.monotonic() - started:.1f} s")
+    if (loading := time.monotonic() - started) >= 1.0:
+        listener.say(f"model loaded in {loading:.1f} s")
     started = time.monotonic()
     answers, rows = answered(model, tokenizer, items, generation, batch=batch, device=device, listener=listener)
     engine = {

@@ -30,6 +30,7 @@ class Item:
         prompt: the text of its user turns, for people and for contamination checks.
         references: good answers, at least one, in the order of the source.
         slices: for each breakdown the value this item has; a breakdown it has no value in is left out.
+        cluster: items with the same one are not independent and are resampled together.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Item:
     prompt: str
     references: tuple[str, ...]
     slices: Mapping[str, str]
+    cluster: str = ""
 
 
 def items_of(suite: Suite, read: Read | None = None) -> list[Item]:
@@ -158,7 +160,10 @@ def _item(source: ItemSource, row: Row, columns: Mapping[str, Any]) -> Item:
     *messages, answer = row.content["messages"]
     prompt = "\n\n".join(turn["content"] for turn in messages if turn["role"] == "user")
     slices = {name: value for name, how in source.slices.items() if (value := _slice(how, columns, prompt)) is not None}
-    return Item(digest_of(messages), tuple(messages), prompt, (answer["content"],), slices)
+    if source.cluster is not None and source.cluster not in columns:
+        raise UnusableCell(f"column `{source.cluster}` is missing")
+    cluster = digest_of(prompt if source.cluster is None else str(columns[source.cluster]))[:16]
+    return Item(digest_of(messages), tuple(messages), prompt, (answer["content"],), slices, cluster)
 
 
 def _joined(first: Item, second: Item, where: str) -> Item:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from llmops.errors import InputError
 from llmops.eval.generate import Answer, Engine
 from llmops.eval.items import Item, suite_digest
-from llmops.eval.scorers import Metric
+from llmops.eval.measured import ALL, Answered, Measured, content_of
+from llmops.eval.metric import Metric, estimates
 from llmops.eval.suite import Suite
 from llmops.events import Listener, Silent
 from llmops.files import digest_of, write_json
 from llmops.records import ModelSource, Report, Score
+from llmops.stats import Estimate
 
-FORMAT = 1
-"""Of the report's file; a change that an older reader would misread adds one."""
+CONFIDENCE = 0.95
+"""Of the intervals in a report."""
 
 
 def evaluate(
@@ -54,45 +57,41 @@ def evaluate(
         metrics += scorer.chosen.measure([answer.text for answer in answers], references)
     listener.advance(f"scores of {suite.name}", len(suite.scorers), len(suite.scorers))
     _check_numbers(metrics)
-    scores = _scores(metrics, range(len(items)))
-    slices = {name: _scores(metrics, members) for name, members in sorted(members_of(items).items())}
-    measured = measures(answers, made.seconds)
-    content: dict[str, Any] = {
-        "format": FORMAT,
-        "suite": {"name": suite.name, "digest": suite_digest(suite, items), "settings": _settings(suite)},
-        "model": {"reference": model.reference, "revision": model.revision, "digest": model.digest},
-        "engine": made.engine,
-        "scores": [_score_json(score) for score in scores],
-        "slices": {name: [_score_json(score) for score in of_slice] for name, of_slice in slices.items()},
-        "items": [_item_json(*row, metrics) for row in enumerate(zip(items, answers, strict=True))],
-    }
+    measured = Measured(
+        digest="",
+        model={"reference": model.reference, "revision": model.revision, "digest": model.digest},
+        suite={"name": suite.name, "digest": suite_digest(suite, items), "settings": _settings(suite)},
+        engine=made.engine,
+        items=tuple(_answered(place, *pair, metrics) for place, pair in enumerate(zip(items, answers, strict=True))),
+        metrics=tuple(metrics),
+        measures=measures(answers, made.seconds),
+    )
+    found = estimates(metrics, measured.groups, measured.clusters)
+    by_group = {group: _scores(metrics, of_group) for group, of_group in found.items()}
+    scores, slices = by_group[ALL], {group: some for group, some in by_group.items() if group != ALL}
+    content = content_of(
+        measured,
+        scores=[asdict(score) for score in scores],
+        slices={name: [asdict(score) for score in of_slice] for name, of_slice in slices.items()},
+    )
     digest = digest_of(content)
     file = None
     if out is not None:
         file = out / f"{suite.name}-{digest[:12]}.json"
         times = {answer.item: round(answer.seconds, 4) for answer in answers}
-        write_json(file, {**content, "digest": digest, "measures": measured, "seconds": times})
+        write_json(file, {**content, "digest": digest, "measures": measured.measures, "seconds": times})
     return Report(
         suite=suite.name,
         model=model.reference,
         digest=digest,
         items=len(items),
         scores=scores,
-        measures=measured,
+        measures=measured.measures,
         file=file,
         suite_digest=content["suite"]["digest"],
         model_digest=model.digest,
         slices=slices,
     )
-
-
-def members_of(items: Sequence[Item]) -> dict[str, list[int]]:
-    """Positions of the items in each slice, by `breakdown=value`."""
-    members: dict[str, list[int]] = {}
-    for index, item in enumerate(items):
-        for name, value in item.slices.items():
-            members.setdefault(f"{name}={value}", []).append(index)
-    return members
 
 
 def measures(answers: Sequence[Answer], seconds: float) -> dict[str, float]:
@@ -130,13 +129,23 @@ def _in_order(items: Sequence[Item], answers: Sequence[Answer]) -> list[Answer]:
     return [by_id[one] for one in wanted]
 
 
-def _scores(metrics: Sequence[Metric], members: Sequence[int]) -> tuple[Score, ...]:
-    return tuple(Score(metric.name, metric.value(members), metric.signature) for metric in metrics)
+def _scores(metrics: Sequence[Metric], found: Mapping[str, Estimate]) -> tuple[Score, ...]:
+    scores = []
+    for metric in metrics:
+        estimate = found[metric.name]
+        low, high = estimate.interval(CONFIDENCE)
+        scores.append(Score(metric.name, estimate.value, metric.signature, _finite(low), _finite(high), metric.better))
+    return tuple(scores)
+
+
+def _finite(bound: float) -> float | None:
+    return bound if math.isfinite(bound) else None
 
 
 def _check_numbers(metrics: Sequence[Metric]) -> None:
     for metric in metrics:
-        for value in (metric.value(), *metric.per_item):
+        # An item alone may have no value (a class it is not of); all of them together must.
+        for value in (metric.value(), *metric.statistics.sum(1)):
             if not math.isfinite(value):
                 raise InputError(
                     f"the score {metric.name} is {value}, which is no number",
@@ -149,19 +158,16 @@ def _settings(suite: Suite) -> Mapping[str, Any]:
     return {**suite.model_dump(mode="json"), "scorers": [one.resolved() for one in suite.scorers]}
 
 
-def _score_json(score: Score) -> dict[str, Any]:
-    return {"metric": score.metric, "value": score.value, "signature": score.signature}
-
-
-def _item_json(index: int, pair: tuple[Item, Answer], metrics: Sequence[Metric]) -> dict[str, Any]:
-    item, answer = pair
-    return {
-        "id": item.id,
-        "messages": [dict(turn) for turn in item.messages],
-        "references": list(item.references),
-        "slices": dict(item.slices),
-        "answer": answer.text,
-        "finish": answer.finish,
-        "tokens": answer.tokens,
-        "scores": {metric.name: metric.per_item[index] for metric in metrics},
-    }
+def _answered(place: int, item: Item, answer: Answer, metrics: Sequence[Metric]) -> Answered:
+    return Answered(
+        id=item.id,
+        messages=item.messages,
+        references=item.references,
+        slices=item.slices,
+        cluster=item.cluster,
+        answer=answer.text,
+        finish=answer.finish,
+        tokens=answer.tokens,
+        seconds=answer.seconds,
+        scores={metric.name: float(metric.per_item[place]) for metric in metrics},
+    )

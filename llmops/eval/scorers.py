@@ -7,55 +7,31 @@ sum of their rows, so that slices and resamples cost no second look at the texts
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import Field, NonNegativeInt, field_validator
 
 from llmops.catalog import Catalog
 from llmops.config import Settings
 
-Row = tuple[float, ...]
+if TYPE_CHECKING:
+    # Suites are read and explained where only the core is installed, which has no numpy.
+    from llmops.eval.metric import Metric
 
 
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One metric measured on every item of a suite.
-
-    Attributes:
-        name: as reports and gates call it.
-        signature: how it was computed; numbers with different signatures must not be compared.
-        rows: sufficient statistics, one row per item, in item order.
-        value_of: the metric of some items, given the sum of their rows.
-        per_item: the metric of each item alone, in the metric's own points.
-    """
-
-    name: str
-    signature: str
-    rows: tuple[Row, ...]
-    value_of: Callable[[Row], float]
-    per_item: tuple[float, ...]
-
-    def value(self, items: Iterable[int] | None = None) -> float:
-        """The metric over the items at these positions, or over all; there must be at least one."""
-        rows = self.rows if items is None else [self.rows[index] for index in items]
-        if not rows:
-            raise ValueError(f"{self.name} of no items is not defined")
-        return self.value_of(tuple(map(sum, zip(*rows, strict=True))))
-
-
-class Scorer(Settings):
+class Scorer(Settings, ABC):
     """Settings of one scorer, which knows how to measure with them."""
 
+    @abstractmethod
     def names(self) -> tuple[str, ...]:
         """The metrics it yields, in order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def measure(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[Metric]:
         """Each metric on answers paired with their references; every answer has at least one reference."""
-        raise NotImplementedError
 
 
 scorers: Catalog[type[Scorer]] = Catalog("scorer")
@@ -80,7 +56,7 @@ class Bleu(Scorer):
         corpus = BLEU(lowercase=self.lowercase, tokenize=self.tokenize, force=True)
         # One sentence often has no 4-gram in common; alone it is scored on the orders it has, the corpus never.
         sentence = BLEU(lowercase=self.lowercase, tokenize=self.tokenize, effective_order=True)
-        return [_sacrebleu("bleu", corpus, sentence, answers, references)]
+        return [_sacrebleu("bleu", "bleu", corpus, sentence, answers, references)]
 
 
 @scorers.add("chrf")
@@ -99,21 +75,25 @@ class Chrf(Scorer):
         from sacrebleu.metrics import CHRF
 
         metric = CHRF(word_order=self.word_order, lowercase=self.lowercase)
-        return [_sacrebleu(self.names()[0], metric, metric, answers, references)]
+        return [_sacrebleu(self.names()[0], "chrf:2", metric, metric, answers, references)]
 
 
 def _sacrebleu(
-    name: str, corpus: Any, sentence: Any, answers: Sequence[str], references: Sequence[Sequence[str]]
+    name: str, formula: str, corpus: Any, sentence: Any, answers: Sequence[str], references: Sequence[Sequence[str]]
 ) -> Metric:
     """A sacreBLEU metric through its segment statistics, which its own significance tests use too."""
+    import numpy as np
+
+    from llmops.eval.metric import Metric
+
     extracted = corpus._extract_corpus_statistics(list(answers), transposed(references))
-    rows = tuple(tuple(row) for row in extracted)
     return Metric(
         name,
         str(corpus.get_signature()),
-        rows,
-        lambda total: float(corpus._compute_score_from_stats(list(total)).score),
-        tuple(float(sentence._compute_score_from_stats(list(row)).score) for row in rows),
+        formula,
+        np.asarray(extracted, dtype=np.float64),
+        np.asarray([float(sentence._compute_score_from_stats(list(row)).score) for row in extracted]),
+        span=100.0,
     )
 
 
@@ -153,14 +133,17 @@ class Rouge(Scorer):
     def measure(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[Metric]:
         from rouge_score.rouge_scorer import RougeScorer
 
+        from llmops.eval.metric import mean_of
+
         scorer = RougeScorer(list(self.variants), use_stemmer=self.stemmer, split_summaries=False)
         found = [scorer.score_multi(list(refs), answer) for answer, refs in zip(answers, references, strict=True)]
         how = f"refs:best-f1|agg:mean|stem:{'yes' if self.stemmer else 'no'}|version:{version('rouge-score')}"
         return [
-            _mean(
+            mean_of(
                 name,
                 f"{'split:newline|' if name == 'rougeLsum' else ''}{how}",
                 [float(item[name].fmeasure) for item in found],
+                span=1.0,
             )
             for name in self.variants
         ]
@@ -177,19 +160,14 @@ class ExactMatch(Scorer):
         return ("exact_match",)
 
     def measure(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[Metric]:
+        from llmops.eval.metric import share_of
+
         hits = [
             float(self._normal(answer) in {self._normal(one) for one in refs})
             for answer, refs in zip(answers, references, strict=True)
         ]
-        return [_mean("exact_match", f"refs:any|space:collapsed|case:{'lc' if self.lowercase else 'mixed'}", hits)]
+        return [share_of("exact_match", f"refs:any|space:collapsed|case:{'lc' if self.lowercase else 'mixed'}", hits)]
 
     def _normal(self, text: str) -> str:
         plain = re.sub(r"\s+", " ", text).strip()
         return plain.casefold() if self.lowercase else plain
-
-
-def _mean(name: str, signature: str, values: Sequence[float]) -> Metric:
-    """A metric that is the mean over items of a value each has alone."""
-    return Metric(
-        name, signature, tuple((value, 1.0) for value in values), lambda total: total[0] / total[1], tuple(values)
-    )

@@ -51,6 +51,9 @@ class ItemSource(Origin):
     slices: dict[Annotated[str, Field(pattern=r"^\w[\w-]*$")], str] = Field(default_factory=dict)
     """Breakdowns by name: a column, or a pattern with one group that is searched in the prompt.
     An item where the pattern finds nothing is in no slice of that name."""
+    cluster: str | None = None
+    """Column whose equal values mark items that are not independent, such as questions on one document: they are
+    resampled together, which widens the intervals. Null takes items with one prompt together."""
     limit: PositiveInt | None = None
     """Measure only so many items, chosen by hash: the same ones whatever the order of the file; null takes all."""
 

@@ -43,13 +43,14 @@ class Arithmetic:
 class Load:
     """The fullest forward pass: `sequences` x `length` tokens, padding included, `trained` of them with loss.
 
-    `passes` are those between two updates.
+    `passes` are those between two updates; `widths` how many different lengths the run's passes have.
     """
 
     sequences: int
     length: int
     trained: int
     passes: int
+    widths: float = 1.0
 
     @property
     def tokens(self) -> int:

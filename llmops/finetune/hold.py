@@ -6,12 +6,10 @@ The kernel gives a lock up when its process is gone, also after `kill -9`; no fi
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -55,17 +53,6 @@ def end_with_launcher(run: Path) -> None:
             os._exit(128 + signal.SIGKILL)
 
     threading.Thread(target=wait, daemon=True, name="launcher").start()
-
-
-def end_with_parent() -> None:
-    """End this process when the one that made it ends, where the system can do that (Linux)."""
-    if not sys.platform.startswith("linux"):
-        return
-    parent = os.getppid()
-    set_parent_death_signal = 1  # PR_SET_PDEATHSIG in Linux's headers
-    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the call
-        os._exit(128 + signal.SIGKILL)
 
 
 def _taken(file: int) -> bool:

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from llmops.errors import Interrupted, LlmopsError, TrainingStopped
 from llmops.finetune import checkpoint
-from llmops.finetune.hold import end_with_launcher, end_with_parent, held
+from llmops.finetune.hold import end_with_launcher, held
 from llmops.finetune.job import Outcome, read_error, read_outcome, read_steps, work, write_error
 from llmops.finetune.parallel import joined
 from llmops.finetune.signals import asked_to_stop
+from llmops.processes import end_with_parent
 from llmops.records import Step
 
 _LOOK_S = 0.5

@@ -10,6 +10,16 @@ from dataclasses import dataclass
 from typing import Self
 
 
+def padded(length: float) -> int:
+    """The width of a batch whose longest sequence has `length` tokens.
+
+    A multiple of eight, as tensor cores want it, and one of at most 16 between a power of two and the next: a CPU's
+    kernels are compiled and kept for every width met, a GPU's are tuned for it.
+    """
+    step = max(8, (1 << max(0, math.ceil(length) - 1).bit_length()) // 32)
+    return -(-math.ceil(length) // step) * step
+
+
 @dataclass(frozen=True, slots=True)
 class LengthProfile:
     """Rows of one epoch by length.
@@ -98,6 +108,17 @@ class LengthProfile:
             expected += length * (now - before)
             before = now
         return expected
+
+    def widths(self, rows: int, batches: float) -> float:
+        """Expected number of different widths among so many batches of so many rows drawn at random."""
+        shares: dict[int, float] = {}
+        below, before = 0.0, 0.0
+        for length, count in self.counts:
+            below += count
+            now = min(1.0, below / self.rows) ** rows
+            shares[padded(length)] = shares.get(padded(length), 0.0) + now - before
+            before = now
+        return sum(1.0 - (1.0 - min(1.0, share)) ** batches for share in shares.values())
 
     def packed_sequences(self, capacity: int) -> int:
         """Sequences that best-fit-decreasing packing makes of one epoch.

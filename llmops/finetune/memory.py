@@ -28,10 +28,14 @@ _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Bytes a weight: 4 bits, an 8-bit scale per 64 weights, a 32-bit scale per 256 of those (arXiv:2305.14314, sec. 3)."""
 _GPU_FRAGMENTATION = 0.04
 """Share of what comes and goes that torch's allocator reserves beyond it."""
-_HEAP_HOLES = {"full": (2.3, 0.0), "adapter": (2.6, 0.35)}
-"""Layers' activations, and share of all of them, that glibc's heap holds in holes beyond what is live. Measured on a
-grid of two widths, 200 to 16,000 tokens a pass, ranks 16 and 64, with and without checkpointing (total within 13 %). An
-adapter makes more copies that live for a moment."""
+_KERNELS = {"full": 10 << 20, "adapter": 31 << 20}
+"""Bytes of compiled kernels, and of the holes they keep open in the heap, for every width of a batch: oneDNN makes
+its own for each number of rows and keeps them (9.4 MiB a width were live in a run over 31 widths). An adapter's
+matrices are more shapes."""
+_HEAP_HOLES = 270 << 20
+"""What glibc's heap holds in holes after some hundred batches of differing rows, beside half a layer's activations.
+Fitted on twelve runs of 73 to 480 updates (1 to 8 descriptions a row, 4 to 64 rows a pass, ranks 8 to 128, with and
+without checkpointing and packing), whose totals it then gives within 17 %."""
 _HEAP_BLOCK = 32 << 20
 """Larger blocks glibc gives back to the system at once (M_MMAP_THRESHOLD's upper limit); smaller ones it keeps."""
 
@@ -54,10 +58,9 @@ def estimate_memory(
         held = fullest.gradients + fullest.activations + fullest.logits
         return replace(fullest, fragmentation=int(_GPU_FRAGMENTATION * held))
     in_heap = 4 * shape.hidden * load.tokens <= _HEAP_BLOCK
-    kind = "adapter" if isinstance(recipe.adapter, Lora) else "full"
-    layers, share = _HEAP_HOLES[kind]
+    kernels = int(load.widths * _KERNELS["adapter" if isinstance(recipe.adapter, Lora) else "full"])
     layer = layer_bytes(recipe, shape, arithmetic, load, layer=shape.layers - 1)
-    holes = int(layers * layer + share * fullest.activations) if in_heap else 0
+    holes = kernels + _HEAP_HOLES + (layer // 2 if in_heap else 0)
     fullest = replace(fullest, fragmentation=holes, process=CPU_PROCESS_BYTES)
     moments = [fullest, _loading(recipe, shape, world), _rehearsal(recipe, shape, world, fullest, in_heap=in_heap)]
     return max(moments, key=lambda moment: moment.total)

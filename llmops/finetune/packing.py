@@ -10,6 +10,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from llmops.finetune.lengths import padded
+
 
 class Rows(Protocol):
     """Whatever hands out ids and label marks of a row by its number; a `TokenStore`."""
@@ -84,10 +86,10 @@ def utilisation(lengths: Sequence[int], bins: Sequence[Sequence[int]], capacity:
     return sum(lengths[row] for one in bins for row in one) / (capacity * len(bins)) if bins else 1.0
 
 
-def collate(store: Rows, sequences: list[list[int]], pad_id: int, multiple_of: int = 8) -> Batch:
+def collate(store: Rows, sequences: list[list[int]], pad_id: int, multiple_of: int | None = None) -> Batch:
     """Rows to a batch: each sequence is its rows one after another, padded on the right to the longest.
 
-    One row each is an unpacked batch. The length is a multiple of `multiple_of`, as tensor cores want it.
+    One row each is an unpacked batch. The length is a multiple of `multiple_of`; None takes what `padded` says.
 
     Raises:
         ValueError: a sequence holds no row.
@@ -96,7 +98,8 @@ def collate(store: Rows, sequences: list[list[int]], pad_id: int, multiple_of: i
         raise ValueError("a batch needs sequences, and each of them a row")
     rows = [[store.row(index) for index in sequence] for sequence in sequences]
     longest = max(sum(len(ids) for ids, _ in sequence) for sequence in rows)
-    shape = (len(rows), -(-longest // multiple_of) * multiple_of)
+    width = padded(longest) if multiple_of is None else -(-longest // multiple_of) * multiple_of
+    shape = (len(rows), width)
     batch = Batch(
         input_ids=np.full(shape, pad_id, dtype=np.int64),
         trained=np.zeros(shape, dtype=np.bool_),

@@ -9,7 +9,7 @@ from functools import partial
 
 from llmops.errors import EnvironmentFault, InputError
 from llmops.finetune.activations import Arithmetic, Load, arithmetic_of
-from llmops.finetune.lengths import LengthProfile
+from llmops.finetune.lengths import LengthProfile, padded
 from llmops.finetune.memory import estimate_memory
 from llmops.finetune.recipe import Fsdp, Lora, NoAdapter, Recipe
 from llmops.finetune.shape import ModelShape
@@ -233,14 +233,14 @@ def _one_epoch(recipe: Recipe, lengths: LengthProfile, attention: str) -> tuple[
     batch = recipe.batch
     if not batch.packing:
         sequences = math.ceil(lengths.rows - 1e-6)
-        padded = _in_eights(lengths.longest_of(batch.per_device))
-        computed, squares = sequences * padded, sequences * padded**2
+        width = padded(lengths.longest_of(batch.per_device))
+        computed, squares = sequences * width, float(sequences * width**2)
     else:
         sequences = lengths.packed_sequences(batch.max_length)
-        padded = _in_eights(min(float(batch.max_length), lengths.tokens))
-        computed = sequences * padded
+        width = padded(min(float(batch.max_length), lengths.tokens))
+        computed = sequences * width
         # Without a kernel for documents the scores of all pairs of a sequence are computed and masked.
-        squares = lengths.squares if attention in ("varlen", "flash_attention_2") else sequences * padded**2
+        squares = lengths.squares if attention in ("varlen", "flash_attention_2") else sequences * width**2
     used = min(lengths.tokens, computed)
     return sequences, Tokens(used, lengths.trained_tokens, lengths.squares, computed, max(squares, lengths.squares))
 
@@ -253,11 +253,6 @@ def _updates(recipe: Recipe, per_epoch: int) -> int:
     whole = math.floor(epochs)
     part = epochs - whole
     return whole * per_epoch + (math.ceil(part * per_epoch) if part > 1e-9 else 0)
-
-
-def _in_eights(length: float) -> float:
-    """Batches are padded to a multiple of eight."""
-    return 8.0 * math.ceil(length / 8)
 
 
 # Memory
@@ -274,7 +269,10 @@ def _load(recipe: Recipe, lengths: LengthProfile, world: int) -> Load:
         length = min(longest, batch.max_length)
         sequences = min(batch.per_device, math.ceil(lengths.rows - 1e-6))
     trained = math.ceil(sequences * length * lengths.trained_share)
-    return Load(sequences, int(_in_eights(length)), trained, batch.passes(world))
+    passes = batch.passes(world)
+    batches = passes * _updates(recipe, max(1, math.ceil(lengths.rows / batch.sequences)))
+    widths = 1.0 if batch.packing else lengths.widths(batch.per_device, batches)
+    return Load(sequences, padded(length), trained, passes, widths)
 
 
 def _memory(

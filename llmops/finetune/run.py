@@ -17,6 +17,7 @@ from llmops.errors import EnvironmentFault, InputError, OutOfMemory
 from llmops.events import Listener
 from llmops.files import folder_digest, new_folder, write_json
 from llmops.finetune.disk import check_disk, disk_needed
+from llmops.finetune.hold import held
 from llmops.finetune.identity import differences, environment, identity, run_digest
 from llmops.finetune.lengths import LengthProfile
 from llmops.finetune.plan import Plan, check_memory, gib, make_plan, way_out
@@ -123,12 +124,14 @@ def encode_dataset(
     )
 
 
-def choose_kernels(recipe: Recipe, base: ModelSource) -> Kernels:
-    """The fastest arithmetic that this machine and model have, unless the recipe says which."""
+def choose_kernels(recipe: Recipe, base: ModelSource, *, world: int) -> Kernels:
+    """The fastest arithmetic that this machine and model have for each of `world` processes, unless the recipe says
+    which."""
     import torch
     from transformers import AutoConfig
 
     from llmops.finetune.attention import choose
+    from llmops.finetune.launch import threads_for
     from llmops.finetune.parallel import this_device
 
     device = this_device()
@@ -142,7 +145,7 @@ def choose_kernels(recipe: Recipe, base: ModelSource) -> Kernels:
         precision=recipe.precision,
     )
     liger, liger_why = _liger(recipe, device.type, str(config.model_type))
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads_for(world)} threads"
     return Kernels(attention, liger, where, (f"device: {where}", f"attention: {why}", f"liger: {liger_why}"))
 
 
@@ -230,12 +233,14 @@ def claim(folder: Path, parts: Mapping[str, Any], *, resume: bool) -> RunManifes
     """Whether this run may have the folder; answers the manifest of the same run finished before. Writes nothing.
 
     Raises:
-        InputError: the folder belongs to a run that differs, with every difference named; or
-            `resume` was asked and there is nothing to go on from.
+        InputError: the folder belongs to a run that differs, with every difference named; another process
+            trains in it now; or `resume` was asked and there is nothing to go on from.
     """
     record = folder / "identity.json"
     if record.is_file():
-        before = json.loads(record.read_text())
+        # Asked here too, so that a second command is refused before it touches the first one's record.
+        with held(folder):
+            before = json.loads(record.read_text())
         if before != json.loads(json.dumps(parts)):
             named = list(differences(before, json.loads(json.dumps(parts))))
             more = f" and {len(named) - 3} more" if len(named) > 3 else ""

@@ -90,7 +90,7 @@ def finetune(
     )
     rows = {split: partial(rows_of, dataset, split) for split in get_args(Split)}
     tokens = encode_dataset(rows, dataset, recipe, base, cache=workspace.cache, listener=listener)
-    kernels = choose_kernels(recipe, base)
+    kernels = choose_kernels(recipe, base, world=gpus)
     parts = identify(recipe, dataset, tokens, base, kernels, world=gpus)
     folder = out or workspace.runs / f"{recipe.name}-{run_digest(parts)[:12]}"
     if resume and out is None and not folder.exists():

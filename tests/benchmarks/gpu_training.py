@@ -130,7 +130,7 @@ def measure(case: Case, folder: Path) -> dict[str, float | str]:
         writer.finish()
     store = TokenStore.open(folder / "tokens" / "train.safetensors")
     source = ModelSource(str(base), base, None, "0" * 64)
-    kernels = choose_kernels(recipe, source)
+    kernels = choose_kernels(recipe, source, world=1)
     plan = make_plan(
         recipe,
         shape_of(json.loads((base / "config.json").read_text()), named=str(base)),

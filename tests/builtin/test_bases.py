@@ -12,7 +12,7 @@ import pytest
 
 from llmops.builtin.bases import base, make, shape
 from llmops.builtin.definition import Definition
-from llmops.errors import InputError
+from llmops.errors import EnvironmentFault, InputError
 from llmops.files import folder_digest
 
 
@@ -125,3 +125,20 @@ def test_an_unknown_name_is_refused_before_anything_is_written(tmp_path: Path) -
     assert not list(tmp_path.iterdir())
     with pytest.raises(InputError):
         shape("large")
+
+
+def test_what_the_making_process_met_is_told_and_nothing_is_left(short: Definition, tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentFault, match=r"pre-training builtin:tiny ended with status 1: .*heads"):
+        make(replace(short, hidden=100, heads=3), cache=tmp_path)
+    assert not [path for path in (tmp_path / "builtin").iterdir() if path.suffix != ".lock"]
+
+
+def test_the_callers_memory_does_not_grow_by_pre_training(short: Definition, tmp_path: Path) -> None:
+    script = (
+        "import resource; before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        + CALLER
+        + "\nprint((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
+    )
+    command = [sys.executable, "-c", script, json.dumps(asdict(short)), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout.splitlines()[-1]) < 50, "MiB"

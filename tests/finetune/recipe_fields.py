@@ -112,6 +112,8 @@ _EXTRA: dict[str, dict[str, Any]] = {
 }
 
 _ALONE = {"method.kind"}
+REFUSED = {"data.validation.0.weight"}
+"""Keys that a section shares with another and that mean nothing there: any value but the default is an error."""
 """Keys with one valid value only: nothing can be changed until there is a second."""
 
 
@@ -169,13 +171,15 @@ def changes() -> list[Change]:
     Raises:
         KeyError: the recipe has a key that this table does not know.
     """
-    return [_change(leaf) for leaf in leaf_fields() if leaf.path not in _ALONE]
+    return [_change(leaf) for leaf in leaf_fields() if leaf.path not in _ALONE and leaf.key not in REFUSED]
 
 
 def _change(leaf: Leaf) -> Change:
     if leaf.rows is not None:
         section = leaf.key.split(".")[1]
-        rows = [ROWS[leaf.rows]]
+        # Splits and revisions are what a hub has.
+        of_hub = leaf.key.endswith((".split", ".revision"))
+        rows = [{**ROWS[leaf.rows], **({"source": "hub:org/name"} if of_hub else {})}]
         extra = {"train": rows} if section == "train" else {"train": [ROWS["PromptRows"]], "validation": rows}
         return Change(leaf.key, _VALUES[f"rows.{leaf.key.split('.')[-1]}"], {"data": {"validation": 0.1, **extra}})
     extras = [extra for part, extra in _EXTRA.items() if leaf.path.startswith(part)]

@@ -38,7 +38,8 @@ subprocess.run([sys.executable, "-c", sys.argv[2], sys.argv[1]], start_new_sessi
 WORKER = """
 import os, sys, time
 from pathlib import Path
-from llmops.finetune.hold import end_with_launcher, end_with_parent
+from llmops.finetune.hold import end_with_launcher
+from llmops.processes import end_with_parent
 end_with_parent()
 end_with_launcher(Path(sys.argv[1]))
 print(os.getppid(), os.getpid(), flush=True)

@@ -17,7 +17,7 @@ from llmops.config import load, models_in
 from llmops.errors import FileFaults, InputError
 from llmops.explain import keys
 from llmops.finetune.recipe import Batch, Freeze, Fsdp, NoAdapter, Recipe
-from tests.finetune.recipe_fields import BASE, Change, changes, leaf_fields, recipe_with
+from tests.finetune.recipe_fields import BASE, REFUSED, ROWS, Change, changes, leaf_fields, recipe_with
 
 LORA: dict[str, Any] = {"kind": "lora"}
 EVALUATE: dict[str, Any] = {"suites": ["eval/suites/e2e.yaml"]}
@@ -293,11 +293,12 @@ def test_the_table_changes_every_key_that_holds_a_value() -> None:
         "validation", "checkpoints", "kernels", "parallel", "evaluate",
     }  # fmt: skip
     changed = {change.key.replace(".0.", ".") for change in changes()}
-    assert changed == set(every_key(Recipe)) - sections - {"method.kind"}
+    refused = {key.replace(".0.", ".") for key in REFUSED}
+    assert changed == set(every_key(Recipe)) - sections - {"method.kind"} - refused
 
 
 def test_a_key_is_left_out_of_the_table_only_when_it_has_one_value() -> None:
-    left_out = [leaf for leaf in leaf_fields() if leaf.key not in {change.key for change in changes()}]
+    left_out = [leaf for leaf in leaf_fields() if leaf.key not in {change.key for change in changes()} | REFUSED]
     assert [leaf.path for leaf in left_out] == ["method.kind"]
     (method,) = models_in(Recipe.model_fields["method"].annotation)
     assert len(get_args(method.model_fields["kind"].annotation)) == 1
@@ -309,3 +310,15 @@ def test_every_change_of_the_table_is_valid_and_a_change(tmp_path: Path, change:
     after = recipe(tmp_path, f"{change.key}={change.value}", **recipe_with(change))
     assert isinstance(after, Recipe)
     assert before != after
+
+
+def test_what_a_source_does_not_have_is_refused(tmp_path: Path) -> None:
+    train = [ROWS["PromptRows"]]
+    faults = refused(tmp_path, data={"train": [{**ROWS["PromptRows"], "split": "test"}]})
+    assert "split 'test' names a split of a `hub:` data set, which a.jsonl is not" in "".join(faults.values())
+    faults = refused(tmp_path, data={"train": [{**ROWS["TextRows"], "revision": "3"}]})
+    assert "revision '3' names a version of a `hub:` data set or a Delta table" in "".join(faults.values())
+    faults = refused(tmp_path, data={"train": train, "validation": [{**ROWS["PromptRows"], "weight": 2}]})
+    assert "every held-out row counts once" in "".join(faults.values())
+    table = {**ROWS["PromptRows"], "source": "delta:rows", "revision": "3"}
+    assert recipe(tmp_path, data={"train": [table]}).data.train[0].revision == "3"

@@ -204,7 +204,7 @@ class Sides:
 
     def kernels(self, recipe: Recipe) -> Any:
         """What was chosen, with the reasons."""
-        return choose_kernels(recipe, as_source(self.base))
+        return choose_kernels(recipe, as_source(self.base), world=1)
 
     def plan(self, recipe: Recipe) -> Any:
         """Updates, tokens, memory and time on two H200."""
@@ -234,8 +234,6 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> Sides:
 
 SHOWS: dict[str, tuple[str, ...]] = {
     "data": ("rows",),
-    # The held-out loss counts every row once: a weight there names another version, no more.
-    "data.validation.0.weight": ("digest",),
     "method.neftune": ("model", "training"),
     "adapter.kind": ("model", "plan", "disk"),
     "adapter.freeze": ("model", "training", "plan"),
@@ -305,9 +303,6 @@ def pair(change: Change, folder: Path) -> tuple[Recipe, Recipe]:
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(settings))
     common = []
-    if change.key.endswith((".split", ".revision")):
-        # Splits and revisions are what a hub has.
-        common.append(f"{change.key.rpartition('.')[0]}.source=hub:org/name")
     if change.key.startswith("data.validation.0"):
         # Rows of a held-out source are not trained on, so there must be others.
         common.append("data.train.0.source=b.csv")

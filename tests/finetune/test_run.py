@@ -185,14 +185,16 @@ class TestTheBase:
 
 class TestKernels:
     def test_are_said_with_their_reasons(self, random_base: Path) -> None:
-        kernels = choose_kernels(a_recipe(), as_source(random_base))
+        kernels = choose_kernels(a_recipe(), as_source(random_base), world=1)
         assert kernels.device == "CPU, 1 threads"
         assert [reason.partition(":")[0] for reason in kernels.reasons] == ["device", "attention", "liger"]
         assert kernels.attention == "sdpa"
         assert not kernels.liger
 
     def test_are_those_the_recipe_says(self, random_base: Path) -> None:
-        kernels = choose_kernels(a_recipe(kernels={"attention": "eager", "liger": "off"}), as_source(random_base))
+        kernels = choose_kernels(
+            a_recipe(kernels={"attention": "eager", "liger": "off"}), as_source(random_base), world=1
+        )
         assert kernels.attention == "eager"
         assert "liger: off, as the recipe says" in kernels.reasons
 

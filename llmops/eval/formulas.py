@@ -1,0 +1,104 @@
+"""From summed statistics to a metric's value, for many sums at once: what makes resampling cheap.
+
+A formula is named by a text that a report keeps, such as `mean` or `chrf:2`, so that a report read from its file can
+be resampled and compared without its scorers. Each equals, sum by sum, what the library named in the metric's
+signature computes; tests compare them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from llmops.stats import ValueOf, Values
+
+
+def formula(name: str) -> ValueOf:
+    """The function a formula's name stands for: sums `(…, k)` to values `(…)`.
+
+    Raises:
+        ValueError: no formula is called so.
+    """
+    kind, *arguments = name.split(":")
+    if kind not in _FORMULAS:
+        raise ValueError(f"no formula is called {name!r}")
+    return partial(_FORMULAS[kind], *map(float, arguments)) if arguments else _FORMULAS[kind]
+
+
+def ratio(scale: float, empty: float, sums: Values) -> Values:
+    """`scale · a / b` of sums (a, b); `empty` where b is 0."""
+    above, below = sums[..., 0], sums[..., 1]
+    return np.where(below > 0, scale * above / np.where(below > 0, below, 1), empty)
+
+
+def mean(sums: Values) -> Values:
+    """Of sums (value, items); undefined over no items."""
+    return ratio(1.0, np.nan, sums)
+
+
+def bleu(sums: Values) -> Values:
+    """Corpus BLEU from (answer length, reference length, 4 × matched, 4 × possible n-grams), in points.
+
+    The geometric mean of the four precisions times the brevity penalty (Papineni et al. 2002); an order without a
+    match counts half, a quarter, … of one, as mteval-v13a has it (sacreBLEU's `exp`).
+    """
+    length, reference = sums[..., 0], sums[..., 1]
+    matched, possible = sums[..., 2:6], sums[..., 6:10]
+    missed = matched == 0
+    smoothed = np.where(missed, 1.0 / 2.0 ** np.cumsum(missed, axis=-1), matched)
+    there = possible > 0
+    log_precision = np.log(smoothed / np.where(there, possible, 1)).mean(-1)
+    longer = np.where(length > 0, length, 1)
+    penalty = np.where(length > 0, np.exp(np.minimum(0.0, 1.0 - reference / longer)), 0.0)
+    defined = there.all(-1) & (matched.sum(-1) > 0)
+    return np.where(defined, 100.0 * penalty * np.exp(log_precision), 0.0)
+
+
+def chrf(beta: float, sums: Values) -> Values:
+    """chrF from (n-grams in the answer, in the reference, in both) of each order, in points.
+
+    F_beta of precision and recall, each averaged over the orders that both texts have (Popović 2015).
+    """
+    orders = sums.reshape(*sums.shape[:-1], -1, 3)
+    answer, reference, both = orders[..., 0], orders[..., 1], orders[..., 2]
+    has = (answer > 0) & (reference > 0)
+    number = np.maximum(has.sum(-1), 1)
+    precision = np.where(has, both / np.where(answer > 0, answer, 1), 0).sum(-1) / number
+    recall = np.where(has, both / np.where(reference > 0, reference, 1), 0).sum(-1) / number
+    weight = beta**2
+    below = weight * precision + recall
+    return np.where(below > 0, 100 * (1 + weight) * precision * recall / np.where(below > 0, below, 1), 0.0)
+
+
+def ter(sums: Values) -> Values:
+    """TER from (edits, mean reference length), in points; 100 where there is no reference but an answer."""
+    edits, words = sums[..., 0], sums[..., 1]
+    return 100.0 * np.where(words > 0, edits / np.where(words > 0, words, 1), (edits > 0) * 1.0)
+
+
+def perplexity(sums: Values) -> Values:
+    """exp of nats per unit, from (nats, units); undefined over no units."""
+    return np.exp(mean(sums))
+
+
+def macro_f1(sums: Values) -> Values:
+    """Mean over classes of F1, from (both, predicted, true) of each; a class nobody has or predicts is left out."""
+    classes = sums.reshape(*sums.shape[:-1], -1, 3)
+    below = classes[..., 1] + classes[..., 2]
+    there = below > 0
+    each = np.where(there, 2 * classes[..., 0] / np.where(there, below, 1), 0)
+    number = there.sum(-1)
+    return np.where(number > 0, each.sum(-1) / np.maximum(number, 1), np.nan)
+
+
+_FORMULAS: dict[str, Callable[..., Values]] = {
+    "mean": mean,
+    "ratio": ratio,
+    "bleu": bleu,
+    "chrf": chrf,
+    "ter": ter,
+    "perplexity": perplexity,
+    "macro_f1": macro_f1,
+}
