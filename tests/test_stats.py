@@ -176,7 +176,7 @@ def test_a_quantiles_interval_holds_it_at_least_as_often_as_it_says(share: float
 
 
 def test_a_quantile_of_few_is_open_at_the_end_that_was_not_seen() -> None:
-    low, high = Quantile(np.arange(10.0), 0.95).interval(0.95)
+    low, high = Quantile(np.arange(10, dtype=np.float64), 0.95).interval(0.95)
     assert high == math.inf
     assert low < 9
 

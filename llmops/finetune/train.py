@@ -23,6 +23,7 @@ from llmops.errors import Interrupted, OutOfMemory, TrainingStopped
 from llmops.finetune import checkpoint
 from llmops.finetune.attention import attention_inputs, check_isolation
 from llmops.finetune.checkpoint import Progress, State
+from llmops.finetune.heap import kept_heap
 from llmops.finetune.losses import mean_loss, step_scale
 from llmops.finetune.memory_use import peak_memory, reset_peak_memory
 from llmops.finetune.model import DTYPES, LossModel, Placement, load_model, trained_parameters
@@ -125,7 +126,8 @@ class Trainer:
                 self.scaler.load_state_dict(dict(progress.scaler))
         stopped_early = self._out_of_patience(progress)
         if not stopped_early:
-            progress, stopped_early = self._updates(progress, rehearse=resumed is None)
+            with kept_heap(on_cpu=self.processes.device.type == "cpu"):
+                progress, stopped_early = self._updates(progress, rehearse=resumed is None)
         if self.recipe.validation.keep_best and progress.best_update not in (0, progress.update):
             checkpoint.restore_weights(self.checkpoints / "best", self.state)
         self._refuse_unlearned(initial)
