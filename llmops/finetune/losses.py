@@ -37,11 +37,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             rows = part.shape[0]
             part = nn.functional.pad(part, (0, 0, 0, -rows % _ROWS))
             logits = (part @ matrix.T).float()
-            log_norm = torch.logsumexp(logits, dim=-1, keepdim=True)
-            total += (log_norm[:rows].squeeze(1) - logits[:rows].gather(1, target[:, None]).squeeze(1)).sum()
+            # In place: the largest tensor of the step exists once, and is gone over as few times as possible.
+            logits.sub_(logits.amax(dim=-1, keepdim=True))
+            chosen = logits[:rows].gather(1, target[:, None])
+            norm = logits.exp_().sum(dim=-1, keepdim=True)
+            total += (norm[:rows].log() - chosen).sum()
             if to_hidden is None and to_weight is None:
                 continue
-            slope = logits.sub_(log_norm).exp_()
+            slope = logits.div_(norm)
             slope[:rows].scatter_add_(1, target[:, None], torch.full_like(target[:, None], -1, dtype=slope.dtype))
             slope[rows:] = 0.0
             slope = slope.to(hidden.dtype)
@@ -49,6 +52,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 to_hidden[start : start + rows] = (slope @ matrix)[:rows]
             if to_weight is not None:
                 to_weight += slope.T @ part
+            # Otherwise they would live until the next chunk's are there.
+            del logits, slope
         ctx.save_for_backward(*(grad for grad in (to_hidden, to_weight) if grad is not None))
         ctx.wants = (wants_hidden, wants_weight)
         ctx.weight_dtype = weight.dtype

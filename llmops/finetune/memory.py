@@ -126,14 +126,13 @@ def cast_bytes(recipe: Recipe, shape: ModelShape, arithmetic: Arithmetic, *, lay
 def logits_bytes(recipe: Recipe, shape: ModelShape, arithmetic: Arithmetic, load: Load) -> int:
     """The loss: one chunk of logits, the gradients taken with them, the matrix in `compute`.
 
-    A chunk exists in 32 bits, and once more while its exponentials are summed; the chunk
-    before it is let go only when the next is there. Squashed logits (Gemma 2) exist twice
-    more. The gradient towards the hidden states is kept in `compute`, beside the chosen
+    A chunk exists in 32 bits, and in `compute` as the product gives it and its gradient is
+    multiplied. Squashed logits (Gemma 2) exist three times in 32 bits. The gradient towards the hidden states is kept in `compute`, beside the chosen
     states themselves; that towards a trained output matrix in 32 bits.
     """
     chunk = min(recipe.kernels.loss_chunk, load.trained)
-    copies = (2 if load.trained <= chunk else 3) + (2 if shape.softcap else 0)
-    logits = 4 * chunk * shape.vocabulary * copies
+    each = (12 if shape.softcap else 4) + (arithmetic.compute if arithmetic.compute < 4 else 0)
+    logits = each * chunk * shape.vocabulary
     matrix = arithmetic.compute * shape.embedding_weights if arithmetic.casts else 0
     hidden = load.trained * shape.hidden * (2 * arithmetic.compute + arithmetic.stream)
     return logits + matrix + hidden + _head_gradient(recipe, shape)

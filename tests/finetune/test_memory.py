@@ -99,7 +99,7 @@ def test_logits_exist_for_one_chunk_whatever_the_sequence(tmp_path: Path) -> Non
 
     chosen_states = 6 * LLAMA_8B.hidden
     assert logits(8192) - logits(4096) == 4096 * chosen_states
-    assert logits(512) == 512 * (8 * LLAMA_8B.vocabulary + chosen_states)
+    assert logits(512) == 512 * (6 * LLAMA_8B.vocabulary + chosen_states)
 
 
 @pytest.mark.parametrize("overrides", [["parallel={kind: fsdp}"], ["parallel={kind: fsdp}", LORA]])
