@@ -148,8 +148,9 @@ def _memory(plan: Plan) -> Table:
         "program": memory.process,
     }
     for name, amount in parts.items():
-        if amount:
-            table.add_row(name, gib(amount))
+        # The program is a part on a CPU only; another part may be gone at the fullest moment, which is worth seeing.
+        if amount or name != "program":
+            table.add_row(name, gib(amount), "" if amount else "let go before the fullest moment")
     table.add_row("total", gib(memory.total), f"of {gib(plan.device.usable_bytes)}")
     return table
 

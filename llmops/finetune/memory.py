@@ -127,8 +127,9 @@ def logits_bytes(recipe: Recipe, shape: ModelShape, arithmetic: Arithmetic, load
     """The loss: one chunk of logits, the gradients taken with them, the matrix in `compute`.
 
     A chunk exists in 32 bits, and in `compute` as the product gives it and its gradient is
-    multiplied. Squashed logits (Gemma 2) exist three times in 32 bits. The gradient towards the hidden states is kept in `compute`, beside the chosen
-    states themselves; that towards a trained output matrix in 32 bits.
+    multiplied. Squashed logits (Gemma 2) exist three times in 32 bits. The gradient towards
+    the hidden states is kept in `compute`, beside the chosen states themselves; that
+    towards a trained output matrix in 32 bits.
     """
     chunk = min(recipe.kernels.loss_chunk, load.trained)
     each = (12 if shape.softcap else 4) + (arithmetic.compute if arithmetic.compute < 4 else 0)
