@@ -148,9 +148,9 @@ def _memory(plan: Plan) -> Table:
         "program": memory.process,
     }
     for name, amount in parts.items():
-        # The program is a part on a CPU only; another part may be gone at the fullest moment, which is worth seeing.
+        # The program is a part on a CPU only; another part may be absent at the fullest moment, which is worth seeing.
         if amount or name != "program":
-            table.add_row(name, gib(amount), "" if amount else "let go before the fullest moment")
+            table.add_row(name, gib(amount), "" if amount else "not held at the fullest moment")
     table.add_row("total", gib(memory.total), f"of {gib(plan.device.usable_bytes)}")
     return table
 
