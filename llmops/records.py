@@ -188,6 +188,30 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a gate said of a model, with every number it looked at.
+
+    Attributes:
+        gate: its file or name.
+        model_digest: of the artifact that was judged.
+        against: the version it was compared with, None where there was none.
+        rules: for each rule `rule` (as text), `value`, `low`, `high`, `bound`, `result` and `note`.
+        reports: digests of the reports the numbers are from.
+        digest: sha256 over all the rest.
+    """
+
+    result: Literal["PASS", "FAIL", "INCONCLUSIVE"]
+    gate: str
+    model_digest: str
+    against: str | None
+    confidence: float
+    rules: tuple[Mapping[str, Any], ...]
+    reports: tuple[str, ...]
+    code_version: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunManifest:
     """What a run was and what came of it; `manifest.json` in its folder and beside the artifact.
 

@@ -298,28 +298,29 @@ def randomisation_p(
     *,
     resamples: int = RESAMPLES,
     seed: int = SEED,
-) -> float:
+) -> Values:
     """Two-sided p of "the two models are exchangeable" by approximate randomisation (Noreen 1989; Riezler & Maxwell
     2005): each cluster's results change places at random.
 
     Args:
         first, second: `(items, k)` statistics of two models on the same items.
+        value_of: to values `()`, or `(m,)` of several metrics, which then share their draws.
 
     Returns:
-        `(1 + differences at least as large as the one seen) / (1 + resamples)`; never 0.
+        For each value `(1 + differences at least as large as the one seen) / (1 + resamples)`; never 0.
     """
     one, two = _by_cluster(first, clusters), _by_cluster(second, clusters)
-    seen = abs(float(value_of(two.sum(0)) - value_of(one.sum(0))))
+    seen = np.abs(value_of(two.sum(0)) - value_of(one.sum(0)))
     total, gap = one.sum(0), two - one
     whole = total + two.sum(0)
-    as_large = taken = 0
+    as_large, taken = np.zeros(seen.shape), 0
     for swaps in _swaps(len(one), resamples_for(len(one), resamples) if resamples >= 1000 else resamples, seed):
         moved = total + swaps @ gap
         differences = np.abs(value_of(whole - moved) - value_of(moved))
         # Equal sums may differ in the last bits.
-        as_large += int(np.count_nonzero(differences >= seen * (1 - 1e-9) - 1e-12))
+        as_large += (differences >= seen * (1 - 1e-9) - 1e-12).sum(0)
         taken += len(swaps)
-    return (1 + as_large) / (1 + taken)
+    return np.asarray((1 + as_large) / (1 + taken))
 
 
 def bootstrap_p(value: float, samples: Values) -> float:

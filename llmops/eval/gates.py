@@ -39,6 +39,11 @@ class Rule(Settings):
             raise ValueError("per_slice goes with a `metric`; a measure is taken over the whole suite")
         return self
 
+    @property
+    def number(self) -> str:
+        """What is looked at, as people write it."""
+        return f"{self.suite} {self.metric or self.measure}"
+
 
 class AtLeast(Rule):
     """The number must surely be this high."""

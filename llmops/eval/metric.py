@@ -9,7 +9,16 @@ from typing import Any, Literal
 import numpy as np
 
 from llmops.eval.formulas import formula
-from llmops.stats import Estimate, PairedProportion, Proportion, Resampled, Values, resampled
+from llmops.stats import (
+    Estimate,
+    PairedProportion,
+    Proportion,
+    Resampled,
+    ValueOf,
+    Values,
+    randomisation_p,
+    resampled,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,19 +124,43 @@ def differences(
     return {group: {metric.name: of_group[metric.name] for metric in first} for group, of_group in found.items()}
 
 
+def exchange_ps(
+    first: Sequence[Metric], second: Sequence[Metric], groups: Groups, clusters: Sequence[int] | None = None
+) -> dict[str, dict[str, float]]:
+    """Two-sided p of "the two models are exchangeable", by group and metric, all from the same random swaps."""
+    parts = [(group, one, two) for group in groups for one, two in zip(first, second, strict=True)]
+    value_of = _side_by_side([metric for _, metric, _ in parts])
+    ps = randomisation_p(
+        np.hstack([_masked(one.statistics, groups[group]) for group, one, _ in parts]),
+        np.hstack([_masked(two.statistics, groups[group]) for group, _, two in parts]),
+        value_of,
+        clusters,
+    )
+    found: dict[str, dict[str, float]] = {group: {} for group in groups}
+    for (group, metric, _), p in zip(parts, ps.tolist(), strict=True):
+        found[group][metric.name] = p
+    return found
+
+
 def _together(parts: Sequence[tuple[Values, Metric]], clusters: Sequence[int] | None) -> list[Values]:
     """Samples of each metric, all from the same draws."""
     if not parts:
         return []
-    ends = np.cumsum([statistics.shape[1] for statistics, _ in parts])
-    functions = [formula(metric.formula) for _, metric in parts]
+    value_of = _side_by_side([metric for _, metric in parts])
+    samples = resampled(np.hstack([statistics for statistics, _ in parts]), value_of, clusters)
+    return list(samples.T)
+
+
+def _side_by_side(metrics: Sequence[Metric]) -> ValueOf:
+    """From the sums of all of them, one after another, `(…, k)`, to their values, `(…, metrics)`."""
+    ends = np.cumsum([metric.statistics.shape[1] for metric in metrics])
+    functions = [formula(metric.formula) for metric in metrics]
 
     def value_of(sums: Values) -> Values:
         pieces = np.split(sums, ends[:-1], axis=-1)
         return np.stack([function(piece) for function, piece in zip(functions, pieces, strict=True)], axis=-1)
 
-    samples = resampled(np.hstack([statistics for statistics, _ in parts]), value_of, clusters)
-    return list(samples.T)
+    return value_of
 
 
 def _masked(statistics: Values, members: Sequence[int]) -> Values:

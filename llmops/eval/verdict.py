@@ -1,0 +1,244 @@
+"""From a gate's rules and a model's reports to PASS, FAIL or INCONCLUSIVE.
+
+A rule passes when its whole interval lies on the right side of its bound, and a gate when all its rules do: then a
+wrong pass of the gate is no likelier than of its single rules (an intersection-union test, Berger 1982), so passes
+need no correction. A wrong FAIL would become likelier with every rule and slice; a rule fails only where its p,
+adjusted for all of them (Holm), is below the error of one side of the interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any, Literal
+
+import numpy as np
+
+from llmops.errors import InputError, nearest
+from llmops.eval.compare import check_comparable, in_order_of
+from llmops.eval.gates import AnyRule, AtLeast, AtMost, BetterBy, Gate, NoWorseBy
+from llmops.eval.measured import ALL, Measured
+from llmops.eval.metric import Groups, differences, estimates
+from llmops.files import digest_of
+from llmops.records import Verdict
+from llmops.stats import Estimate, Exact, Proportion, Quantile, Resampled, holm, items_to_decide, one_sided_p, resampled
+
+Result = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+EXIT_CODES: Mapping[str, int] = {"PASS": 0, "FAIL": 3, "INCONCLUSIVE": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One rule asked of one group of items.
+
+    Attributes:
+        rule: as people read it.
+        bound: what the estimate must be on the right side of.
+        above: that side is above the bound.
+        estimate: None where the rule compares and there is nothing to compare with.
+    """
+
+    rule: str
+    bound: float
+    above: bool
+    estimate: Estimate | None
+
+
+def judge(
+    gate: Gate,
+    reports: Mapping[str, Measured],
+    others: Mapping[str, Measured],
+    *,
+    name: str,
+    against: str | None,
+) -> Verdict:
+    """The verdict of `gate` on the model of `reports`.
+
+    Args:
+        reports: the model's, by the suite's name.
+        others: those of the version it is compared with; empty where there is none yet.
+        name: of the gate, as people know it.
+        against: that version; None where there is none.
+
+    Raises:
+        InputError: a rule asks for a suite, metric or measure that was not measured; or the reports of the two
+            models cannot be compared.
+    """
+    questions = [question for rule in gate.rules for question in _questions(rule, reports, others)]
+    # Where the value lies on the right side there is nothing that could fail.
+    ps = holm([_p_of_failure(question) for question in questions])
+    rules = [_answer(question, p, gate.confidence) for question, p in zip(questions, ps, strict=True)]
+    results = {rule["result"] for rule in rules}
+    result: Result = "FAIL" if "FAIL" in results else "INCONCLUSIVE" if "INCONCLUSIVE" in results else "PASS"
+    models = {str(report.model["digest"]) for report in reports.values()}
+    if len(models) != 1:
+        raise ValueError(f"reports of {len(models)} models cannot be one verdict")
+    asked = dict.fromkeys(rule.suite for rule in gate.rules)
+    content: dict[str, Any] = {
+        "result": result,
+        "gate": name,
+        "model_digest": models.pop(),
+        "against": against,
+        "confidence": gate.confidence,
+        "rules": tuple(rules),
+        "reports": tuple(
+            by_suite[suite].digest for suite in asked for by_suite in (reports, others) if suite in by_suite
+        ),
+        "code_version": version("llmops"),
+    }
+    return Verdict(**content, digest=digest_of({**content, "rules": rules, "reports": list(content["reports"])}))
+
+
+def record(verdict: Verdict) -> dict[str, Any]:
+    """The verdict as its file holds it."""
+    return {**asdict(verdict), "rules": [dict(rule) for rule in verdict.rules], "reports": list(verdict.reports)}
+
+
+# Questions
+
+
+def _questions(rule: AnyRule, reports: Mapping[str, Measured], others: Mapping[str, Measured]) -> Iterator[Question]:
+    report = reports.get(rule.suite)
+    if report is None:
+        raise InputError(
+            f"the gate asks for the suite {rule.suite}, which was not measured{nearest(rule.suite, reports)}",
+            fix=f"measure it too, or take the rule out; measured: {', '.join(reports) or 'nothing'}",
+        )
+    if rule.measure is not None:
+        yield _of_measure(rule, report)
+        return
+    metric = report.metric(str(rule.metric))
+    if metric is None:
+        known = [one.name for one in report.metrics]
+        raise InputError(
+            f"the gate asks for {rule.metric}, which {rule.suite} does not measure{nearest(str(rule.metric), known)}",
+            fix=f"use one of its metrics: {', '.join(known)}",
+        )
+    groups: Groups = report.groups if rule.per_slice else {ALL: report.groups[ALL]}
+    sign = 1.0 if metric.better == "higher" else -1.0
+    if isinstance(rule, AtLeast | AtMost):
+        found = estimates([metric], groups, report.clusters)
+        bound, above = (rule.at_least, True) if isinstance(rule, AtLeast) else (rule.at_most, False)
+        for group in groups:
+            words = f"{_where(rule, group)} {'≥' if above else '≤'} {bound:g}"
+            yield Question(words, bound, above, found[group][metric.name])
+        return
+    allowed = -rule.no_worse_by if isinstance(rule, NoWorseBy) else rule.better_by
+    what = f"no worse by {rule.no_worse_by:g}" if isinstance(rule, NoWorseBy) else f"better by {rule.better_by:g}"
+    other = others.get(rule.suite)
+    if other is None:
+        for group in groups:
+            yield Question(f"{_where(rule, group)} {what}", sign * allowed, sign > 0, None)
+        return
+    check_comparable(report, other)
+    before = in_order_of(report, other).metric(metric.name)
+    assert before is not None
+    found = differences([before], [metric], groups, report.clusters)
+    for group in groups:
+        yield Question(f"{_where(rule, group)} {what}", sign * allowed, sign > 0, found[group][metric.name])
+
+
+def _where(rule: AnyRule, group: str) -> str:
+    return rule.number + (f" [{group}]" if group != ALL else "")
+
+
+def _of_measure(rule: AnyRule, report: Measured) -> Question:
+    name = str(rule.measure)
+    if name not in report.measures:
+        raise InputError(
+            f"the gate asks for {name}, which the report on {rule.suite} does not hold{nearest(name, report.measures)}",
+            fix=f"use one of: {', '.join(report.measures)}",
+        )
+    if isinstance(rule, NoWorseBy | BetterBy):
+        raise InputError(
+            f"the gate compares the measure {name} with another model's",
+            fix=f"give {name} a fixed bound with at_least or at_most",
+        )
+    above = isinstance(rule, AtLeast)
+    bound = rule.at_least if isinstance(rule, AtLeast) else rule.at_most
+    return Question(f"{rule.number} {'≥' if above else '≤'} {bound:g}", bound, above, measure_estimate(report, name))
+
+
+def measure_estimate(report: Measured, name: str) -> Estimate:
+    """A measure with its uncertainty over items, where it is one of items."""
+    items = report.items
+    if name in ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms"):
+        share = int(name[len("latency_p") : -len("_ms")]) / 100
+        return Quantile(np.sort(np.array([1000 * item.seconds for item in items], dtype=np.float64)), share)
+    if name == "truncated_share":
+        return Proportion(sum(item.finish == "length" for item in items), len(items))
+    if name == "empty_share":
+        return Proportion(sum(not item.answer.strip() for item in items), len(items))
+    if name == "tokens_mean":
+        tokens = np.array([[item.tokens, 1.0] for item in items])
+        samples = resampled(tokens, lambda sums: sums[..., 0] / sums[..., 1], report.clusters)
+        return Resampled(report.measures[name], samples, len(set(report.clusters)))
+    return Exact(float(report.measures[name]))
+
+
+# Answers
+
+
+def _p_of_failure(question: Question) -> float:
+    estimate = question.estimate
+    if estimate is None or _right(question, estimate.value):
+        return 1.0
+    return one_sided_p(estimate, question.bound)
+
+
+def _right(question: Question, value: float) -> bool:
+    return value >= question.bound if question.above else value <= question.bound
+
+
+def _answer(question: Question, p: float, confidence: float) -> dict[str, Any]:
+    estimate = question.estimate
+    if estimate is None:
+        return {
+            "rule": question.rule,
+            "value": None,
+            "low": None,
+            "high": None,
+            "bound": question.bound,
+            "result": "PASS",
+            "note": "no version to compare with yet",
+        }
+    low, high = estimate.interval(confidence)
+    note = ""
+    if _right(question, low) and _right(question, high):
+        result = "PASS"
+    elif p <= (1 - confidence) / 2:
+        result = "FAIL"
+    else:
+        result = "INCONCLUSIVE"
+        needed = items_to_decide(estimate, question.bound, confidence=confidence)
+        note = (
+            "no number of items decides: the value is at the bound"
+            if needed is None
+            else f"about {needed - estimate.clusters:,} more items would decide"
+        )
+    return {
+        "rule": question.rule,
+        "value": estimate.value,
+        "low": low if math.isfinite(low) else None,
+        "high": high if math.isfinite(high) else None,
+        "bound": question.bound,
+        "result": result,
+        "note": note,
+    }
+
+
+def lines(verdict: Verdict) -> Sequence[tuple[str, str, str, str, str]]:
+    """Result, rule, value, interval and note of every rule, as people read them."""
+    shown = []
+    for rule in verdict.rules:
+        if rule["value"] is None:
+            shown.append((rule["result"], rule["rule"], "", "", rule["note"]))
+            continue
+        ends = [
+            "−∞" if rule["low"] is None else f"{rule['low']:.4g}",
+            "∞" if rule["high"] is None else f"{rule['high']:.4g}",
+        ]
+        shown.append((rule["result"], rule["rule"], f"{rule['value']:.4g}", f"{ends[0]} to {ends[1]}", rule["note"]))
+    return shown
