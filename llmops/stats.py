@@ -69,12 +69,14 @@ class Resampled:
         span: how far one item can move a mean at most (1 for a share), None where that has no bound. Where all
             resamples agree it says how far the truth may still be: of n items that all agree, at most
             `1 − (error / 2)^(1/n)` of such items may differ.
+        bounds: values the number can take at all; the interval ends there.
     """
 
     value: float
     samples: Values
     clusters: int
     span: float | None = None
+    bounds: tuple[float, float] = (-math.inf, math.inf)
     method: str = "bootstrap"
 
     @cached_property
@@ -88,10 +90,10 @@ class Resampled:
     def interval(self, confidence: float) -> tuple[float, float]:
         _check_confidence(confidence)
         if self.clusters < 2 or not len(self._sorted):
-            return -math.inf, math.inf
+            return self.bounds
         if self._sorted[0] == self._sorted[-1]:
             unseen = math.inf if self.span is None else self.span * unseen_share(self.clusters, confidence)
-            return self.value - unseen, self.value + unseen
+            return max(self.bounds[0], self.value - unseen), min(self.bounds[1], self.value + unseen)
         from scipy.special import stdtrit
 
         t = float(stdtrit(self.clusters - 1, (1 + confidence) / 2))

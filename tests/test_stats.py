@@ -149,6 +149,8 @@ def test_a_resample_that_has_none_of_a_slices_items_does_not_count() -> None:
 def test_items_that_all_agree_leave_room_for_those_not_seen() -> None:
     low, high = of_mean(np.ones(20), span=1.0).interval(0.95)
     assert (low, high) == pytest.approx((1 - unseen_share(20, 0.95), 1 + unseen_share(20, 0.95)))
+    share = Resampled(1.0, np.ones(1000), 20, span=1.0, bounds=(0.0, 1.0))
+    assert share.interval(0.95) == pytest.approx((low, 1.0)), "a share above 1 is none"
     assert of_mean(np.ones(20)).interval(0.95) == (-math.inf, math.inf)
     assert of_mean(np.ones(1)).interval(0.95) == (-math.inf, math.inf)
 

@@ -27,7 +27,7 @@ def finetune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and plan; load and write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The result as JSON.")] = False,
 ) -> None:
-    """Train the model that RECIPE describes, measure it beside its base, and register it.
+    """Train the model that RECIPE describes, measure it beside its base, judge it by its gate, and register it.
 
     Run again after an interruption it goes on from the last checkpoint; run again after
     it has finished it answers at once.
@@ -54,6 +54,10 @@ def finetune(
         _print(result)
     if result.fault is not None:
         raise result.fault
+    if result.verdict is not None:
+        from llmops.eval.verdict import EXIT_CODES
+
+        raise typer.Exit(EXIT_CODES[result.verdict.result])
 
 
 def _plain(result: Result) -> dict[str, object]:
@@ -69,6 +73,7 @@ def _plain(result: Result) -> dict[str, object]:
         "predicted": dict(manifest.predicted),
         "measured": dict(manifest.measured),
         "reports": [{**asdict(report), "file": str(report.file)} for report in result.reports],
+        "verdict": None if result.verdict is None else asdict(result.verdict),
     }
 
 
@@ -76,7 +81,7 @@ def _print(result: Result) -> None:
     from rich.console import Console
 
     from llmops.cli.progress import duration
-    from llmops.eval.report import table
+    from llmops.eval.report import table, verdict_table
 
     manifest = result.finished.manifest
     console = Console()
@@ -91,6 +96,8 @@ def _print(result: Result) -> None:
             highlight=False,
             soft_wrap=True,
         )
+    if result.verdict is not None:
+        console.print(verdict_table(result.verdict))
     typer.echo(f"run: {result.finished.folder}")
     if result.version is not None:
         typer.echo(f"registered: {result.version.reference} ({manifest.kind})")

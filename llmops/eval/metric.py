@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -33,7 +34,7 @@ class Metric:
         per_item: `(items,)` the metric of each item alone, in the metric's own points; NaN where it has none.
         better: which way is good.
         binary: every item is right or wrong, so that the value is a share.
-        span: how far one item alone can be from another: 1 for a share, 100 for points; None without a bound.
+        span: values go from 0 to this, 1 for a share, 100 for points; None where they have no upper bound.
     """
 
     name: str
@@ -91,7 +92,11 @@ def estimates(
     together = _together([(part, metric) for _, metric, part in drawn], clusters)
     for (group, metric, _), samples in zip(drawn, together, strict=True):
         found[group][metric.name] = Resampled(
-            metric.value(groups[group]), samples, _independent(groups[group], clusters), metric.span
+            metric.value(groups[group]),
+            samples,
+            _independent(groups[group], clusters),
+            metric.span,
+            bounds=(0.0, math.inf if metric.span is None else metric.span),
         )
     return {group: {metric.name: of_group[metric.name] for metric in metrics} for group, of_group in found.items()}
 
@@ -120,6 +125,7 @@ def differences(
             samples[2 * place + 1] - samples[2 * place],
             _independent(members, clusters),
             one.span,
+            bounds=(-math.inf, math.inf) if one.span is None else (-one.span, one.span),
         )
     return {group: {metric.name: of_group[metric.name] for metric in first} for group, of_group in found.items()}
 

@@ -9,7 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from llmops.errors import InputError
-from llmops.records import Report
+from llmops.eval.verdict import lines as verdict_lines
+from llmops.records import Report, Verdict
 
 _SHOWN = {  # the measures a reader wants beside the scores, and what they are called there
     "truncated_share": "truncated",
@@ -45,6 +46,24 @@ def table(reports: Sequence[Report]) -> Table:
         cells = [*line.values, line.difference][: len(headings)]
         shown.add_row(*map(escape, [line.suite if line.suite != previous else "", line.name, *cells]))
         previous = line.suite
+    return shown
+
+
+def verdict_table(verdict: Verdict) -> Table:
+    """Every rule of a verdict with its number and interval."""
+    said = f" against {verdict.against}" if verdict.against else ""
+    shown = Table(
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        title=f"[bold]{verdict.result}[/bold] by {escape(verdict.gate)}{escape(said)}",
+        title_justify="left",
+        title_style="",
+    )
+    for heading in ("", "rule", "value", f"{verdict.confidence:.0%} interval", ""):
+        shown.add_column(heading, justify="right" if heading == "value" else "left", overflow="fold")
+    for row in verdict_lines(verdict):
+        shown.add_row(*map(escape, row))
     return shown
 
 

@@ -9,7 +9,7 @@ adjusted for all of them (Holm), is below the error of one side of the interval.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any, Literal
@@ -66,6 +66,7 @@ def judge(
         InputError: a rule asks for a suite, metric or measure that was not measured; or the reports of the two
             models cannot be compared.
     """
+    check_gate(gate, {suite: [metric.name for metric in report.metrics] for suite, report in reports.items()})
     questions = [question for rule in gate.rules for question in _questions(rule, reports, others)]
     # Where the value lies on the right side there is nothing that could fail.
     ps = holm([_p_of_failure(question) for question in questions])
@@ -91,6 +92,34 @@ def judge(
     return Verdict(**content, digest=digest_of({**content, "rules": rules, "reports": list(content["reports"])}))
 
 
+def check_gate(gate: Gate, metrics: Mapping[str, Collection[str]]) -> None:
+    """Refuse a gate that asks for what will not be measured, before anything is.
+
+    Args:
+        metrics: names of the metrics of each suite, by the suite's name.
+
+    Raises:
+        InputError: it names another suite or metric, or compares a measure; the nearest name is given.
+    """
+    for rule in gate.rules:
+        if rule.suite not in metrics:
+            raise InputError(
+                f"the gate asks for the suite {rule.suite}, which was not measured{nearest(rule.suite, metrics)}",
+                fix=f"measure it too, or take the rule out; measured: {', '.join(metrics) or 'nothing'}",
+            )
+        known = metrics[rule.suite]
+        if rule.metric is not None and rule.metric not in known:
+            raise InputError(
+                f"the gate asks for {rule.metric}, which {rule.suite} does not measure{nearest(rule.metric, known)}",
+                fix=f"use one of its metrics: {', '.join(known)}",
+            )
+        if rule.measure is not None and isinstance(rule, NoWorseBy | BetterBy):
+            raise InputError(
+                f"the gate compares the measure {rule.measure} with another model's",
+                fix=f"give {rule.measure} a fixed bound with at_least or at_most",
+            )
+
+
 def record(verdict: Verdict) -> dict[str, Any]:
     """The verdict as its file holds it."""
     return {**asdict(verdict), "rules": [dict(rule) for rule in verdict.rules], "reports": list(verdict.reports)}
@@ -100,22 +129,12 @@ def record(verdict: Verdict) -> dict[str, Any]:
 
 
 def _questions(rule: AnyRule, reports: Mapping[str, Measured], others: Mapping[str, Measured]) -> Iterator[Question]:
-    report = reports.get(rule.suite)
-    if report is None:
-        raise InputError(
-            f"the gate asks for the suite {rule.suite}, which was not measured{nearest(rule.suite, reports)}",
-            fix=f"measure it too, or take the rule out; measured: {', '.join(reports) or 'nothing'}",
-        )
+    report = reports[rule.suite]
     if rule.measure is not None:
         yield _of_measure(rule, report)
         return
     metric = report.metric(str(rule.metric))
-    if metric is None:
-        known = [one.name for one in report.metrics]
-        raise InputError(
-            f"the gate asks for {rule.metric}, which {rule.suite} does not measure{nearest(str(rule.metric), known)}",
-            fix=f"use one of its metrics: {', '.join(known)}",
-        )
+    assert metric is not None, "check_gate has looked"
     groups: Groups = report.groups if rule.per_slice else {ALL: report.groups[ALL]}
     sign = 1.0 if metric.better == "higher" else -1.0
     if isinstance(rule, AtLeast | AtMost):
@@ -151,11 +170,7 @@ def _of_measure(rule: AnyRule, report: Measured) -> Question:
             f"the gate asks for {name}, which the report on {rule.suite} does not hold{nearest(name, report.measures)}",
             fix=f"use one of: {', '.join(report.measures)}",
         )
-    if isinstance(rule, NoWorseBy | BetterBy):
-        raise InputError(
-            f"the gate compares the measure {name} with another model's",
-            fix=f"give {name} a fixed bound with at_least or at_most",
-        )
+    assert isinstance(rule, AtLeast | AtMost), "check_gate has looked"
     above = isinstance(rule, AtLeast)
     bound = rule.at_least if isinstance(rule, AtLeast) else rule.at_most
     return Question(f"{rule.number} {'≥' if above else '≤'} {bound:g}", bound, above, measure_estimate(report, name))

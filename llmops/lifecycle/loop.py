@@ -1,4 +1,4 @@
-"""The order of stages: data → train → evaluate → register. Nothing below knows that there is a next stage."""
+"""The order of stages: data → train → evaluate → judge → register. Nothing below knows that there is a next stage."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from typing import get_args
 from llmops.data.sources import check_columns
 from llmops.data.versions import prepare, rows_of
 from llmops.errors import EnvironmentFault, InputError, Interrupted, LlmopsError
+from llmops.eval.gates import Gate
 from llmops.eval.generate import generate
 from llmops.eval.items import Item, suite_digest
+from llmops.eval.measured import FORMAT
 from llmops.eval.run import evaluate
 from llmops.eval.suite import Suite
 from llmops.events import Listener
@@ -35,8 +37,9 @@ from llmops.finetune.run import (
     plan_run,
     train_run,
 )
-from llmops.lifecycle.prepare import held_out, suites_of
-from llmops.records import DatasetVersion, ModelSource, Report, RunManifest, Score, Split, Step
+from llmops.lifecycle.gate import verdict_of
+from llmops.lifecycle.prepare import gate_of, held_out, suites_of
+from llmops.records import DatasetVersion, ModelSource, Report, RunManifest, Score, Split, Step, Verdict
 from llmops.registry.card import write_card
 from llmops.registry.plots import plots
 from llmops.registry.reference import resolve
@@ -51,12 +54,14 @@ class Result:
 
     Attributes:
         reports: two a suite, base before tuned.
+        verdict: of the recipe's gate, None where it has none.
         version: None where the registry could not be reached; `fault` then says why.
     """
 
     finished: Finished
     tokens: Tokens
     reports: Sequence[Report]
+    verdict: Verdict | None
     version: ModelVersion | None
     fault: LlmopsError | None
 
@@ -78,6 +83,7 @@ def finetune(
     recipe.batch.passes(gpus)
     check_columns(recipe.data)
     suites = suites_of(recipe.evaluate)
+    gate = gate_of(recipe.evaluate, suites)
     check_writable(out or workspace.runs)
     base = resolve(recipe.base, workspace=workspace, on_progress=_making(listener), say=listener.say)
     shape = check_base(recipe, base, world=gpus)
@@ -124,10 +130,7 @@ def finetune(
     finished = Finished(manifest, folder, cached)
     with _recorded(tracker, listener):
         reports = _reports(suites, base, finished, listener)
-        if recipe.evaluate is not None and recipe.evaluate.gate is not None:
-            listener.say(
-                f"gate {recipe.evaluate.gate}: read and free of faults; this version does not judge by gates yet"
-            )
+        verdict = _verdict(gate, recipe, suites, reports, finished, workspace, listener)
         write_card(finished.artifact, manifest, reports)
         version, fault = _registered(recipe.name, finished, manifest, reports, workspace, tracker)
     if tracker is not None:
@@ -135,7 +138,7 @@ def finetune(
         for line in tracker.finish("FINISHED").lines():
             listener.say(line)
         write_json(folder / _RECORDED, {"mlflow_run": tracker.run_id})
-    return Result(finished, tokens, reports, version, fault)
+    return Result(finished, tokens, reports, verdict, version, fault)
 
 
 def _making(listener: Listener) -> Callable[[int, int, str], None]:
@@ -255,9 +258,11 @@ def _reports(
     summary = folder / "summary.json"
     wanted = [suite_digest(suite, items) for suite, items in suites]
     if summary.is_file():
-        known = [_report(record) for record in json.loads(summary.read_text())]
-        if [report.suite_digest for report in known[::2]] == wanted:
-            return known
+        content = json.loads(summary.read_text())
+        if isinstance(content, dict) and content["format"] == FORMAT:
+            known = [_report(record) for record in content["reports"]]
+            if [report.suite_digest for report in known[::2]] == wanted:
+                return known
     manifest = finished.manifest
     tuned = ModelSource(manifest.name, finished.artifact, None, manifest.artifact_digest)
     reports = []
@@ -265,8 +270,37 @@ def _reports(
         for model, beneath in ((base, None), (tuned, base.folder if manifest.kind == "adapter" else None)):
             engine = partial(generate, base=beneath)
             reports.append(evaluate(suite, items, model, generate=engine, out=folder, listener=listener))
-    write_json(summary, [{**asdict(report), "file": str(report.file)} for report in reports])
+    written = [{**asdict(report), "file": str(report.file)} for report in reports]
+    write_json(summary, {"format": FORMAT, "reports": written})
     return reports
+
+
+def _verdict(
+    gate: Gate | None,
+    recipe: Recipe,
+    suites: Sequence[tuple[Suite, Sequence[Item]]],
+    reports: Sequence[Report],
+    finished: Finished,
+    workspace: Workspace,
+    listener: Listener,
+) -> Verdict | None:
+    """What the recipe's gate says; None without one, and where the other version cannot be had: silence is no pass."""
+    if gate is None or recipe.evaluate is None:
+        return None
+    try:
+        return verdict_of(
+            gate,
+            named=str(recipe.evaluate.gate),
+            model=recipe.name,
+            suites=suites,
+            reports=reports[1::2],
+            folder=finished.folder / "report",
+            workspace=workspace,
+            listener=listener,
+        )
+    except EnvironmentFault as fault:
+        listener.say(f"gate: no verdict: {fault.problem}; {fault.fix}, then run the same command again")
+        return None
 
 
 def _report(record: dict[str, object]) -> Report:

@@ -1,4 +1,4 @@
-"""What a stage needs from another stage's files before it starts: suites for the contamination check."""
+"""What a stage needs from another stage's files before it starts: suites and gates, loaded and checked."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from llmops.data.section import DataSection
 from llmops.eval.gates import Gate
 from llmops.eval.items import Item, items_of, prompts
 from llmops.eval.suite import Suite
+from llmops.eval.verdict import check_gate
 from llmops.finetune.recipe import Evaluate
 
 
@@ -23,13 +24,23 @@ def held_out(section: DataSection) -> dict[str, list[str]]:
 
 
 def suites_of(evaluate: Evaluate | None) -> list[tuple[Suite, Sequence[Item]]]:
-    """The suites a recipe ends with, loaded and with their items, so that a fault shows before training.
-
-    Its gate, too, is loaded for its faults.
-    """
+    """The suites a recipe ends with, loaded and with their items, so that a fault shows before training."""
     if evaluate is None:
         return []
-    if evaluate.gate is not None:
-        load(Path(evaluate.gate), Gate, what="gate")
     suites = [load(Path(path), Suite, what="suite") for path in evaluate.suites]
     return [(suite, items_of(suite)) for suite in suites]
+
+
+def gate_of(evaluate: Evaluate | None, suites: Sequence[tuple[Suite, Sequence[Item]]]) -> Gate | None:
+    """The gate a recipe ends with, checked against what its suites measure; None where it has none.
+
+    Raises:
+        InputError: it has a fault, or asks for what will not be measured.
+    """
+    if evaluate is None or evaluate.gate is None:
+        return None
+    gate = load(Path(evaluate.gate), Gate, what="gate")
+    check_gate(
+        gate, {suite.name: [name for one in suite.scorers for name in one.chosen.names()] for suite, _ in suites}
+    )
+    return gate

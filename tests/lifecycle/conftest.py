@@ -11,6 +11,8 @@ import torch
 
 from llmops.registry.connection import connect
 from llmops.workspace import Workspace
+from tests.lifecycle.sites import Site
+from tests.lifecycle.small_recipes import write_rows, write_suite
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +45,19 @@ def alone_on_this_machine() -> Iterator[None]:
         torch.set_num_threads(1)
         yield
         torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def make_site(random_base: Path, make_workspace: Callable[[Path], Workspace]) -> Callable[[Path], Site]:
+    def make(folder: Path) -> Site:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_rows(folder / "rows.jsonl")
+        write_suite(folder)
+        return Site(folder, random_base, make_workspace(folder / "home"))
+
+    return make
+
+
+@pytest.fixture
+def site(make_site: Callable[[Path], Site], tmp_path: Path) -> Site:
+    return make_site(tmp_path)

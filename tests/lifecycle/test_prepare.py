@@ -9,7 +9,7 @@ import pytest
 from llmops.data.section import DataSection
 from llmops.errors import FileFaults, InputError
 from llmops.finetune.recipe import Evaluate
-from llmops.lifecycle.prepare import held_out, suites_of
+from llmops.lifecycle.prepare import gate_of, held_out, suites_of
 from tests.lifecycle.small_recipes import ROWS, write_rows, write_suite
 
 
@@ -60,6 +60,17 @@ class TestSuitesOfARecipe:
         gate = tmp_path / "gate.yaml"
         gate.write_text("rules:\n  - {suite: small, metric: bleu, at_least: much}\n")
         with pytest.raises(FileFaults, match="at_least"):
-            suites_of(Evaluate(suites=[str(suite)], gate=str(gate)))
+            gate_of(evaluate := Evaluate(suites=[str(suite)], gate=str(gate)), suites_of(evaluate))
         gate.write_text("rules:\n  - {suite: small, metric: bleu, at_least: 1}\n")
-        assert len(suites_of(Evaluate(suites=[str(suite)], gate=str(gate)))) == 1
+        assert gate_of(evaluate, suites_of(evaluate)) is not None
+        assert gate_of(None, []) is None
+
+    def test_a_gate_that_asks_for_what_is_not_measured_is_refused(self, suite: Path, tmp_path: Path) -> None:
+        gate = tmp_path / "gate.yaml"
+        evaluate = Evaluate(suites=[str(suite)], gate=str(gate))
+        gate.write_text("rules:\n  - {suite: smal, metric: bleu, at_least: 1}\n")
+        with pytest.raises(InputError, match=r"asks for the suite smal, .* did you mean `small`"):
+            gate_of(evaluate, suites_of(evaluate))
+        gate.write_text("rules:\n  - {suite: small, metric: blue, at_least: 1}\n")
+        with pytest.raises(InputError, match="did you mean `bleu`"):
+            gate_of(evaluate, suites_of(evaluate))

@@ -1,0 +1,111 @@
+"""Whether what was trained may be promoted: the gate's verdict, against the version that the gate names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from llmops.errors import InputError
+from llmops.eval.gates import Gate
+from llmops.eval.generate import generate
+from llmops.eval.items import Item, suite_digest
+from llmops.eval.loading import base_of
+from llmops.eval.measured import Measured, read
+from llmops.eval.run import evaluate
+from llmops.eval.suite import Suite
+from llmops.eval.verdict import judge, record
+from llmops.events import Listener
+from llmops.files import digest_of, write_json
+from llmops.records import Report, Verdict
+from llmops.registry import store
+from llmops.registry.reference import resolve
+from llmops.registry.store import ModelVersion
+from llmops.workspace import Workspace
+
+Suites = Sequence[tuple[Suite, Sequence[Item]]]
+
+
+def verdict_of(
+    gate: Gate,
+    *,
+    named: str,
+    model: str,
+    suites: Suites,
+    reports: Sequence[Report],
+    folder: Path,
+    workspace: Workspace,
+    listener: Listener,
+) -> Verdict:
+    """What `gate` says of the model of `reports`; the other version answers the same items now.
+
+    Asked again with nothing changed, the verdict that was written is given.
+
+    Args:
+        named: the gate's file.
+        model: the name under which the other version is registered.
+        reports: the model's own, with their files.
+        folder: gets the other version's reports, and `verdict.json`.
+    """
+    other = _other(gate, model, reports, workspace, listener)
+    asked = digest_of(
+        {
+            "gate": gate.model_dump(mode="json"),
+            "reports": [report.digest for report in reports],
+            "suites": [suite_digest(suite, items) for suite, items in suites],
+            "against": None if other is None else other.digest or other.reference,
+        }
+    )
+    known = folder / f"verdict-{asked[:12]}.json"
+    if known.is_file():
+        return _verdict(json.loads(known.read_text(encoding="utf-8")))
+    others = {} if other is None else _measured(other, gate, suites, folder, workspace, listener)
+    own = {report.suite: read(report.file) for report in reports if report.file is not None}
+    verdict = judge(gate, own, others, name=named, against=None if other is None else other.reference)
+    for file in (folder / "verdict.json", known):
+        write_json(file, record(verdict))
+    return verdict
+
+
+def _other(
+    gate: Gate, model: str, reports: Sequence[Report], workspace: Workspace, listener: Listener
+) -> ModelVersion | None:
+    """The version the gate compares with; None where there is none yet, or where it is this very artifact."""
+    if gate.against is None:
+        return None
+    try:
+        found = store.find(model, gate.against, workspace=workspace)
+    except InputError:  # no such model, version or alias; a registry that cannot be reached is no InputError
+        listener.say(f"gate: {model} has no version `{gate.against}` yet: only the rules with a fixed bound count")
+        return None
+    if found.digest in {report.model_digest for report in reports}:
+        listener.say(f"gate: {found.reference} is this very artifact, so there is nothing to compare it with")
+        return None
+    return found
+
+
+def _measured(
+    other: ModelVersion, gate: Gate, suites: Suites, folder: Path, workspace: Workspace, listener: Listener
+) -> dict[str, Measured]:
+    """The other version's reports on the suites that the gate asks for."""
+    source = resolve(other.reference, workspace=workspace, say=listener.say)
+    named = base_of(source.folder)
+    beneath = resolve(named, workspace=workspace, say=listener.say).folder if named else None
+    wanted = {rule.suite for rule in gate.rules}
+    found = {}
+    for suite, items in suites:
+        if suite.name in wanted:
+            listener.say(f"gate: {other.reference} answers {suite.name}, to be compared with")
+            engine = partial(generate, base=beneath)
+            report = evaluate(suite, items, source, generate=engine, out=folder, listener=listener)
+            assert report.file is not None
+            found[suite.name] = read(report.file)
+    return found
+
+
+def _verdict(written: dict[str, object]) -> Verdict:
+    rules, reports = written["rules"], written["reports"]
+    assert isinstance(rules, list)
+    assert isinstance(reports, list)
+    return Verdict(**{**written, "rules": tuple(rules), "reports": tuple(reports)})  # type: ignore[arg-type]
