@@ -79,6 +79,10 @@ class Comparison:
     differences: tuple[Difference, ...]
     changed: tuple[Changed, ...]
 
+    @property
+    def suite(self) -> str:
+        return str(self.first.suite["name"])
+
     def of(self, metric: str, group: str = ALL) -> Difference:
         return next(one for one in self.differences if (one.metric, one.group) == (metric, group))
 

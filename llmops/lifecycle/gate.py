@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from llmops.errors import InputError
 from llmops.eval.gates import Gate
-from llmops.eval.generate import generate
-from llmops.eval.items import Item, suite_digest
-from llmops.eval.loading import base_of
+from llmops.eval.items import suite_digest
 from llmops.eval.measured import Measured, read
-from llmops.eval.run import evaluate
-from llmops.eval.suite import Suite
 from llmops.eval.verdict import judge, record
 from llmops.events import Listener
 from llmops.files import digest_of, write_json
+from llmops.lifecycle.measure import Suites, measure
 from llmops.records import Report, Verdict
 from llmops.registry import store
-from llmops.registry.reference import resolve
 from llmops.registry.store import ModelVersion
 from llmops.workspace import Workspace
-
-Suites = Sequence[tuple[Suite, Sequence[Item]]]
 
 
 def verdict_of(
@@ -60,7 +53,12 @@ def verdict_of(
     known = folder / f"verdict-{asked[:12]}.json"
     if known.is_file():
         return _verdict(json.loads(known.read_text(encoding="utf-8")))
-    others = {} if other is None else _measured(other, gate, suites, folder, workspace, listener)
+    others: dict[str, Measured] = {}
+    if other is not None:
+        wanted = {rule.suite for rule in gate.rules}
+        listener.say(f"gate: {other.reference} answers {', '.join(sorted(wanted))}, to be compared with")
+        asked_of = [(suite, items) for suite, items in suites if suite.name in wanted]
+        others = measure(other.reference, asked_of, folder=folder, workspace=workspace, listener=listener)
     own = {report.suite: read(report.file) for report in reports if report.file is not None}
     verdict = judge(gate, own, others, name=named, against=None if other is None else other.reference)
     for file in (folder / "verdict.json", known):
@@ -82,25 +80,6 @@ def _other(
     if found.digest in {report.model_digest for report in reports}:
         listener.say(f"gate: {found.reference} is this very artifact, so there is nothing to compare it with")
         return None
-    return found
-
-
-def _measured(
-    other: ModelVersion, gate: Gate, suites: Suites, folder: Path, workspace: Workspace, listener: Listener
-) -> dict[str, Measured]:
-    """The other version's reports on the suites that the gate asks for."""
-    source = resolve(other.reference, workspace=workspace, say=listener.say)
-    named = base_of(source.folder)
-    beneath = resolve(named, workspace=workspace, say=listener.say).folder if named else None
-    wanted = {rule.suite for rule in gate.rules}
-    found = {}
-    for suite, items in suites:
-        if suite.name in wanted:
-            listener.say(f"gate: {other.reference} answers {suite.name}, to be compared with")
-            engine = partial(generate, base=beneath)
-            report = evaluate(suite, items, source, generate=engine, out=folder, listener=listener)
-            assert report.file is not None
-            found[suite.name] = read(report.file)
     return found
 
 
