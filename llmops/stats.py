@@ -288,7 +288,8 @@ def _swaps(clusters: int, resamples: int, seed: int) -> Iterator[Values]:
     left = resamples
     while left:
         rows = max(1, min(left, _AT_ONCE // clusters))
-        yield draw.integers(0, 2, size=(rows, clusters), dtype=np.uint8).astype(np.float64)
+        bits = draw.integers(0, 256, size=(rows, -(-clusters // 8)), dtype=np.uint8)
+        yield np.unpackbits(bits, axis=1, count=clusters).astype(np.float64)
         left -= rows
 
 
