@@ -82,10 +82,11 @@ def _print(found: Comparison, *, slices: bool, changed: int) -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    from llmops.eval.comparison_table import table
+    from llmops.eval.comparison_table import heading, table
 
     # A pipe has no width of its own; a row must not be folded there.
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    typer.echo(heading(found))
     console.print(table(found, slices=slices))
     main = found.differences[0]
     typer.echo(

@@ -81,7 +81,7 @@ def _print(result: Result) -> None:
     from rich.console import Console
 
     from llmops.cli.progress import duration
-    from llmops.eval.report import table, verdict_table
+    from llmops.eval.report import table, verdict_heading, verdict_table
 
     manifest = result.finished.manifest
     console = Console()
@@ -97,6 +97,7 @@ def _print(result: Result) -> None:
             soft_wrap=True,
         )
     if result.verdict is not None:
+        typer.echo(verdict_heading(result.verdict))
         console.print(verdict_table(result.verdict))
     typer.echo(f"run: {result.finished.folder}")
     if result.version is not None:

@@ -15,14 +15,7 @@ _HEADINGS = ("metric", "slice", "first", "second", "difference", "interval", "p"
 
 def table(found: Comparison, *, slices: bool = True) -> Table:
     """One row per metric, then per slice and metric; what is surely different in bold."""
-    shown = Table(
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-        title=f"{escape(found.suite)}: {escape(found.first.name)} (first) and {escape(found.second.name)} (second)",
-        title_justify="left",
-        title_style="",
-    )
+    shown = Table(box=None, pad_edge=False, header_style="bold")
     for heading in _HEADINGS:
         shown.add_column(heading, justify="left" if heading in ("metric", "slice", "second is") else "right")
     for one in found.differences:
@@ -30,6 +23,11 @@ def table(found: Comparison, *, slices: bool = True) -> Table:
             cells = [escape(cell) for cell in row(one)]
             shown.add_row(*cells, style="" if one.finding == "inconclusive" else "bold")
     return shown
+
+
+def heading(found: Comparison) -> str:
+    """Which model is which."""
+    return f"{found.suite}: {found.first.name} (first) and {found.second.name} (second)"
 
 
 def to_markdown(found: Comparison) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from llmops.errors import InputError
 from llmops.eval import metric as metrics_file
 from llmops.eval.metric import Groups, Metric
 from llmops.files import digest_of
+from llmops.records import Report, Score
 
 FORMAT = 2
 """Of the report's file; a change that an older reader would misread adds one."""
@@ -49,6 +50,7 @@ class Measured:
         model: `reference`, `revision` and `digest`.
         suite: `name`, `digest` and `settings`.
         measures: numbers beside the scores by name; the unit is the name's last part.
+        scores, slices: the values with their intervals, of all items and of each slice.
     """
 
     digest: str
@@ -59,6 +61,8 @@ class Measured:
     metrics: tuple[Metric, ...]
     measures: Mapping[str, float]
     file: Path | None = None
+    scores: tuple[Score, ...] = ()
+    slices: Mapping[str, tuple[Score, ...]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -179,6 +183,24 @@ def from_record(record: Mapping[str, Any], file: Path | None = None) -> Measured
         metrics=metrics,
         measures=record.get("measures", {}),
         file=file,
+        scores=tuple(Score(**score) for score in record["scores"]),
+        slices={name: tuple(Score(**score) for score in some) for name, some in record["slices"].items()},
+    )
+
+
+def summary(report: Measured) -> Report:
+    """What is known of the report without its items."""
+    return Report(
+        suite=str(report.suite["name"]),
+        model=report.name,
+        digest=report.digest,
+        items=len(report.items),
+        scores=report.scores,
+        measures=report.measures,
+        file=report.file,
+        suite_digest=str(report.suite["digest"]),
+        model_digest=str(report.model["digest"]),
+        slices=report.slices,
     )
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.markup import escape
 from rich.table import Table
 
 from llmops.errors import InputError
 from llmops.eval.verdict import lines as verdict_lines
-from llmops.records import Report, Verdict
+from llmops.records import Report, Score, Verdict
 
 _SHOWN = {  # the measures a reader wants beside the scores, and what they are called there
     "truncated_share": "truncated",
@@ -21,12 +21,16 @@ _SHOWN = {  # the measures a reader wants beside the scores, and what they are c
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One row of the table; `values` has one text per model, empty where it was not measured."""
+    """One row of the table; `values` has one text per model, empty where it was not measured.
+
+    `interval` is that of the one model where there is one, and empty for what is no score.
+    """
 
     suite: str
     name: str
     values: tuple[str, ...]
     difference: str
+    interval: str = ""
 
 
 def table(reports: Sequence[Report]) -> Table:
@@ -41,25 +45,26 @@ def table(reports: Sequence[Report]) -> Table:
     headings = _headings(reports)
     for heading in headings:
         shown.add_column(escape(heading), justify="right", overflow="fold")
+    alone = len(_models(reports)) == 1
+    if alone:
+        shown.add_column("95% interval", justify="right")
     previous = ""
     for line in lines(reports):
-        cells = [*line.values, line.difference][: len(headings)]
+        cells = [*line.values, line.difference][: len(headings)] + ([line.interval] if alone else [])
         shown.add_row(*map(escape, [line.suite if line.suite != previous else "", line.name, *cells]))
         previous = line.suite
     return shown
 
 
+def verdict_heading(verdict: Verdict) -> str:
+    """The result in one line."""
+    against = f" against {verdict.against}" if verdict.against else ""
+    return f"{verdict.result} by {verdict.gate}{against}"
+
+
 def verdict_table(verdict: Verdict) -> Table:
     """Every rule of a verdict with its number and interval."""
-    said = f" against {verdict.against}" if verdict.against else ""
-    shown = Table(
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-        title=f"[bold]{verdict.result}[/bold] by {escape(verdict.gate)}{escape(said)}",
-        title_justify="left",
-        title_style="",
-    )
+    shown = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("", "rule", "value", f"{verdict.confidence:.0%} interval", ""):
         shown.add_column(heading, justify="right" if heading == "value" else "left", overflow="fold")
     for row in verdict_lines(verdict):
@@ -86,8 +91,10 @@ def lines(reports: Sequence[Report]) -> list[Line]:
         count = next(iter(of_suite.values())).items
         scores = {model: {one.metric: one.value for one in report.scores} for model, report in of_suite.items()}
         metrics = dict.fromkeys(name for values in scores.values() for name in values)
+        intervals = {one.metric: one for one in of_suite[models[0]].scores} if len(models) == 1 else {}
         for metric in metrics:
-            found.append(_line(suite, metric, [scores.get(model, {}).get(metric) for model in models]))
+            line = _line(suite, metric, [scores.get(model, {}).get(metric) for model in models])
+            found.append(replace(line, interval=_interval(intervals.get(metric))))
         for measure, name in _SHOWN.items():
             values = [of_suite[model].measures.get(measure) if model in of_suite else None for model in models]
             if all(not value for value in values):
@@ -108,6 +115,13 @@ def _line(suite: str, name: str, values: Sequence[float | None], *, share: bool 
         tuple("" if value is None else format(value, shape) for value in values),
         "" if difference is None else format(difference, f"+{shape}"),
     )
+
+
+def _interval(score: Score | None) -> str:
+    if score is None or score.low is None or score.high is None:
+        return ""
+    shape = ".2f" if abs(score.value) > 1.5 else ".4f"
+    return f"{score.low:{shape}} to {score.high:{shape}}"
 
 
 def _key(report: Report) -> tuple[str, str]:

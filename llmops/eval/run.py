@@ -98,18 +98,23 @@ def measures(answers: Sequence[Answer], seconds: float) -> dict[str, float]:
     """Numbers about the answers that are no scores; shares go from 0 to 1.
 
     `latency_*_ms` is the time from the start of an answer's batch to its last token: in batches, the time a
-    user would wait behind as many others; `items_per_s` and `tokens_per_s` are over the whole wall time.
+    user would wait behind as many others; `items_per_s` and `tokens_per_s` are over the whole wall time `seconds`.
     """
     latencies = sorted(1000 * answer.seconds for answer in answers)
     tokens = sum(answer.tokens for answer in answers)
-    # A clock too coarse for a stub that answers at once must not divide by zero.
-    wall = max(seconds, 1e-9)
-    return {
-        "latency_p50_ms": percentile(latencies, 0.50),
-        "latency_p95_ms": percentile(latencies, 0.95),
-        "items_per_s": len(answers) / wall,
-        "tokens_per_s": tokens / wall,
-        "tokens_mean": tokens / len(answers),
+    found: dict[str, float] = {}
+    # Of answers made elsewhere times and tokens may be unknown; a number that is not known is left out, not zero.
+    if seconds > 0:
+        found |= {
+            "latency_p50_ms": percentile(latencies, 0.50),
+            "latency_p95_ms": percentile(latencies, 0.95),
+            "items_per_s": len(answers) / seconds,
+        }
+    if tokens:
+        found["tokens_mean"] = tokens / len(answers)
+    if tokens and seconds > 0:
+        found["tokens_per_s"] = tokens / seconds
+    return found | {
         "truncated_share": sum(answer.finish == "length" for answer in answers) / len(answers),
         "empty_share": sum(not answer.text.strip() for answer in answers) / len(answers),
     }

@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from fractions import Fraction
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import Field, NonNegativeInt, field_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, field_validator
 
 from llmops.catalog import Catalog
 from llmops.config import Settings
+from llmops.errors import InputError
 
 if TYPE_CHECKING:
     # Suites are read and explained where only the core is installed, which has no numpy.
@@ -171,3 +173,36 @@ class ExactMatch(Scorer):
     def _normal(self, text: str) -> str:
         plain = re.sub(r"\s+", " ", text).strip()
         return plain.casefold() if self.lowercase else plain
+
+
+@scorers.add("number")
+class Number(Scorer):
+    """Share (0 to 1) of answers that end in the number of any of their references, as GSM8K is scored.
+
+    The number after the last `####`, `\\boxed{`, `A:` or `answer is`, else the last one of the text; on both sides.
+    """
+
+    tolerance: NonNegativeFloat = 0.0
+    """Largest difference that still counts as equal, as a share of the reference; 0 asks for the very number."""
+
+    def names(self) -> tuple[str, ...]:
+        return ("number",)
+
+    def measure(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[Metric]:
+        from llmops.eval.metric import share_of
+        from llmops.eval.numbers import final_number
+
+        hits = []
+        for answer, refs in zip(answers, references, strict=True):
+            wanted = [final_number(one) for one in refs]
+            if any(one is None for one in wanted):
+                raise InputError(
+                    f"the reference {refs[wanted.index(None)][:60]!r} holds no number",
+                    fix="give references that end in a number, or use another scorer than `number`",
+                )
+            given = final_number(answer)
+            hits.append(given is not None and any(self._equal(given, one) for one in wanted if one is not None))
+        return [share_of("number", f"extract:marked-or-last|refs:any|tolerance:{self.tolerance:g}", hits)]
+
+    def _equal(self, given: Fraction, wanted: Fraction) -> bool:
+        return abs(given - wanted) <= Fraction(self.tolerance) * abs(wanted)

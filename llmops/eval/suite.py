@@ -175,6 +175,11 @@ class Suite(Settings):
     scorers: Annotated[list[OneScorer], Field(min_length=1)]
     """What is measured on the answers; one `name: {settings}` per entry."""
 
+    @property
+    def metrics(self) -> list[str]:
+        """Names of all it measures, in order."""
+        return [name for one in self.scorers for name in one.chosen.names()]
+
     @field_validator("scorers")
     @classmethod
     def _each_metric_once(cls, given: list[OneScorer]) -> list[OneScorer]:

@@ -40,7 +40,5 @@ def gate_of(evaluate: Evaluate | None, suites: Sequence[tuple[Suite, Sequence[It
     if evaluate is None or evaluate.gate is None:
         return None
     gate = load(Path(evaluate.gate), Gate, what="gate")
-    check_gate(
-        gate, {suite.name: [name for one in suite.scorers for name in one.chosen.names()] for suite, _ in suites}
-    )
+    check_gate(gate, {suite.name: suite.metrics for suite, _ in suites})
     return gate

@@ -49,12 +49,12 @@ def test_the_table_the_report_and_the_next_command_are_printed(
     done = CliRunner().invoke(app, ["eval", str(random_base), str(suite)], catch_exceptions=False)
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
-    assert lines[0].split() == ["suite", "metric", str(random_base)]
+    assert lines[0].split() == ["suite", "metric", str(random_base), "95%", "interval"]
     assert lines[1].split()[:2] == ["greetings", "bleu"]
     assert "greetings: 5 of 5 answers were cut; raise its generation.max_tokens" in lines
     (report,) = (workspace / "reports").glob("greetings-*.json")
     assert f"report: {report}" in lines
-    assert lines[-1] == f"next: llmops eval ANOTHER-MODEL {suite}, to compare"
+    assert lines[-1] == f"next: llmops compare ANOTHER-MODEL {random_base} {suite}, to see by how much they differ"
 
 
 def test_json_holds_the_reports_and_nothing_else_goes_to_standard_output(
@@ -62,7 +62,9 @@ def test_json_holds_the_reports_and_nothing_else_goes_to_standard_output(
 ) -> None:
     arguments = ["eval", str(random_base), str(suite), "--limit", "3", "--json", "--out", str(tmp_path / "out")]
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    (report,) = json.loads(done.stdout)
+    told = json.loads(done.stdout)
+    assert told["verdict"] is None
+    (report,) = told["reports"]
     assert (report["suite"], report["items"]) == ("greetings", 3)
     assert [score["metric"] for score in report["scores"]] == ["bleu", "exact_match"]
     written = json.loads(Path(report["file"]).read_text())
@@ -82,7 +84,9 @@ def test_an_adapter_is_measured_on_the_base_it_names(
     adapter.save_pretrained(str(tmp_path / "adapter"))
     done = CliRunner().invoke(app, ["eval", str(tmp_path / "adapter"), str(suite)], catch_exceptions=False)
     assert done.exit_code == 0
-    assert done.stdout.splitlines()[-1] == f"next: llmops eval {random_base} {suite}, to compare"
+    assert done.stdout.splitlines()[-1] == (
+        f"next: llmops compare ANOTHER-MODEL {tmp_path / 'adapter'} {suite}, to see by how much they differ"
+    )
 
 
 def test_faults_of_a_suite_are_named_before_the_model_is_looked_for(
@@ -97,3 +101,79 @@ def test_a_model_that_is_not_there_is_named(app: typer.Typer, suite: Path, works
     with pytest.raises(InputError, match=r"there is no folder \./nowhere"):
         CliRunner().invoke(app, ["eval", "./nowhere", str(suite)], catch_exceptions=False)
     assert not list((workspace / "reports").glob("*"))
+
+
+GATE = """\
+rules:
+  - {suite: greetings, metric: exact_match, at_least: %s}
+"""
+
+
+def recorded(folder: Path, right: int) -> Path:
+    file = folder / "answers.jsonl"
+    rows = [{"prompt": f"question {n}", "answer": "answer" if n < right else "no"} for n in range(60)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@pytest.fixture
+def sixty(tmp_path: Path) -> Path:
+    rows = tmp_path / "sixty.csv"
+    rows.write_text("q,a\n" + "".join(f"question {number},answer\n" for number in range(60)))
+    path = tmp_path / "sixty.yaml"
+    path.write_text(SUITE % rows)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("bound", "code", "result"), [("0.5", 0, "PASS"), ("0.95", 3, "FAIL"), ("0.78", 4, "INCONCLUSIVE")]
+)
+def test_a_gate_ends_in_its_exit_code_and_in_files_for_a_pull_request(
+    app: typer.Typer, sixty: Path, workspace: Path, tmp_path: Path, bound: str, code: int, result: str
+) -> None:
+    from xml.etree import ElementTree
+
+    gate = tmp_path / "gate.yaml"
+    gate.write_text(GATE % bound)
+    answers = recorded(tmp_path, 48)
+    files = ["--junit", str(tmp_path / "junit.xml"), "--markdown", str(tmp_path / "scores.md")]
+    arguments = ["eval", "elsewhere", str(sixty), "--answers", str(answers), "--gate", str(gate), *files]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == code, done.output
+    assert f"{result} by {gate}" in done.stdout
+    (case,) = ElementTree.parse(tmp_path / "junit.xml").getroot().iter("testcase")
+    assert case.get("name") == f"greetings exact_match ≥ {float(bound):g}"
+    assert [child.tag for child in case] == [{"PASS": "system-out", "FAIL": "failure"}.get(result, "error")]
+    assert f"**{result}**" in (tmp_path / "scores.md").read_text()
+    assert "| greetings | bleu |" in (tmp_path / "scores.md").read_text()
+    (verdict,) = (workspace / "reports").glob("verdict-*.json")
+    assert json.loads(verdict.read_text())["result"] == result
+
+
+def test_a_gate_compares_with_a_report(app: typer.Typer, sixty: Path, workspace: Path, tmp_path: Path) -> None:
+    CliRunner().invoke(app, ["eval", "old", str(sixty), "--answers", str(recorded(tmp_path, 30))])
+    (report,) = (workspace / "reports").glob("greetings-*.json")
+    gate = tmp_path / "gate.yaml"
+    gate.write_text("against: champion\nrules:\n  - {suite: greetings, metric: exact_match, better_by: 0.1}\n")
+    arguments = ["--answers", str(recorded(tmp_path, 58)), "--gate", str(gate), "--against", str(report), "--json"]
+    done = CliRunner().invoke(app, ["eval", "new", str(sixty), *arguments])
+    assert done.exit_code == 0, done.output
+    verdict = json.loads(done.stdout)["verdict"]
+    assert (verdict["result"], verdict["against"], len(verdict["reports"])) == ("PASS", str(report), 2)
+
+
+def test_what_is_for_a_gate_needs_one(app: typer.Typer, sixty: Path, workspace: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no gate to judge by"):
+        CliRunner().invoke(app, ["eval", "m", str(sixty), "--junit", "x.xml"], catch_exceptions=False)
+    gate = tmp_path / "gate.yaml"
+    gate.write_text(GATE.replace("greetings", "greting") % 1)
+    with pytest.raises(InputError, match="did you mean `greetings`"):
+        CliRunner().invoke(app, ["eval", "m", str(sixty), "--gate", str(gate)], catch_exceptions=False)
+
+
+def test_scores_stand_with_their_intervals(app: typer.Typer, sixty: Path, workspace: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["eval", "m", str(sixty), "--answers", str(recorded(tmp_path, 48))])
+    (line,) = [line for line in done.stdout.splitlines() if "exact_match" in line]
+    # Wilson's interval of 48 in 60.
+    assert line.split() == ["exact_match", "0.8000", "0.6822", "to", "0.8817"]
+    assert "latency" not in done.stdout
