@@ -102,7 +102,13 @@ def _print(result: Result) -> None:
     typer.echo(f"run: {result.finished.folder}")
     if result.version is not None:
         typer.echo(f"registered: {result.version.reference} ({manifest.kind})")
-        typer.echo(f"next: llmops models show {result.version.reference.removeprefix('models:/')}")
+        typer.echo(f"next: {_next(result, result.version.reference.removeprefix('models:/'))}")
+
+
+def _next(result: Result, version: str) -> str:
+    if result.verdict is not None and result.verdict.result == "PASS":
+        return f"llmops models approve {version} --as SOMEBODY-ELSE"
+    return f"llmops models show {version}"
 
 
 def register(app: typer.Typer) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llmops.cli import decide
 from llmops.errors import InputError
 
 if TYPE_CHECKING:
@@ -114,4 +115,5 @@ def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def register(app: typer.Typer) -> None:
+    decide.register(models)
     app.add_typer(models, name="models")

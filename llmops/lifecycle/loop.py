@@ -42,6 +42,7 @@ from llmops.lifecycle.prepare import gate_of, held_out, suites_of
 from llmops.records import DatasetVersion, ModelSource, Report, RunManifest, Score, Split, Step, Verdict
 from llmops.registry.card import write_card
 from llmops.registry.plots import plots
+from llmops.registry.promote import registered
 from llmops.registry.reference import resolve
 from llmops.registry.store import ModelVersion, register
 from llmops.registry.tracking import Tracker
@@ -132,7 +133,7 @@ def finetune(
         reports = _reports(suites, base, finished, listener)
         verdict = _verdict(gate, recipe, suites, reports, finished, workspace, listener)
         write_card(finished.artifact, manifest, reports)
-        version, fault = _registered(recipe.name, finished, manifest, reports, workspace, tracker)
+        version, fault = _registered(recipe.name, finished, manifest, reports, verdict, workspace, tracker)
     if tracker is not None:
         _record_result(tracker, finished, manifest, dataset, tokens, reports)
         for line in tracker.finish("FINISHED").lines():
@@ -323,6 +324,7 @@ def _registered(
     finished: Finished,
     manifest: RunManifest,
     reports: Sequence[Report],
+    verdict: Verdict | None,
     workspace: Workspace,
     tracker: Tracker | None,
 ) -> tuple[ModelVersion | None, LlmopsError | None]:
@@ -330,7 +332,9 @@ def _registered(
     run_id = tracker.wait_for_id() if tracker is not None else None
     try:
         tuned = reports[1::2]
-        return register(name, finished.artifact, manifest, tuned, workspace=workspace, run_id=run_id), None
+        version = register(name, finished.artifact, manifest, tuned, workspace=workspace, run_id=run_id)
+        registered(version, verdict, workspace=workspace)
+        return version, None
     except (InputError, Interrupted):
         raise
     except LlmopsError as error:

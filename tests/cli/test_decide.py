@@ -1,0 +1,109 @@
+"""`models approve`, `promote`, `rollback`, `verify` and `history` decide, and say what was decided."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from llmops.cli.main import app
+from llmops.errors import EnvironmentFault, InputError
+from llmops.eval.gates import Gate
+from llmops.eval.verdict import judge
+from llmops.records import RunManifest
+from llmops.registry import store
+from llmops.registry.connection import connect
+from llmops.registry.promote import registered
+from llmops.workspace import Workspace
+from tests.eval.measurements import right
+from tests.registry.conftest import manifest_of as manifest_of
+from tests.registry.conftest import migrated as migrated
+from tests.registry.conftest import write_model as write_model
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+
+GATE = Gate.model_validate({"rules": [{"suite": "s", "metric": "exact_match", "at_least": 0.5}]})
+
+
+@pytest.fixture
+def home(migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("LLMOPS_HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    shutil.copy(migrated, tmp_path / "home" / "mlflow.db")
+    return Workspace(tmp_path / "home")
+
+
+@pytest.fixture
+def two_versions(
+    home: Workspace,
+    tmp_path: Path,
+    write_model: Callable[..., Path],
+    manifest_of: Callable[..., RunManifest],
+) -> Workspace:
+    """The first passed its gate, the second did not."""
+    for number, share in ((1, 0.9), (2, 0.1)):
+        folder = write_model(tmp_path / f"run{number}", value=float(number))
+        version = store.register("m", folder, manifest_of(folder), workspace=home)
+        report = right([place < share * 100 for place in range(100)])
+        report = replace(report, model={**report.model, "digest": version.digest})
+        registered(version, judge(GATE, {"s": report}, {}, name="g.yaml", against=None), workspace=home)
+    return home
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["models", *arguments])
+
+
+def refused(*arguments: str) -> str:
+    done = run(*arguments)
+    assert isinstance(done.exception, InputError | EnvironmentFault), done.output
+    return done.exception.problem
+
+
+def test_from_approval_to_rollback(two_versions: Workspace) -> None:
+    done = run("approve", "m/1", "--as", "ann")
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith("ann approved models:/m/1 on verdict ")
+    assert done.output.endswith("next: llmops models promote models:/m/1\n")
+    assert "ann made models:/m/1 champion" in run("promote", "m/1", "--as", "ann").output
+    assert "FAIL, by g.yaml" in refused("approve", "m/2", "--as", "ann")
+    said = run("approve", "m/2", "--as", "ann", "--override", "the suite is old").output
+    assert "ann approved models:/m/2 WITHOUT A PASS: the suite is old" in said
+    run("promote", "m/2", "--as", "bob")
+    assert (
+        "bob went back to models:/m/1: it is rude"
+        in run("rollback", "m", "--as", "bob", "--reason", "it is rude").output
+    )
+    told = run("history", "m").output.splitlines()
+    assert [line[5:].split("  ")[1].split()[1] for line in told[:-1]] == [
+        "trained", "trained", "approved", "made", "approved", "made", "went",
+    ]  # fmt: skip
+    assert [one["kind"] for one in json.loads(run("history", "m", "--json").stdout)][-1] == "rollback"
+    assert "decisions, aliases and bytes agree" in run("verify").output
+    assert "champion" in run("show", "m@champion").output
+
+
+def test_an_alias_moved_by_hand_is_an_error_that_is_put_right(two_versions: Workspace) -> None:
+    connect(two_versions.tracking_uri).set_registered_model_alias("m", "champion", "2")
+    assert refused("verify") == "aliases of m were moved without a decision; they are put back"
+    assert json.loads(run("verify", "--json").stdout) == {"m": []}
+
+
+def test_a_reason_is_asked_for_where_one_must_be_given(two_versions: Workspace) -> None:
+    assert "an override needs its reason" in refused("approve", "m/1", "--as", "ann", "--override", " ")
+    assert run("reject", "m/1").exit_code == 2
+    assert "ann rejected models:/m/1: rude" in run("reject", "m/1", "--as", "ann", "--reason", "rude").output
+    assert "not approved" in refused("promote", "m/1")
+
+
+def test_what_is_not_there_is_named(two_versions: Workspace) -> None:
+    assert "no model is called 'n'" in refused("approve", "n")
+    assert "names no model version" in refused("promote", "m/1/2")
+    assert "no previous champion" in refused("rollback", "m")
+    assert "no decisions yet" in run("history", "n").output
