@@ -28,11 +28,13 @@ def open_database(workspace: Workspace) -> Engine:
     try:
         from sqlalchemy import create_engine, event
         from sqlalchemy.exc import SQLAlchemyError
+        from sqlalchemy.pool import NullPool
     except ImportError as error:
         raise EnvironmentFault("SQLAlchemy is not installed", fix="run `pip install 'llmops[train]'`") from error
     url = os.environ.get("LLMOPS_DATABASE_URL") or f"sqlite:///{workspace.folder('.').resolve() / 'llmops.db'}"
     try:
-        engine = create_engine(url)
+        # A command makes a few short visits; a connection kept open would leave SQLite's side files behind.
+        engine = create_engine(url, poolclass=NullPool)
         if engine.dialect.name == "sqlite":
             event.listen(engine, "connect", _prepare_sqlite)
         with _alone(workspace):

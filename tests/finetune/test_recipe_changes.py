@@ -30,7 +30,7 @@ from llmops.finetune.run import choose_kernels, encode_dataset
 from llmops.finetune.schedule import learning_rate_factor
 from llmops.finetune.shape import shape_of
 from llmops.hardware import KNOWN_GPUS
-from llmops.lifecycle.prepare import held_out, suites_of
+from llmops.lifecycle.prepare import gate_of, held_out, suites_of
 from llmops.records import DatasetVersion, Row
 from tests.finetune.recipe_fields import Change, changes, recipe_with
 from tests.finetune.small_models import make_random_base
@@ -219,7 +219,9 @@ class Sides:
 
     def suites(self, recipe: Recipe) -> Any:
         """What is measured after training."""
-        return [(suite.name, [item.prompt for item in items]) for suite, items in suites_of(recipe.evaluate)]
+        suites = suites_of(recipe.evaluate)
+        asked = [(suite.name, [item.prompt for item in items]) for suite, items in suites]
+        return asked, gate_of(recipe.evaluate, suites)
 
 
 @pytest.fixture(scope="module")
