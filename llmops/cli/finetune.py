@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,7 +85,8 @@ def _print(result: Result) -> None:
     from llmops.eval.report import table, verdict_heading, verdict_table
 
     manifest = result.finished.manifest
-    console = Console()
+    # A pipe has no width of its own; a rule must not be folded there.
+    console = Console(width=None if sys.stdout.isatty() else 200)
     if result.reports:
         console.print(table(result.reports))
     if not result.finished.cached:
