@@ -116,7 +116,7 @@ def history(name: Name, as_json: Json = False) -> None:
         typer.echo(json.dumps([asdict(link) for link in links], indent=2))
     else:
         for link in links:
-            typer.echo(f"{link.sequence:>3}  {link.time[:16].replace('T', ' ')}  {_sentence(link)}")
+            typer.echo(f"{link.sequence:>3}  {link.time[:16].replace('T', ' ')}  {sentence(link)}")
         typer.echo(f"next: llmops models verify {name}" if links else "no decisions yet")
     decisions.check_chain(links)
 
@@ -139,11 +139,12 @@ def _tell(made: Decision, as_json: bool, *, next_command: str) -> None:
     if as_json:
         typer.echo(json.dumps(asdict(made), indent=2))
         return
-    typer.echo(_sentence(made))
+    typer.echo(sentence(made))
     typer.echo(f"next: {next_command}")
 
 
-def _sentence(link: Decision) -> str:
+def sentence(link: Decision) -> str:
+    """A decision as people read it."""
     reference = f"models:/{link.model}/{link.version}"
     said = {
         "register": f"{link.actor} trained {reference}",

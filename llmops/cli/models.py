@@ -13,6 +13,7 @@ from llmops.errors import InputError
 
 if TYPE_CHECKING:
     from llmops.registry.store import ModelVersion
+    from llmops.workspace import Workspace
 
 models = typer.Typer(help="Models and their versions in the registry.", no_args_is_help=True)
 
@@ -62,9 +63,11 @@ def show(
     wanted = name if name.startswith("models:/") else f"models:/{name}"
     if (parts := registry_name(wanted)) is None:
         raise InputError(f"{name!r} names no model version", fix="write NAME, NAME@ALIAS or NAME/VERSION")
-    one = store.find(*parts, workspace=Workspace.current())
+    workspace = Workspace.current()
+    one = store.find(*parts, workspace=workspace)
+    judged = _judged(one, workspace)
     if as_json:
-        typer.echo(json.dumps(_plain(one), indent=2))
+        typer.echo(json.dumps({**_plain(one), **judged}, indent=2))
         return
     typer.echo(one.reference)
     facts = {
@@ -72,6 +75,8 @@ def show(
         "aliases": ", ".join(one.aliases),
         "made": f"{one.created:%Y-%m-%d %H:%M} UTC",
         "scores": _scores(one),
+        "verdict": "; ".join(judged["verdicts"]),
+        "decisions": "; ".join(judged["decisions"]),
         "MLflow run": one.run_id,
         "digest": one.digest,
         "source": without_credentials(one.source),
@@ -85,6 +90,20 @@ def show(
         if value:
             typer.echo(f"  {key:<14} {value}")
     typer.echo(f"next: llmops finetune RECIPE --set base={one.reference}")
+
+
+def _judged(one: ModelVersion, workspace: Workspace) -> dict[str, list[str]]:
+    """What gates said of a version and what was decided about it, overrides in capitals."""
+    from llmops.cli.decide import sentence
+    from llmops.database import open_database
+    from llmops.registry.decisions import chain, verdicts_of
+
+    engine = open_database(workspace)
+    verdicts = verdicts_of(engine, one.digest) if one.digest else []
+    return {
+        "verdicts": [f"{verdict.result} by {verdict.gate} ({verdict.digest[:12]})" for verdict in verdicts],
+        "decisions": [sentence(link) for link in chain(engine, one.name) if link.version == one.version],
+    }
 
 
 def _scores(one: ModelVersion) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 ALIASES = ("champion", "previous", "challenger")
 """Drawn from the decisions; other aliases are left to their users."""
+_LAST_SEEN = "llmops.decisions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Standing:
 
     Attributes:
         champion, previous: versions; None where there is none.
-        approved: the approval of each version that has one and was not rejected since.
+        approved: the approval of each version that has one and was neither rejected nor gone back from since.
         authors: who trained each version, as its registration says.
     """
 
@@ -70,6 +71,9 @@ def standing(links: Sequence[Decision]) -> Standing:
             case "promote":
                 champion, previous = link.version, champion
             case "rollback":
+                # What was gone back from needs a new approval before it may return.
+                if champion is not None:
+                    approved.pop(champion, None)
                 champion, previous = link.version, None
     return Standing(champion, previous, approved, authors)
 
@@ -288,7 +292,21 @@ def project(name: str, links: Sequence[Decision], *, workspace: Workspace) -> li
                 f"{alias} was at {_named(name, found.get(alias))}, by the decisions it is at "
                 f"{_named(name, wanted.get(alias))}"
             )
+        if links:
+            client.set_registered_model_tag(name, _LAST_SEEN, f"{links[-1].sequence}:{links[-1].digest}")
     return changed
+
+
+def _check_last_seen(name: str, links: Sequence[Decision], workspace: Workspace) -> None:
+    """A chain cannot show that its last links are gone; MLflow remembers the last one that aliases were drawn from."""
+    client = connect(workspace.tracking_uri)
+    with mlflow_faults(workspace.tracking_uri):
+        number, _, digest = client.get_registered_model(name).tags.get(_LAST_SEEN, "0:").partition(":")
+    if int(number) and (int(number) > len(links) or links[int(number) - 1].digest != digest):
+        raise EnvironmentFault(
+            f"the decisions on {name} were tampered with: number {number} was seen before and is gone",
+            fix="restore the database from a backup made before; nothing is decided until then",
+        )
 
 
 def check_bytes(version: ModelVersion, *, workspace: Workspace) -> None:
@@ -317,6 +335,7 @@ def _begin(name: str, workspace: Workspace) -> tuple[Engine, list[Decision]]:
     engine = open_database(workspace)
     links = chain(engine, name)
     check_chain(links)
+    _check_last_seen(name, links, workspace)
     return engine, links
 
 

@@ -87,6 +87,10 @@ def test_from_approval_to_rollback(two_versions: Workspace) -> None:
     assert [one["kind"] for one in json.loads(run("history", "m", "--json").stdout)][-1] == "rollback"
     assert "decisions, aliases and bytes agree" in run("verify").output
     assert "champion" in run("show", "m@champion").output
+    shown = run("show", "m/2").output
+    assert "FAIL by g.yaml" in shown
+    assert "WITHOUT A PASS: the suite is old" in shown
+    assert len(json.loads(run("show", "m/1", "--json").stdout)["decisions"]) == 4
 
 
 def test_an_alias_moved_by_hand_is_an_error_that_is_put_right(two_versions: Workspace) -> None:

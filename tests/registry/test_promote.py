@@ -149,7 +149,9 @@ class TestRollback:
             champion(one, workspace)
         assert aliases(workspace) == {"champion": 3, "previous": 2}
         rollback("m", "ann", reason="rude", workspace=workspace)
-        assert aliases(workspace)["champion"] == 2
+        assert aliases(workspace) == {"champion": 2}
+        with pytest.raises(InputError, match="models:/m/3 is not approved"):
+            promote(store.find("m", "3", workspace=workspace), "ann", workspace=workspace)
         with pytest.raises(InputError, match="no previous champion"):
             rollback("m", "ann", workspace=workspace)
 
@@ -190,6 +192,7 @@ class TestVerify:
             "UPDATE decisions SET kind = 'approve', version = 2 WHERE sequence = 3",
             "DELETE FROM decisions WHERE sequence = 2",
             "UPDATE decisions SET previous = '' WHERE sequence = 2",
+            "DELETE FROM decisions WHERE sequence = 3",
         ],
     )
     def test_the_database_refuses_changes_and_those_made_all_the_same_are_found(
@@ -203,10 +206,11 @@ class TestVerify:
             for name in ("update", "delete"):
                 connection.execute(text(f"DROP TRIGGER decisions_no_{name}"))
             connection.execute(text(change))
-        with pytest.raises(EnvironmentFault, match=r"tampered with: number [23] does not follow"):
+        with pytest.raises(EnvironmentFault, match=r"tampered with: number [23] (does not follow|was seen before)"):
             verify("m", workspace=workspace)
         with pytest.raises(EnvironmentFault, match="tampered with"):
             rollback("m", "ann", workspace=workspace)
+        assert aliases(workspace) == {"champion": 1}, "no alias is moved by a chain that is not whole"
 
 
 KILLED = """
