@@ -22,7 +22,7 @@ ALL = ""
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One item as a model answered it; `scores` by metric, `seconds` until its last token."""
+    """One item as a model answered it; `scores` by metric, `seconds` until its last token, None where not known."""
 
     id: str
     messages: tuple[Mapping[str, Any], ...]
@@ -30,9 +30,9 @@ class Answered:
     slices: Mapping[str, str]
     cluster: str
     answer: str
-    finish: str
-    tokens: int
-    seconds: float
+    finish: str | None
+    tokens: int | None
+    seconds: float | None
     scores: Mapping[str, float]
 
     @property
@@ -171,7 +171,7 @@ def from_record(record: Mapping[str, Any], file: Path | None = None) -> Measured
                 answer=item["answer"],
                 finish=item["finish"],
                 tokens=item["tokens"],
-                seconds=float(seconds.get(item["id"], 0.0)),
+                seconds=seconds.get(item["id"]),
                 scores={name: _value(value) for name, value in item["scores"].items()},
             )
             for item in items
