@@ -43,6 +43,7 @@ def evaluate(
     ] = None,
     junit: Annotated[Path | None, typer.Option(help="Write the verdict there as JUnit XML.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write scores and verdict there as Markdown.")] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Ask everything anew, and keep no answers.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the reports; the workspace's reports by default.")
     ] = None,
@@ -78,7 +79,7 @@ def evaluate(
         if answers is None:
             from llmops.lifecycle.measure import measure
 
-            found = measure(model, asked, folder=folder, workspace=workspace, listener=listener)
+            found = measure(model, asked, folder=folder, workspace=workspace, listener=listener, keep=not no_cache)
         else:
             found = _recorded(model, asked, answers, prompt_key, answer_key, folder, listener)
         others = _others(against, asked, folder, workspace, listener)
@@ -108,8 +109,8 @@ def _recorded(
     name: str, asked: Suites, file: Path, prompt: str, answer: str, folder: Path, listener: Listener
 ) -> dict[str, Measured]:
     """Reports of answers that stand in a file."""
+    from llmops.eval.engines.recorded import Recorded
     from llmops.eval.measured import read
-    from llmops.eval.recorded import Recorded
     from llmops.eval.run import evaluate as run
     from llmops.records import ModelSource
 

@@ -30,10 +30,51 @@ def load(folder: Path, *, base: Path | None = None, device: str, precision: Prec
         EnvironmentFault: files are missing or do not fit each other; or an adapter's base is not on this disk.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # the caller shows progress in its own way
+    tokenizer = load_tokenizer(folder, base=base)
+    whole = whole_folder(folder, base)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(whole),
+            dtype={"bf16": torch.bfloat16, "fp32": torch.float32}[precision],
+            device_map="auto" if device == "cuda" else {"": device},
+            use_safetensors=True,
+            local_files_only=True,
+        )
+        if whole != folder:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, str(folder))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _not_loaded(folder, error) from error
+    return model.eval(), tokenizer
+
+
+def load_tokenizer(folder: Path, *, base: Path | None = None) -> Any:
+    """The tokenizer of a folder: its own, or that of an adapter's base.
+
+    Raises:
+        EnvironmentFault: as `load`.
+    """
+    from transformers import AutoTokenizer
+
+    whole = whole_folder(folder, base)
+    own = (folder / "tokenizer_config.json").is_file()
+    try:
+        return AutoTokenizer.from_pretrained(str(folder if own else whole), local_files_only=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _not_loaded(folder, error) from error
+
+
+def whole_folder(folder: Path, base: Path | None = None) -> Path:
+    """Where the whole model is: `folder` itself, or for an adapter its base.
+
+    Raises:
+        EnvironmentFault: there is none.
+    """
     adapter = (folder / "adapter_config.json").is_file()
     whole = base or Path(base_of(folder) or "") if adapter else folder
     if not (whole / "config.json").is_file():
@@ -43,26 +84,14 @@ def load(folder: Path, *, base: Path | None = None, device: str, precision: Prec
             else f"{folder} holds no model (no config.json)",
             fix="give the folder of its base" if adapter else "give the folder of a model or of an adapter",
         )
-    own = (folder / "tokenizer_config.json").is_file()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder if own else whole), local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            str(whole),
-            dtype={"bf16": torch.bfloat16, "fp32": torch.float32}[precision],
-            device_map="auto" if device == "cuda" else {"": device},
-            use_safetensors=True,
-            local_files_only=True,
-        )
-        if adapter:
-            from peft import PeftModel
+    return whole
 
-            model = PeftModel.from_pretrained(model, str(folder))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise EnvironmentFault(
-            f"the model in {folder} cannot be loaded: {str(error).splitlines()[0]}",
-            fix="check that the folder is complete: config.json, tokenizer.json and safetensors of one model",
-        ) from error
-    return model.eval(), tokenizer
+
+def _not_loaded(folder: Path, error: Exception) -> EnvironmentFault:
+    return EnvironmentFault(
+        f"the model in {folder} cannot be loaded: {str(error).splitlines()[0]}",
+        fix="check that the folder is complete: config.json, tokenizer.json and safetensors of one model",
+    )
 
 
 def end_tokens(model: Any, tokenizer: Any) -> set[int]:

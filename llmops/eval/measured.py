@@ -23,7 +23,7 @@ ALL = ""
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One item as a model answered it; `scores` by metric, `seconds` until its last token."""
+    """One item as a model answered it; `scores` by metric, `seconds` until its last token, None where not known."""
 
     id: str
     messages: tuple[Mapping[str, Any], ...]
@@ -31,9 +31,9 @@ class Answered:
     slices: Mapping[str, str]
     cluster: str
     answer: str
-    finish: str
-    tokens: int
-    seconds: float
+    finish: str | None
+    tokens: int | None
+    seconds: float | None
     scores: Mapping[str, float]
 
     @property
@@ -175,7 +175,7 @@ def from_record(record: Mapping[str, Any], file: Path | None = None) -> Measured
                 answer=item["answer"],
                 finish=item["finish"],
                 tokens=item["tokens"],
-                seconds=float(seconds.get(item["id"], 0.0)),
+                seconds=seconds.get(item["id"]),
                 scores={name: _value(value) for name, value in item["scores"].items()},
             )
             for item in items

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops.errors import InputError
-from llmops.eval.generate import Answer, Engine
+from llmops.eval.engines.engine import Answer, Engine, Generated
 from llmops.eval.items import Item, suite_digest
 from llmops.eval.measured import ALL, Answered, Measured, content_of
 from llmops.eval.metric import Metric, estimates
@@ -48,7 +48,7 @@ def evaluate(
     listener = listener or Silent()
     if not items:
         raise InputError(f"the suite {suite.name} has no items", fix="give its source at least one row")
-    made = generate(model.folder, items, suite.generation, listener=listener)
+    made = generate(items, suite.generation, listener=listener)
     answers = _in_order(items, made.answers)
     references = [item.references for item in items]
     metrics: list[Metric] = []
@@ -64,7 +64,7 @@ def evaluate(
         engine=made.engine,
         items=tuple(_answered(place, *pair, metrics) for place, pair in enumerate(zip(items, answers, strict=True))),
         metrics=tuple(metrics),
-        measures=measures(answers, made.seconds),
+        measures=measures(made),
     )
     found = estimates(metrics, measured.groups, measured.clusters)
     by_group = {group: _scores(metrics, of_group) for group, of_group in found.items()}
@@ -78,7 +78,7 @@ def evaluate(
     file = None
     if out is not None:
         file = out / f"{suite.name}-{digest[:12]}.json"
-        times = {answer.item: round(answer.seconds, 4) for answer in answers}
+        times = {answer.item: round(answer.seconds, 4) for answer in answers if answer.seconds is not None}
         write_json(file, {**content, "digest": digest, "measures": measured.measures, "seconds": times})
     return Report(
         suite=suite.name,
@@ -94,30 +94,33 @@ def evaluate(
     )
 
 
-def measures(answers: Sequence[Answer], seconds: float) -> dict[str, float]:
-    """Numbers about the answers that are no scores; shares go from 0 to 1.
+def measures(made: Generated) -> dict[str, float]:
+    """Numbers about the answers that are no scores; shares go from 0 to 1. What is not known of all is left out.
 
     `latency_*_ms` is the time from the start of an answer's batch to its last token: in batches, the time a
-    user would wait behind as many others; `items_per_s` and `tokens_per_s` are over the whole wall time `seconds`.
+    user would wait behind as many others. `items_per_s` and `tokens_per_s` are over the wall time of the fresh
+    answers alone: those kept from an earlier run took none of it.
     """
-    latencies = sorted(1000 * answer.seconds for answer in answers)
-    tokens = sum(answer.tokens for answer in answers)
-    found: dict[str, float] = {}
-    # Of answers made elsewhere times and tokens may be unknown; a number that is not known is left out, not zero.
-    if seconds > 0:
-        found |= {
-            "latency_p50_ms": percentile(latencies, 0.50),
-            "latency_p95_ms": percentile(latencies, 0.95),
-            "items_per_s": len(answers) / seconds,
-        }
-    if tokens:
-        found["tokens_mean"] = tokens / len(answers)
-    if tokens and seconds > 0:
-        found["tokens_per_s"] = tokens / seconds
-    return found | {
-        "truncated_share": sum(answer.finish == "length" for answer in answers) / len(answers),
-        "empty_share": sum(not answer.text.strip() for answer in answers) / len(answers),
-    }
+    answers = made.answers
+    found = {"empty_share": sum(not answer.text.strip() for answer in answers) / len(answers)}
+    tokens = [answer.tokens for answer in answers if answer.tokens is not None]
+    if len(tokens) == len(answers):
+        found["tokens_mean"] = sum(tokens) / len(answers)
+    finishes = [answer.finish for answer in answers if answer.finish is not None]
+    if len(finishes) == len(answers):
+        found["truncated_share"] = finishes.count("length") / len(answers)
+    latencies = sorted(1000 * answer.seconds for answer in answers if answer.seconds is not None)
+    if len(latencies) == len(answers):
+        found |= {"latency_p50_ms": percentile(latencies, 0.50), "latency_p95_ms": percentile(latencies, 0.95)}
+    fresh = [answer for answer in answers if answer.item not in made.kept]
+    if fresh:
+        # A clock too coarse for a stub that answers at once must not divide by zero.
+        wall = max(made.seconds, 1e-9)
+        found["items_per_s"] = len(fresh) / wall
+        written = [answer.tokens for answer in fresh if answer.tokens is not None]
+        if len(written) == len(fresh):
+            found["tokens_per_s"] = sum(written) / wall
+    return found
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:

@@ -181,7 +181,8 @@ def measure_estimate(report: Measured, name: str) -> Estimate:
     items = report.items
     if name in ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms"):
         share = int(name[len("latency_p") : -len("_ms")]) / 100
-        return Quantile(np.sort(np.array([1000 * item.seconds for item in items], dtype=np.float64)), share)
+        seconds = [item.seconds for item in items if item.seconds is not None]
+        return Quantile(np.sort(1000 * np.array(seconds, dtype=np.float64)), share)
     if name == "truncated_share":
         return Proportion(sum(item.finish == "length" for item in items), len(items))
     if name == "empty_share":

@@ -13,8 +13,9 @@ from typing import get_args
 from llmops.data.sources import check_columns
 from llmops.data.versions import prepare, rows_of
 from llmops.errors import EnvironmentFault, InputError, Interrupted, LlmopsError
+from llmops.eval.cache import AnswerCache
+from llmops.eval.engines.transformers import generate
 from llmops.eval.gates import Gate
-from llmops.eval.generate import generate
 from llmops.eval.items import Item, suite_digest
 from llmops.eval.measured import FORMAT
 from llmops.eval.run import evaluate
@@ -130,7 +131,7 @@ def finetune(
         tracker = _unsent(workspace, folder, recipe, parts_digest=run_digest(parts))
     finished = Finished(manifest, folder, cached)
     with _recorded(tracker, listener):
-        reports = _reports(suites, base, finished, listener)
+        reports = _reports(suites, base, finished, workspace.cache / "answers", listener)
         verdict = _verdict(gate, recipe, suites, reports, finished, workspace, listener)
         write_card(finished.artifact, manifest, reports)
         version, fault = _registered(recipe.name, finished, manifest, reports, verdict, workspace, tracker)
@@ -252,7 +253,11 @@ def _record_result(
 
 
 def _reports(
-    suites: Sequence[tuple[Suite, Sequence[Item]]], base: ModelSource, finished: Finished, listener: Listener
+    suites: Sequence[tuple[Suite, Sequence[Item]]],
+    base: ModelSource,
+    finished: Finished,
+    kept: Path,
+    listener: Listener,
 ) -> list[Report]:
     """Base and tuned model on every suite; a finished run whose suites did not change is not asked again."""
     folder = finished.folder / "report"
@@ -268,8 +273,9 @@ def _reports(
     tuned = ModelSource(manifest.name, finished.artifact, None, manifest.artifact_digest)
     reports = []
     for suite, items in suites:
-        for model, beneath in ((base, None), (tuned, base.folder if manifest.kind == "adapter" else None)):
-            engine = partial(generate, base=beneath)
+        for model, beneath in ((base, None), (tuned, base if manifest.kind == "adapter" else None)):
+            cache = AnswerCache(kept, model.digest, beneath.digest if beneath else None)
+            engine = partial(generate, model.folder, base=beneath.folder if beneath else None, cache=cache)
             reports.append(evaluate(suite, items, model, generate=engine, out=folder, listener=listener))
     written = [{**asdict(report), "file": str(report.file)} for report in reports]
     write_json(summary, {"format": FORMAT, "reports": written})

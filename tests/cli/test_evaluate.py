@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -87,6 +88,45 @@ def test_an_adapter_is_measured_on_the_base_it_names(
     assert done.stdout.splitlines()[-1] == (
         f"next: llmops compare ANOTHER-MODEL {tmp_path / 'adapter'} {suite}, to see by how much they differ"
     )
+
+
+def test_recorded_answers_are_judged_and_no_model_is_looked_for(
+    app: typer.Typer, suite: Path, workspace: Path, tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"question {number}", "said": "answer" if number < 2 else "x"} for number in range(5)]
+    file = tmp_path / "answers.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["eval", "their-model", str(suite), "--answers", str(file), "--answer-key", "said"]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.stdout.splitlines()[0].split() == ["suite", "metric", "their-model", "95%", "interval"]
+    done = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
+    (report,) = json.loads(done.stdout)["reports"]
+    assert {score["metric"]: score["value"] for score in report["scores"]}["exact_match"] == 2 / 5
+    assert report["measures"] == {"empty_share": 0.0}
+    limited = CliRunner().invoke(app, [*arguments, "--json", "--limit", "3"], catch_exceptions=False)
+    assert json.loads(limited.stdout)["reports"][0]["items"] == 3
+
+
+def test_a_second_evaluation_asks_nothing_unless_told_to(
+    app: typer.Typer, suite: Path, random_base: Path, workspace: Path
+) -> None:
+    def run(*options: str) -> tuple[dict[str, Any], str]:
+        arguments = ["eval", str(random_base), str(suite), *options]
+        spoken = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        as_json = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
+        return json.loads(as_json.stdout)["reports"][0], spoken.stderr
+
+    anew, spoken = run("--no-cache")
+    assert "from the cache" not in spoken
+    assert not list((workspace / "cache" / "answers").glob("*"))
+    assert "items_per_s" in anew["measures"]
+    kept, spoken = run()
+    assert "from the cache" not in spoken
+    again, spoken = run()
+    assert "5 of 5 answers come from the cache" in spoken
+    assert again["digest"] == kept["digest"] == anew["digest"]
+    assert "items_per_s" not in again["measures"]
+    assert again["measures"]["latency_p95_ms"] == kept["measures"]["latency_p95_ms"]
 
 
 def test_faults_of_a_suite_are_named_before_the_model_is_looked_for(

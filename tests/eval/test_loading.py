@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.errors import EnvironmentFault
-from llmops.eval.generate import generate
+from llmops.eval.engines.transformers import generate
 from llmops.eval.items import Item
 from llmops.eval.loading import base_of, end_tokens, load, precision_for, rows_at_once, rows_for
 from llmops.eval.suite import Generation

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.errors import InputError
-from llmops.eval.generate import Answer, Engine, Generated
+from llmops.eval.engines.engine import Answer, Engine, Generated
 from llmops.eval.items import Item, suite_digest
 from llmops.eval.metric import Metric, mean_of
 from llmops.eval.run import evaluate, percentile
@@ -48,8 +48,8 @@ def answering(
 ) -> Engine:
     """An engine that says what it is told, each answer of 4 tokens, in another order than it was asked."""
 
-    def engine(folder: Path, items: Sequence[Item], generation: Generation, *, listener: Listener) -> Generated:
-        assert (folder, generation) == (MODEL.folder, SUITE.generation)
+    def engine(items: Sequence[Item], generation: Generation, *, listener: Listener) -> Generated:
+        assert generation == SUITE.generation
         answers = [Answer(item.id, say(item), 4, finish, seconds * (1 + number)) for number, item in enumerate(items)]
         return Generated(tuple(reversed(answers)), 2.0, {"name": "stub"})
 
@@ -156,8 +156,8 @@ def test_a_suite_without_items_is_refused_before_anything_is_loaded() -> None:
 def test_an_engine_that_loses_an_answer_is_a_bug(items: list[Item], spoil: Callable[[Any], Any]) -> None:
     honest = answering(lambda item: "x")
 
-    def lossy(folder: Path, items: Sequence[Item], generation: Generation, *, listener: Listener) -> Generated:
-        made = honest(folder, items, generation, listener=listener)
+    def lossy(items: Sequence[Item], generation: Generation, *, listener: Listener) -> Generated:
+        made = honest(items, generation, listener=listener)
         return Generated(spoil(made.answers), made.seconds, made.engine)
 
     with pytest.raises(ValueError, match="4 items were asked"):

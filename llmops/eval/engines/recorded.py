@@ -6,14 +6,16 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from llmops.errors import InputError
-from llmops.eval.generate import Answer, Generated
+from llmops.eval.engines.engine import Answer, Finish, Generated
 from llmops.eval.items import Item
 from llmops.eval.suite import Generation
 from llmops.events import Listener
 from llmops.files import digest_of
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Recorded:
         """sha256 over all answers by what they answer: it stands for the model, whose bytes nobody saw."""
         return digest_of(sorted([str(key), text] for key, text in ((key, one["text"]) for key, one in self._lines())))
 
-    def __call__(self, folder: Path, items: Sequence[Item], generation: Generation, *, listener: Listener) -> Generated:
+    def __call__(self, items: Sequence[Item], generation: Generation, *, listener: Listener) -> Generated:
         """The recorded answers to `items`.
 
         Raises:
@@ -55,8 +57,8 @@ class Recorded:
                 fix=f"add lines with `id` or `{self.prompt}` equal to the item's, or measure fewer with --limit",
             )
         listener.advance("answers", len(found), len(items))
-        seconds = sum(answer.seconds for answer in found)
-        return Generated(tuple(found), seconds, {"name": "recorded", "file": self.file.name})
+        # None of them was made now: how many a second is not known.
+        return Generated(tuple(found), 0.0, {"name": "recorded"}, frozenset(item.id for item in items))
 
     def _by_key(self) -> dict[tuple[str, str], Mapping[str, Any]]:
         known: dict[tuple[str, str], Mapping[str, Any]] = {}
@@ -93,17 +95,24 @@ class Recorded:
                     f"{self.file}:{number} has no text under `{what}`",
                     fix=f"say where it stands with --answer-key and --prompt-key; its keys: {keys}",
                 )
-            finish = "length" if row.get("finish") == "length" else "stop"
             yield (
                 key,
                 {
                     "text": text,
                     "line": number,
-                    "tokens": int(row.get("tokens") or 0),
-                    "finish": finish,
-                    "seconds": float(row.get("seconds") or 0.0),
+                    "tokens": _number(row.get("tokens"), int),
+                    "finish": _FINISHES.get(str(row.get("finish"))),
+                    "seconds": _number(row.get("seconds"), float),
                 },
             )
+
+
+_FINISHES: Mapping[str, Finish] = {"length": "length", "stop": "stop"}
+
+
+def _number(given: Any, kind: type[Number]) -> Number | None:
+    """A number where one was recorded; what is not known is not zero."""
+    return kind(given) if isinstance(given, int | float) and not isinstance(given, bool) else None
 
 
 def _at(row: Any, path: str) -> Any:

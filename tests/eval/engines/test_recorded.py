@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from llmops.errors import InputError
-from llmops.eval.generate import Generated
+from llmops.eval.engines.engine import Generated
+from llmops.eval.engines.recorded import Recorded
 from llmops.eval.items import Item
-from llmops.eval.recorded import Recorded
 from llmops.eval.suite import Generation
 from llmops.events import Silent
 
@@ -33,7 +33,7 @@ def write(file: Path, *rows: Any) -> Recorded:
 
 
 def ask(engine: Recorded, items: list[Item]) -> Generated:
-    return engine(Path(), items, Generation(), listener=Silent())
+    return engine(items, Generation(), listener=Silent())
 
 
 def test_they_are_found_by_id_or_prompt_in_any_order(file: Path, items: list[Item]) -> None:
@@ -46,7 +46,10 @@ def test_they_are_found_by_id_or_prompt_in_any_order(file: Path, items: list[Ite
 
 def test_a_cut_answer_stays_one(file: Path, items: list[Item]) -> None:
     engine = write(file, {"prompt": "q1", "answer": "x", "finish": "length"}, {"prompt": "q2", "answer": "y"})
-    assert [one.finish for one in ask(engine, items).answers] == ["length", "stop"]
+    made = ask(engine, items)
+    assert [one.finish for one in made.answers] == ["length", None], "what is not known is not guessed"
+    assert [one.tokens for one in made.answers] == [None, None]
+    assert made.kept == {item.id for item in items}
 
 
 def test_dots_lead_into_nested_objects(file: Path, items: list[Item]) -> None:

@@ -5,52 +5,18 @@ from __future__ import annotations
 import hashlib
 import random
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 from llmops.data.chat import encode_prompt, template_digest
 from llmops.errors import EnvironmentFault, InputError
+from llmops.eval.cache import AnswerCache, Kept, prompt_digest
+from llmops.eval.engines.engine import Answer, Finish, Generated
 from llmops.eval.items import Item
-from llmops.eval.loading import Precision, end_tokens, kind_of, load, precision_for, rows_for
+from llmops.eval.loading import Precision, end_tokens, kind_of, load, load_tokenizer, precision_for, rows_for
 from llmops.eval.suite import Generation
 from llmops.events import Listener, Silent
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a model answered to the item with this id.
-
-    Attributes:
-        text: as written, special tokens and the stop text left out.
-        tokens: made for it, the one that ended it included.
-        finish: `stop` where the model (or a stop text) ended it, `length` where it was cut.
-        seconds: from the start of its batch to its last token.
-    """
-
-    item: str
-    text: str
-    tokens: int
-    finish: Literal["stop", "length"]
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Generated:
-    """Answers in the order of the items, the wall time they took, and what is needed to repeat them."""
-
-    answers: tuple[Answer, ...]
-    seconds: float
-    engine: dict[str, str]
-
-
-class Engine(Protocol):
-    """Whatever answers the items of a suite with the model in a folder."""
-
-    def __call__(
-        self, folder: Path, items: Sequence[Item], generation: Generation, *, listener: Listener
-    ) -> Generated: ...
 
 
 def generate(
@@ -62,6 +28,7 @@ def generate(
     batch: int | None = None,
     device: str | None = None,
     precision: Precision | None = None,
+    cache: AnswerCache | None = None,
     listener: Listener | None = None,
 ) -> Generated:
     """Answer every item with the model in `folder`.
@@ -72,6 +39,7 @@ def generate(
         batch: rows at once; None takes as many as memory and the device make sense of.
         device: a torch device; None takes the first GPU, or the CPU.
         precision: of weights and arithmetic; None takes bf16 where the hardware has it.
+        cache: of the model in `folder`; what it has is not asked again, what is answered it keeps batch by batch.
 
     Raises:
         InputError: a prompt leaves no room for an answer in the model's context.
@@ -85,12 +53,7 @@ def generate(
     if precision is None:
         precision, reason = precision_for(device)
         listener.say(f"answers in {precision}: {reason}")
-    started = time.monotonic()
-    model, tokenizer = load(folder, base=base, device=device, precision=precision)
-    if (loading := time.monotonic() - started) >= 1.0:
-        listener.say(f"model loaded in {loading:.1f} s")
-    started = time.monotonic()
-    answers, rows = answered(model, tokenizer, items, generation, batch=batch, device=device, listener=listener)
+    tokenizer = load_tokenizer(folder, base=base)
     engine = {
         "name": "transformers",
         "version": transformers.__version__,
@@ -98,10 +61,38 @@ def generate(
         "device": torch.cuda.get_device_name(device) if kind_of(device) == "cuda" else "cpu",
         "threads": str(torch.get_num_threads()),
         "precision": precision,
-        "batch": str(rows),
+        "batch": "auto" if batch is None else str(batch),
         "template": template_digest(tokenizer),
     }
-    return Generated(tuple(answers), time.monotonic() - started, engine)
+    kept = cache.opened(engine, generation) if cache else Kept()
+    asked = {
+        item.id: prompt_digest(item, encode_prompt(tokenizer, [dict(turn) for turn in item.messages]), generation)
+        for item in items
+    }
+    known = kept.of(items, asked)
+    rest = [item for item in items if item.id not in known]
+    if known:
+        listener.say(f"{len(known):,} of {len(items):,} answers come from the cache")
+    if not rest:
+        return Generated(tuple(known[item.id] for item in items), 0.0, engine, frozenset(known))
+    started = time.monotonic()
+    model, tokenizer = load(folder, base=base, device=device, precision=precision)
+    if (loading := time.monotonic() - started) >= 1.0:
+        listener.say(f"model loaded in {loading:.1f} s")
+    started = time.monotonic()
+    fresh, _ = answered(
+        model,
+        tokenizer,
+        rest,
+        generation,
+        batch=batch,
+        device=device,
+        on_answers=lambda some: kept.add(some, asked),
+        listener=listener,
+    )
+    seconds = time.monotonic() - started
+    answers = {**known, **{answer.item: answer for answer in fresh}}
+    return Generated(tuple(answers[item.id] for item in items), seconds, engine, frozenset(known))
 
 
 def answered(
@@ -112,11 +103,15 @@ def answered(
     *,
     batch: int | None = None,
     device: str = "cpu",
+    on_answers: Callable[[Sequence[Answer]], None] = lambda some: None,
     listener: Listener | None = None,
 ) -> tuple[list[Answer], int]:
     """The answers of a loaded model in the order of the items, and the rows it took at once.
 
     Where a GPU's memory runs out, half as many rows are taken from there on.
+
+    Args:
+        on_answers: hears the answers of each batch as it is done.
     """
     import torch
     import transformers
@@ -146,7 +141,7 @@ def answered(
             generation,
         )
         try:
-            done.update(zip(chosen, together.run(model, pad), strict=True))
+            made = together.run(model, pad)
         except torch.OutOfMemoryError as error:
             if rows == 1:
                 raise EnvironmentFault(
@@ -157,6 +152,8 @@ def answered(
             listener.say(f"out of memory on {device}: going on with {rows} rows at once")
             torch.cuda.empty_cache()
             continue
+        on_answers(made)
+        done.update(zip(chosen, made, strict=True))
         listener.advance("answers", len(done), len(items))
     return [done[index] for index in range(len(items))], rows
 
@@ -182,7 +179,7 @@ class _Batch:
         self._generation = generation
         self._started = time.monotonic()
         self._open = set(range(len(ids)))
-        self._ended: dict[int, tuple[int, Literal["stop", "length"], float]] = {}
+        self._ended: dict[int, tuple[int, Finish, float]] = {}
 
     def run(self, model: Any, pad: int) -> list[Answer]:
         """The answers to the batch's prompts, in order."""
@@ -218,7 +215,7 @@ class _Batch:
                 self._end(row, made, "length")
         return torch.tensor([row not in self._open for row in range(len(last))], device=input_ids.device)
 
-    def _end(self, row: int, made: int, finish: Literal["stop", "length"]) -> None:
+    def _end(self, row: int, made: int, finish: Finish) -> None:
         self._open.remove(row)
         self._ended[row] = (made, finish, time.monotonic() - self._started)
 
