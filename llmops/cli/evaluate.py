@@ -85,11 +85,12 @@ def evaluate(
         others = _others(against, asked, folder, workspace, listener)
     verdict = None
     if rules is not None:
-        from llmops.eval.verdict import judge, record
+        from llmops.eval.verdict import judge
         from llmops.files import write_json
+        from llmops.registry.verdicts import plain
 
         verdict = judge(rules, found, others, name=str(gate), against=against)
-        write_json(folder / f"verdict-{verdict.digest[:12]}.json", record(verdict))
+        write_json(folder / f"verdict-{verdict.digest[:12]}.json", plain(verdict))
     _write(found, verdict, junit, markdown)
     if as_json:
         typer.echo(json.dumps(_plain(found, verdict), indent=2, ensure_ascii=False))

@@ -96,7 +96,8 @@ def _judged(one: ModelVersion, workspace: Workspace) -> dict[str, list[str]]:
     """What gates said of a version and what was decided about it, overrides in capitals."""
     from llmops.cli.decide import sentence
     from llmops.database import open_database
-    from llmops.registry.decisions import chain, verdicts_of
+    from llmops.registry.decisions import chain
+    from llmops.registry.verdicts import verdicts_of
 
     engine = open_database(workspace)
     verdicts = verdicts_of(engine, one.digest) if one.digest else []

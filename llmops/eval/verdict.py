@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -21,8 +21,8 @@ from llmops.eval.compare import check_comparable, in_order_of
 from llmops.eval.gates import AnyRule, AtLeast, AtMost, BetterBy, Gate, NoWorseBy
 from llmops.eval.measured import ALL, Measured
 from llmops.eval.metric import Groups, differences, estimates
-from llmops.files import digest_of
 from llmops.records import Verdict
+from llmops.registry.verdicts import sealed
 from llmops.stats import Estimate, Exact, Proportion, Quantile, Resampled, holm, items_to_decide, one_sided_p, resampled
 
 Result = Literal["PASS", "FAIL", "INCONCLUSIVE"]
@@ -77,19 +77,20 @@ def judge(
     if len(models) != 1:
         raise ValueError(f"reports of {len(models)} models cannot be one verdict")
     asked = dict.fromkeys(rule.suite for rule in gate.rules)
-    content: dict[str, Any] = {
-        "result": result,
-        "gate": name,
-        "model_digest": models.pop(),
-        "against": against,
-        "confidence": gate.confidence,
-        "rules": tuple(rules),
-        "reports": tuple(
-            by_suite[suite].digest for suite in asked for by_suite in (reports, others) if suite in by_suite
-        ),
-        "code_version": version("llmops"),
-    }
-    return Verdict(**content, digest=digest_of({**content, "rules": rules, "reports": list(content["reports"])}))
+    return sealed(
+        {
+            "result": result,
+            "gate": name,
+            "model_digest": models.pop(),
+            "against": against,
+            "confidence": gate.confidence,
+            "rules": rules,
+            "reports": [
+                by_suite[suite].digest for suite in asked for by_suite in (reports, others) if suite in by_suite
+            ],
+            "code_version": version("llmops"),
+        }
+    )
 
 
 def check_gate(gate: Gate, metrics: Mapping[str, Collection[str]]) -> None:
@@ -118,11 +119,6 @@ def check_gate(gate: Gate, metrics: Mapping[str, Collection[str]]) -> None:
                 f"the gate compares the measure {rule.measure} with another model's",
                 fix=f"give {rule.measure} a fixed bound with at_least or at_most",
             )
-
-
-def record(verdict: Verdict) -> dict[str, Any]:
-    """The verdict as its file holds it."""
-    return {**asdict(verdict), "rules": [dict(rule) for rule in verdict.rules], "reports": list(verdict.reports)}
 
 
 # Questions

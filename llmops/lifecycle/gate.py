@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from llmops.errors import InputError
 from llmops.eval.gates import Gate
 from llmops.eval.items import suite_digest
 from llmops.eval.measured import Measured, read
-from llmops.eval.verdict import judge, record
+from llmops.eval.verdict import judge
 from llmops.events import Listener
 from llmops.files import digest_of, write_json
 from llmops.lifecycle.measure import Suites, measure
 from llmops.records import Report, Verdict
 from llmops.registry import store
 from llmops.registry.store import ModelVersion
+from llmops.registry.verdicts import plain, verdict_from
 from llmops.workspace import Workspace
 
 
@@ -41,7 +42,7 @@ def verdict_of(
         reports: the model's own, with their files.
         folder: gets the other version's reports, and `verdict.json`.
     """
-    other = _other(gate, model, reports, workspace, listener)
+    other = other_version(gate, model, {report.model_digest for report in reports}, workspace, listener)
     asked = digest_of(
         {
             "gate": gate.model_dump(mode="json"),
@@ -52,7 +53,7 @@ def verdict_of(
     )
     known = folder / f"verdict-{asked[:12]}.json"
     if known.is_file():
-        return _verdict(json.loads(known.read_text(encoding="utf-8")))
+        return verdict_from(json.loads(known.read_text(encoding="utf-8")))
     others: dict[str, Measured] = {}
     if other is not None:
         wanted = {rule.suite for rule in gate.rules}
@@ -62,14 +63,14 @@ def verdict_of(
     own = {report.suite: read(report.file) for report in reports if report.file is not None}
     verdict = judge(gate, own, others, name=named, against=None if other is None else other.reference)
     for file in (folder / "verdict.json", known):
-        write_json(file, record(verdict))
+        write_json(file, plain(verdict))
     return verdict
 
 
-def _other(
-    gate: Gate, model: str, reports: Sequence[Report], workspace: Workspace, listener: Listener
+def other_version(
+    gate: Gate, model: str, artifacts: Collection[str], workspace: Workspace, listener: Listener
 ) -> ModelVersion | None:
-    """The version the gate compares with; None where there is none yet, or where it is this very artifact."""
+    """The version of `model` the gate compares with; None where there is none yet, or it is one of `artifacts`."""
     if gate.against is None:
         return None
     try:
@@ -77,14 +78,7 @@ def _other(
     except InputError:  # no such model, version or alias; a registry that cannot be reached is no InputError
         listener.say(f"gate: {model} has no version `{gate.against}` yet: only the rules with a fixed bound count")
         return None
-    if found.digest in {report.model_digest for report in reports}:
+    if found.digest in artifacts:
         listener.say(f"gate: {found.reference} is this very artifact, so there is nothing to compare it with")
         return None
     return found
-
-
-def _verdict(written: dict[str, object]) -> Verdict:
-    rules, reports = written["rules"], written["reports"]
-    assert isinstance(rules, list)
-    assert isinstance(reports, list)
-    return Verdict(**{**written, "rules": tuple(rules), "reports": tuple(reports)})  # type: ignore[arg-type]

@@ -6,7 +6,6 @@ at its place.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llmops.errors import EnvironmentFault, InputError
 from llmops.files import digest_of
-from llmops.records import Verdict
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine, Table
@@ -59,7 +57,7 @@ def chain(engine: Engine, model: str) -> list[Decision]:
     """All decisions on a model, the oldest first."""
     from sqlalchemy import select
 
-    table = _table("decisions")
+    table = _table()
     with engine.connect() as connection:
         rows = connection.execute(select(table).where(table.c.model == model).order_by(table.c.sequence)).mappings()
         return [Decision(**{**row, "override": bool(row["override"])}) for row in rows]
@@ -102,7 +100,7 @@ def append(
     link = replace(link, digest=_digest(link))
     try:
         with engine.begin() as connection:
-            connection.execute(insert(_table("decisions")).values(**asdict(link)))
+            connection.execute(insert(_table()).values(**asdict(link)))
     except IntegrityError as error:
         raise Overtaken(
             f"another decision on {model} was made at the same moment",
@@ -123,70 +121,13 @@ def check_chain(links: Sequence[Decision]) -> None:
         before = link.digest
 
 
-def attach(engine: Engine, verdict: Verdict) -> None:
-    """Keep a verdict beside the artifact it is of; the same one again changes nothing."""
-    from sqlalchemy import func, insert, select
-
-    check_verdict(verdict)
-    table = _table("verdicts")
-    with engine.begin() as connection:
-        if connection.execute(select(table.c.digest).where(table.c.digest == verdict.digest)).first():
-            return
-        place = connection.execute(select(func.coalesce(func.max(table.c.place), 0))).scalar_one() + 1
-        content = json.dumps(_plain(verdict), ensure_ascii=False)
-        connection.execute(
-            insert(table).values(digest=verdict.digest, place=place, artifact=verdict.model_digest, content=content)
-        )
-
-
-def verdicts_of(engine: Engine, artifact: str) -> list[Verdict]:
-    """The verdicts on an artifact, the oldest first."""
-    from sqlalchemy import select
-
-    table = _table("verdicts")
-    with engine.connect() as connection:
-        rows = connection.execute(select(table.c.content).where(table.c.artifact == artifact).order_by(table.c.place))
-        return [verdict_from(json.loads(content)) for (content,) in rows]
-
-
-def verdict_from(written: dict[str, Any]) -> Verdict:
-    """The verdict in a record.
-
-    Raises:
-        InputError: it is none, or was changed after it was written.
-    """
-    try:
-        verdict = Verdict(**{**written, "rules": tuple(written["rules"]), "reports": tuple(written["reports"])})
-    except (TypeError, KeyError) as error:
-        raise InputError("this is no verdict", fix="give a verdict that `llmops eval --gate` wrote") from error
-    check_verdict(verdict)
-    return verdict
-
-
-def check_verdict(verdict: Verdict) -> None:
-    """Raises InputError where a verdict's digest is not that of its content."""
-    content = _plain(verdict)
-    if digest_of({key: value for key, value in content.items() if key != "digest"}) != verdict.digest:
-        raise InputError(
-            f"the verdict {verdict.digest[:12]} was changed after it was written: its digest does not fit",
-            fix="judge the model again with `llmops eval --gate`",
-        )
-
-
-def _plain(verdict: Verdict) -> dict[str, Any]:
-    return {**asdict(verdict), "rules": [dict(rule) for rule in verdict.rules], "reports": list(verdict.reports)}
-
-
 def _digest(link: Decision) -> str:
     return digest_of({key: value for key, value in asdict(link).items() if key != "digest"})
 
 
-def _table(name: str) -> Table:
+def _table() -> Table:
     from sqlalchemy import Boolean, Column, Integer, MetaData, Table, Text
 
-    kinds: dict[str, Any] = {"sequence": Integer, "version": Integer, "place": Integer, "override": Boolean}
-    columns = {
-        "decisions": [*Decision.__dataclass_fields__],
-        "verdicts": ["digest", "place", "artifact", "content"],
-    }[name]
-    return Table(name, MetaData(), *(Column(column, kinds.get(column, Text)) for column in columns))
+    kinds: dict[str, Any] = {"sequence": Integer, "version": Integer, "override": Boolean}
+    columns = (Column(name, kinds.get(name, Text)) for name in Decision.__dataclass_fields__)
+    return Table("decisions", MetaData(), *columns)

@@ -17,8 +17,9 @@ from llmops.files import folder_digest
 from llmops.records import Verdict
 from llmops.registry import store
 from llmops.registry.connection import connect, mlflow_faults
-from llmops.registry.decisions import Decision, append, attach, chain, check_chain, verdicts_of
+from llmops.registry.decisions import Decision, Kind, append, chain, check_chain
 from llmops.registry.store import ModelVersion
+from llmops.registry.verdicts import attach, verdicts_of
 from llmops.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -140,22 +141,18 @@ def may_promote(version: ModelVersion, links: Sequence[Decision]) -> Decision:
 def approve(version: ModelVersion, actor: str, *, override: str = "", workspace: Workspace) -> Decision:
     """Record that `actor` approves a version; `override` is the reason for doing so without a PASS."""
     engine, links = _begin(version.name, workspace)
-    digest = _digest_of(version)
-    verdict = may_approve(version, links, verdicts_of(engine, digest), actor, override=override)
-    made = append(
+    verdict = may_approve(version, links, verdicts_of(engine, _digest_of(version)), actor, override=override)
+    return _decide(
         engine,
         links,
         "approve",
-        model=version.name,
-        version=version.version,
-        artifact=digest,
-        actor=actor,
+        version,
+        actor,
+        workspace=workspace,
         reason=override,
         verdict=verdict.digest if verdict else "",
         override=bool(override),
     )
-    project(version.name, [*links, made], workspace=workspace)
-    return made
 
 
 def reject(version: ModelVersion, actor: str, *, reason: str, workspace: Workspace) -> Decision:
@@ -169,19 +166,7 @@ def reject(version: ModelVersion, actor: str, *, reason: str, workspace: Workspa
         raise InputError(
             f"{version.reference} is champion", fix=f"roll back first: llmops models rollback {version.name}"
         )
-    digest = _digest_of(version)
-    made = append(
-        engine,
-        links,
-        "reject",
-        model=version.name,
-        version=version.version,
-        artifact=digest,
-        actor=actor,
-        reason=reason,
-    )
-    project(version.name, [*links, made], workspace=workspace)
-    return made
+    return _decide(engine, links, "reject", version, actor, workspace=workspace, reason=reason)
 
 
 def promote(
@@ -199,20 +184,17 @@ def promote(
     engine, links = _begin(version.name, workspace)
     approval = may_promote(version, links)
     check_bytes(version, workspace=workspace)
-    made = append(
+    return _decide(
         engine,
         links,
         "promote",
-        model=version.name,
-        version=version.version,
-        artifact=approval.artifact,
-        actor=actor,
+        version,
+        actor,
+        workspace=workspace,
         verdict=approval.verdict,
         override=approval.override,
+        written=written,
     )
-    written(made)
-    project(version.name, [*links, made], workspace=workspace)
-    return made
 
 
 def rollback(name: str, actor: str, *, reason: str = "", workspace: Workspace) -> Decision:
@@ -230,18 +212,7 @@ def rollback(name: str, actor: str, *, reason: str = "", workspace: Workspace) -
         )
     version = store.find(name, str(now.previous), workspace=workspace)
     check_bytes(version, workspace=workspace)
-    made = append(
-        engine,
-        links,
-        "rollback",
-        model=name,
-        version=version.version,
-        artifact=_digest_of(version),
-        actor=actor,
-        reason=reason,
-    )
-    project(name, [*links, made], workspace=workspace)
-    return made
+    return _decide(engine, links, "rollback", version, actor, workspace=workspace, reason=reason)
 
 
 def registered(version: ModelVersion, verdict: Verdict | None, *, workspace: Workspace) -> None:
@@ -321,6 +292,37 @@ def check_bytes(version: ModelVersion, *, workspace: Workspace) -> None:
             f"the bytes of {version.reference} in {folder} are not those that were registered",
             fix="move that folder away and run the recipe again, which registers the same artifact",
         )
+
+
+def _decide(
+    engine: Engine,
+    links: Sequence[Decision],
+    kind: Kind,
+    version: ModelVersion,
+    actor: str,
+    *,
+    workspace: Workspace,
+    reason: str = "",
+    verdict: str = "",
+    override: bool = False,
+    written: Callable[[Decision], None] = lambda decision: None,
+) -> Decision:
+    """Write the decision, then draw the aliases from it."""
+    made = append(
+        engine,
+        links,
+        kind,
+        model=version.name,
+        version=version.version,
+        artifact=_digest_of(version),
+        actor=actor,
+        reason=reason,
+        verdict=verdict,
+        override=override,
+    )
+    written(made)
+    project(version.name, [*links, made], workspace=workspace)
+    return made
 
 
 def this_person() -> str:

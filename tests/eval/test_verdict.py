@@ -12,9 +12,10 @@ from llmops.errors import InputError
 from llmops.eval.gates import Gate
 from llmops.eval.measured import Measured
 from llmops.eval.metric import mean_of
-from llmops.eval.verdict import EXIT_CODES, judge, lines, record
+from llmops.eval.verdict import EXIT_CODES, judge, lines
 from llmops.files import digest_of
 from llmops.records import Verdict
+from llmops.registry.verdicts import plain
 from tests.eval.measurements import measured, right, scored
 
 
@@ -177,7 +178,7 @@ def test_the_verdict_names_what_it_was_made_from() -> None:
     )
     assert found.model_digest == "bytes of new"
     assert found.reports == ("report of new", "report of old")
-    written = record(found)
+    written = plain(found)
     assert digest_of({key: value for key, value in written.items() if key != "digest"}) == found.digest
     assert EXIT_CODES[found.result] == 0
     assert lines(found)[0][:2] == ("PASS", "s exact_match no worse by 0.5")

@@ -20,13 +20,13 @@ from sqlalchemy.exc import DatabaseError
 
 from llmops.database import open_database
 from llmops.errors import EnvironmentFault, InputError, LlmopsError
-from llmops.files import digest_of
 from llmops.records import RunManifest, Verdict
 from llmops.registry import store
 from llmops.registry.connection import connect
-from llmops.registry.decisions import Decision, Overtaken, append, attach, chain, check_chain, verdict_from, verdicts_of
+from llmops.registry.decisions import Decision, Overtaken, append, chain, check_chain
 from llmops.registry.promote import approve, promote, registered, reject, rollback, standing, this_person, verify
 from llmops.registry.store import ModelVersion
+from llmops.registry.verdicts import attach, sealed, verdict_from, verdicts_of
 from llmops.workspace import Workspace
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
@@ -45,8 +45,7 @@ def verdict(artifact: str, result: Any = "PASS") -> Verdict:
         "reports": ["r"],
         "code_version": "1",
     }
-    digest = digest_of(content)
-    return Verdict(**{**content, "rules": tuple(content["rules"]), "reports": ("r",)}, digest=digest)
+    return sealed(content)
 
 
 @pytest.fixture
