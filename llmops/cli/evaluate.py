@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +33,9 @@ class _Asked:
 def evaluate(
     model: Annotated[
         str,
-        typer.Argument(help="builtin:tiny, a folder, models:/name@alias, or a hub id; with --answers any name."),
+        typer.Argument(
+            help="builtin:tiny, a folder, models:/name@alias, or a hub id; a name with --endpoint, --answers."
+        ),
     ],
     suites: Annotated[list[Path], typer.Argument(help="Files of eval/suites/.")],
     answers: Annotated[
@@ -40,6 +43,11 @@ def evaluate(
         typer.Option(help="Judge the answers of this jsonl, {prompt or id, answer} a line; no model is loaded."),
     ] = None,
     column: Annotated[str | None, typer.Option(help="Where --answers has the answer; `answer` by default.")] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(help="Ask MODEL of this OpenAI-compatible server, such as http://host:8000/v1.")
+    ] = None,
+    api_key_env: Annotated[str | None, typer.Option(help="Variable that holds the key of --endpoint.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at --endpoint at one time.")] = 16,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Ask everything anew, and keep no answers.")] = False,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Measure only so many items of each suite, always the same ones.")
@@ -60,6 +68,10 @@ def evaluate(
 
     if column is not None and answers is None:
         raise InputError("--column says where --answers has the answer, and there are none", fix="give both, or none")
+    if api_key_env is not None and endpoint is None:
+        raise InputError("--api-key-env is for an --endpoint, and there is none", fix="give both, or none")
+    if answers is not None and endpoint is not None:
+        raise InputError("answers come from --answers or from --endpoint, not from both", fix="leave one of them out")
     whole = [load(path, Suite, what="suite") for path in suites]
     wanted = whole if limit is None else [_limited(suite, limit) for suite in whole]
     asked = [(suite, items_of(suite)) for suite in wanted]
@@ -68,6 +80,9 @@ def evaluate(
         if answers is not None:
             among = [item for suite in whole for item in items_of(_limited(suite, None))]
             chosen = _recorded(model, answers, column, [item for _, items in asked for item in items], among)
+        elif endpoint is not None:
+            key = _key(api_key_env) if api_key_env is not None else None
+            chosen = _served(model, endpoint, key, concurrency, workspace, keep=not no_cache)
         else:
             chosen = _loaded(model, workspace, listener, keep=not no_cache)
         folder = out or workspace.folder("reports")
@@ -113,6 +128,28 @@ def _recorded(name: str, file: Path, column: str | None, items: Sequence[Item], 
 
     engine = recorded(file, items, column=column or ANSWER, among=among)
     return _Asked(ModelSource(name, file.absolute(), None, engine.digest), engine)
+
+
+def _served(model: str, url: str, key: str | None, concurrency: int, workspace: Workspace, *, keep: bool) -> _Asked:
+    """The model that a server has under this name."""
+    from functools import partial
+
+    from llmops.eval.cache import AnswerCache
+    from llmops.eval.engines.endpoint import SEEN, endpoint
+    from llmops.records import ModelSource
+
+    engine = endpoint(url, model, key=key, concurrency=concurrency)
+    cache = AnswerCache(workspace.cache / "answers", engine.digest) if keep else None
+    return _Asked(ModelSource(model, Path(), SEEN, engine.digest), partial(engine, cache=cache))
+
+
+def _key(variable: str) -> str:
+    from llmops.errors import InputError
+
+    key = os.environ.get(variable, "")
+    if not key.strip():
+        raise InputError(f"the variable {variable} is empty or not set", fix=f"put the key there: export {variable}=…")
+    return key.strip()
 
 
 def _print(reports: list[Report]) -> None:
