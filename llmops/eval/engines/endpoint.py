@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from llmops.errors import EnvironmentFault, InputError, nearest
-from llmops.eval.cache import AnswerCache, Kept, prompt_digest
+from llmops.eval.cache import AnswerCache, answer_new, prompt_digest
 from llmops.eval.engines.engine import Answer, Finish, Generated
 from llmops.eval.items import Item
 from llmops.eval.suite import Generation
@@ -84,33 +84,32 @@ class Endpoint:
             EnvironmentFault: it cannot be reached or fails too often; the answers it gave before are kept.
         """
         engine = {"name": "endpoint", "url": self.url, **self.said, "template": "the server's own"}
-        kept = cache.opened(engine, generation) if cache else Kept()
-        asked = {item.id: prompt_digest(item, [dict(turn) for turn in item.messages], generation) for item in items}
-        known = kept.of(items, asked)
-        rest = [item for item in items if item.id not in known]
-        if known:
-            listener.say(
-                f"{len(known):,} of {len(items):,} answers come from the cache; --no-cache asks again, "
-                "should the server hold another model under the same name"
-            )
-        answers = dict(known)
+        prompts = {item.id: prompt_digest(item, [dict(turn) for turn in item.messages], generation) for item in items}
 
-        def keep(answer: Answer) -> None:
-            answers[answer.item] = answer
-            kept.add([answer], asked)
-            listener.advance("answers", len(answers) - len(known), len(rest))
+        def ask(rest: Sequence[Item], keep: Callable[[Sequence[Answer]], None]) -> float:
+            done = 0
 
-        started = time.monotonic()
-        if rest:
+            def one(answer: Answer) -> None:
+                nonlocal done
+                keep([answer])
+                done += 1
+                listener.advance("answers", done, len(rest))
+
+            started = time.monotonic()
             try:
-                asyncio.run(_ask_all(self, rest, generation, keep))
+                asyncio.run(_ask_all(self, rest, generation, one))
             except EnvironmentFault as fault:
-                saved = f"; {len(answers)} of {len(items)} answers are kept" if cache else ""
+                there = len(items) - len(rest) + done
+                saved = f"; {there} of {len(items)} answers are kept" if cache else ""
                 raise EnvironmentFault(
                     f"{fault.problem}{saved}", fix=f"{fault.fix}, then run the same command again to go on"
                 ) from fault
-        seconds = time.monotonic() - started
-        return Generated(tuple(answers[item.id] for item in items), seconds, engine, frozenset(known))
+            return time.monotonic() - started
+
+        made = answer_new(items, generation, engine, prompts=prompts, ask=ask, cache=cache, listener=listener)
+        if made.kept:
+            listener.say("--no-cache asks again, should the server hold another model under the same name")
+        return made
 
 
 def endpoint(

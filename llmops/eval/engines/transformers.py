@@ -11,7 +11,7 @@ from typing import Any
 
 from llmops.data.chat import encode_prompt, template_digest
 from llmops.errors import EnvironmentFault, InputError
-from llmops.eval.cache import AnswerCache, Kept, prompt_digest
+from llmops.eval.cache import AnswerCache, answer_new, prompt_digest
 from llmops.eval.engines.engine import Answer, Finish, Generated
 from llmops.eval.items import Item
 from llmops.eval.loading import Precision, end_tokens, kind_of, load, load_tokenizer, precision_for, rows_for
@@ -64,35 +64,21 @@ def generate(
         "batch": "auto" if batch is None else str(batch),
         "template": template_digest(tokenizer),
     }
-    kept = cache.opened(engine, generation) if cache else Kept()
-    asked = {
+    prompts = {
         item.id: prompt_digest(item, encode_prompt(tokenizer, [dict(turn) for turn in item.messages]), generation)
         for item in items
     }
-    known = kept.of(items, asked)
-    rest = [item for item in items if item.id not in known]
-    if known:
-        listener.say(f"{len(known):,} of {len(items):,} answers come from the cache")
-    if not rest:
-        return Generated(tuple(known[item.id] for item in items), 0.0, engine, frozenset(known))
-    started = time.monotonic()
-    model, tokenizer = load(folder, base=base, device=device, precision=precision)
-    if (loading := time.monotonic() - started) >= 1.0:
-        listener.say(f"model loaded in {loading:.1f} s")
-    started = time.monotonic()
-    fresh, _ = answered(
-        model,
-        tokenizer,
-        rest,
-        generation,
-        batch=batch,
-        device=device,
-        on_answers=lambda some: kept.add(some, asked),
-        listener=listener,
-    )
-    seconds = time.monotonic() - started
-    answers = {**known, **{answer.item: answer for answer in fresh}}
-    return Generated(tuple(answers[item.id] for item in items), seconds, engine, frozenset(known))
+
+    def ask(rest: Sequence[Item], keep: Callable[[Sequence[Answer]], None]) -> float:
+        started = time.monotonic()
+        model, tokenizer = load(folder, base=base, device=device, precision=precision)
+        if (loading := time.monotonic() - started) >= 1.0:
+            listener.say(f"model loaded in {loading:.1f} s")
+        started = time.monotonic()
+        answered(model, tokenizer, rest, generation, batch=batch, device=device, on_answers=keep, listener=listener)
+        return time.monotonic() - started
+
+    return answer_new(items, generation, engine, prompts=prompts, ask=ask, cache=cache, listener=listener)
 
 
 def answered(
