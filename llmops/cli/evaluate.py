@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -38,6 +38,7 @@ def evaluate(
         ),
     ],
     suites: Annotated[list[Path], typer.Argument(help="Files of eval/suites/.")],
+    engine: Annotated[Literal["transformers", "vllm"], typer.Option(help="What runs the model.")] = "transformers",
     answers: Annotated[
         Path | None,
         typer.Option(help="Judge the answers of this jsonl, {prompt or id, answer} a line; no model is loaded."),
@@ -84,7 +85,7 @@ def evaluate(
             key = _key(api_key_env) if api_key_env is not None else None
             chosen = _served(model, endpoint, key, concurrency, workspace, keep=not no_cache)
         else:
-            chosen = _loaded(model, workspace, listener, keep=not no_cache)
+            chosen = _loaded(model, engine, workspace, listener, keep=not no_cache)
         folder = out or workspace.folder("reports")
         reports = [
             run(suite, items, chosen.source, generate=chosen.engine, out=folder, listener=listener)
@@ -101,12 +102,15 @@ def _limited(suite: Suite, limit: int | None) -> Suite:
     return suite.model_copy(update={"items": suite.items.model_copy(update={"limit": limit})})
 
 
-def _loaded(model: str, workspace: Workspace, listener: Listener, *, keep: bool) -> _Asked:
-    """The model that the reference names, through transformers."""
+def _loaded(
+    model: str, through: Literal["transformers", "vllm"], workspace: Workspace, listener: Listener, *, keep: bool
+) -> _Asked:
+    """The model that the reference names, run here."""
     from functools import partial
 
     from llmops.eval.cache import AnswerCache
-    from llmops.eval.engines.transformers import generate
+    from llmops.eval.engines.transformers import generate as by_transformers
+    from llmops.eval.engines.vllm import generate as by_vllm
     from llmops.eval.loading import base_of
     from llmops.registry.reference import resolve
 
@@ -117,6 +121,7 @@ def _loaded(model: str, workspace: Workspace, listener: Listener, *, keep: bool)
     named = base_of(source.folder)
     base = resolve(named, workspace=workspace, on_progress=making, say=listener.say) if named else None
     cache = AnswerCache(workspace.cache / "answers", source.digest, base.digest if base else None) if keep else None
+    generate = by_vllm if through == "vllm" else by_transformers
     engine = partial(generate, source.folder, base=base.folder if base else None, cache=cache)
     return _Asked(source, engine, named or "ANOTHER-MODEL")
 

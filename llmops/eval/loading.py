@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from llmops.data.chat import render
-from llmops.errors import EnvironmentFault
+from llmops.errors import EnvironmentFault, InputError
+from llmops.eval.items import Item
 
 Precision = Literal["bf16", "fp32"]
 _MOST_ROWS = {"cpu": 128, "cuda": 256}  # from here on a pass takes longer in proportion to its rows
@@ -109,6 +111,24 @@ def end_tokens(model: Any, tokenizer: Any) -> set[int]:
         if after and after[0] in added and added[after[0]].special:
             found.add(after[0])
     return found
+
+
+def check_room(
+    items: Sequence[Item], prompts: Sequence[Sequence[int]], room: Sequence[int], context: int | None
+) -> None:
+    """Raises InputError where a prompt leaves no token of the context for its answer.
+
+    Args:
+        room: tokens that are left for the answer, of each prompt.
+    """
+    crowded = [index for index, left in enumerate(room) if left < 1]
+    if crowded:
+        worst = max(crowded, key=lambda index: len(prompts[index]))
+        raise InputError(
+            f"{len(crowded)} of {len(items)} prompts fill the model's context of {context} tokens; the longest has "
+            f"{len(prompts[worst])} and begins {items[worst].prompt[:40]!r}",
+            fix="leave these items out of the suite, or evaluate a model with a longer context",
+        )
 
 
 def precision_for(device: str) -> tuple[Precision, str]:
