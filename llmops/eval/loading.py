@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from llmops.data.chat import render
+from llmops.data.chat import render, template_digest
 from llmops.errors import EnvironmentFault, InputError
 from llmops.eval.items import Item
 
@@ -94,6 +94,26 @@ def _not_loaded(folder: Path, error: Exception) -> EnvironmentFault:
         f"the model in {folder} cannot be loaded: {str(error).splitlines()[0]}",
         fix="check that the folder is complete: config.json, tokenizer.json and safetensors of one model",
     )
+
+
+def checked_template(folder: Path, tokenizer: Any) -> str:
+    """The digest of the tokenizer's chat template, which must be the one the model was trained with.
+
+    Raises:
+        EnvironmentFault: the manifest beside the model names another one.
+    """
+    found = template_digest(tokenizer)
+    manifest = folder / "manifest.json"
+    trained = None
+    if manifest.is_file():
+        trained = (json.loads(manifest.read_text(encoding="utf-8")).get("lineage") or {}).get("template")
+    if trained is not None and trained != found:
+        raise EnvironmentFault(
+            f"the chat template of {folder} is not the one it was trained with "
+            f"({found[:12]}, its manifest says {trained[:12]})",
+            fix="put the tokenizer files of its run back, or train it again with this template",
+        )
+    return found
 
 
 def end_tokens(model: Any, tokenizer: Any) -> set[int]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmops.data.chat import encode_prompt, template_digest
+from llmops.data.chat import encode_prompt
 from llmops.errors import EnvironmentFault
 from llmops.eval.cache import AnswerCache, answer_new, prompt_digest
 from llmops.eval.engines.engine import Answer, Finish, Generated
@@ -17,6 +17,7 @@ from llmops.eval.items import Item
 from llmops.eval.loading import (
     Precision,
     check_room,
+    checked_template,
     end_tokens,
     kind_of,
     load,
@@ -71,7 +72,7 @@ def generate(
         "threads": str(torch.get_num_threads()),
         "precision": precision,
         "batch": "auto" if batch is None else str(batch),
-        "template": template_digest(tokenizer),
+        "template": checked_template(folder, tokenizer),
     }
     prompts = {
         item.id: prompt_digest(item, encode_prompt(tokenizer, [dict(turn) for turn in item.messages]), generation)

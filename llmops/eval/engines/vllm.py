@@ -15,12 +15,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from llmops.data.chat import encode_prompt, template_digest
+from llmops.data.chat import encode_prompt
 from llmops.errors import EnvironmentFault, InputError
 from llmops.eval.cache import AnswerCache, answer_new, prompt_digest
 from llmops.eval.engines.engine import Answer, Generated
 from llmops.eval.items import Item
-from llmops.eval.loading import Precision, check_room, end_tokens, load_tokenizer, precision_for, whole_folder
+from llmops.eval.loading import (
+    Precision,
+    check_room,
+    checked_template,
+    end_tokens,
+    load_tokenizer,
+    precision_for,
+    whole_folder,
+)
 from llmops.eval.suite import Generation
 from llmops.events import Listener, Silent
 
@@ -63,7 +71,7 @@ def generate(
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device == "cuda" else "cpu",
         "precision": precision,
-        "template": template_digest(tokenizer),
+        "template": checked_template(folder, tokenizer),
     }
     ids = {item.id: encode_prompt(tokenizer, [dict(turn) for turn in item.messages]) for item in items}
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
