@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 Split = Literal["train", "validation"]
+ALIASES = ("champion", "previous", "challenger")
+"""Of model versions, drawn from the decisions; other aliases are left to their users."""
 
 
 @dataclass(frozen=True, slots=True)

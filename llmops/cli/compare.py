@@ -66,13 +66,13 @@ def _pairs(first: str, second: str, suites: list[Path], listener: Any) -> list[t
     from llmops.config import load
     from llmops.eval.items import items_of
     from llmops.eval.suite import Suite
-    from llmops.lifecycle.measure import measure
+    from llmops.lifecycle.measure import loaded, measure
     from llmops.workspace import Workspace
 
     workspace = Workspace.current()
     asked = [(suite, items_of(suite)) for suite in (load(path, Suite, what="suite") for path in suites)]
     one, two = (
-        measure(model, asked, folder=workspace.folder("reports"), workspace=workspace, listener=listener)
+        measure(loaded(model, workspace, listener), asked, folder=workspace.folder("reports"), listener=listener)
         for model in (first, second)
     )
     return [(one[suite.name], two[suite.name]) for suite, _ in asked]

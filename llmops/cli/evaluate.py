@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +15,7 @@ from llmops.errors import InputError
 
 if TYPE_CHECKING:
     from llmops.eval.measured import Measured
+    from llmops.eval.suite import Suite
     from llmops.events import Listener
     from llmops.lifecycle.measure import Suites
     from llmops.records import Verdict
@@ -22,12 +25,17 @@ if TYPE_CHECKING:
 def evaluate(
     model: Annotated[
         str,
-        typer.Argument(help="builtin:tiny, a folder, models:/name@alias, or a hub id; with --answers any name."),
+        typer.Argument(
+            help="builtin:tiny, a folder, models:/name@alias, or a hub id; a name with --endpoint, --answers."
+        ),
     ],
     suites: Annotated[list[Path], typer.Argument(help="Files of eval/suites/.")],
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Measure only so many items of each suite, always the same ones.")
+    engine: Annotated[Literal["transformers", "vllm"], typer.Option(help="What runs the model.")] = "transformers",
+    endpoint: Annotated[
+        str | None, typer.Option(help="Ask MODEL of this OpenAI-compatible server, such as http://host:8000/v1.")
     ] = None,
+    api_key_env: Annotated[str | None, typer.Option(help="Variable that holds the key of --endpoint.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at --endpoint at one time.")] = 16,
     answers: Annotated[
         Path | None, typer.Option(help="Judge the answers in this jsonl, made elsewhere, instead of asking a model.")
     ] = None,
@@ -37,9 +45,13 @@ def evaluate(
     prompt_key: Annotated[
         str, typer.Option(help="Where its prompt stands; a line with an item's `id` needs none.")
     ] = "prompt",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Measure only so many items of each suite, always the same ones.")
+    ] = None,
     gate: Annotated[Path | None, typer.Option(help="Judge by this file of eval/gates/: exit code 0, 3 or 4.")] = None,
     against: Annotated[
-        str | None, typer.Option(help="Model or report that the gate's rules compare with; by default none.")
+        str | None,
+        typer.Option(help="Model or report the gate compares with instead of the version it names; or `none`."),
     ] = None,
     junit: Annotated[Path | None, typer.Option(help="Write the verdict there as JUnit XML.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write scores and verdict there as Markdown.")] = None,
@@ -62,83 +74,97 @@ def evaluate(
 
     if gate is None and (against or junit):
         raise InputError("there is no gate to judge by", fix="name one with --gate eval/gates/….yaml")
+    if api_key_env is not None and endpoint is None:
+        raise InputError("--api-key-env is for an --endpoint, and there is none", fix="give both, or none")
+    if answers is not None and endpoint is not None:
+        raise InputError("answers come from --answers or from --endpoint, not from both", fix="leave one of them out")
     wanted = [load(path, Suite, what="suite") for path in suites]
     rules = None if gate is None else load(gate, Gate, what="gate")
     if rules is not None:
         from llmops.eval.verdict import check_gate
 
         check_gate(rules, {suite.name: suite.metrics for suite in wanted})
-    if limit is not None:
-        wanted = [
-            suite.model_copy(update={"items": suite.items.model_copy(update={"limit": limit})}) for suite in wanted
-        ]
-    asked = [(suite, items_of(suite)) for suite in wanted]
+    asked = [(suite, items_of(suite)) for suite in (wanted if limit is None else map(_limited(limit), wanted))]
     workspace = Workspace.current()
     folder = out or workspace.folder("reports")
+    key = _key(api_key_env) if api_key_env is not None else None
     with watching(quiet=as_json) as listener:
-        if answers is None:
-            from llmops.lifecycle.measure import measure
+        from llmops.lifecycle.measure import loaded, measure, recorded, served
 
-            found = measure(model, asked, folder=folder, workspace=workspace, listener=listener, keep=not no_cache)
+        if answers is not None:
+            subject = recorded(model, answers, prompt=prompt_key, answer=answer_key)
+        elif endpoint is not None:
+            subject = served(model, endpoint, workspace, key=key, concurrency=concurrency, keep=not no_cache)
         else:
-            found = _recorded(model, asked, answers, prompt_key, answer_key, folder, listener)
-        others = _others(against, asked, folder, workspace, listener)
-    verdict = None
-    if rules is not None:
-        from llmops.eval.verdict import judge
-        from llmops.files import write_json
-        from llmops.registry.verdicts import plain
+            subject = loaded(model, workspace, listener, through=engine, keep=not no_cache)
+        verdict = None
+        if rules is None:
+            found = measure(subject, asked, folder=folder, listener=listener)
+        else:
+            from llmops.eval.verdict import judge
+            from llmops.files import write_json
+            from llmops.lifecycle.gate import compared_with, kept
+            from llmops.registry.verdicts import plain
 
-        verdict = judge(rules, found, others, name=str(gate), against=against)
-        write_json(folder / f"verdict-{verdict.digest[:12]}.json", plain(verdict))
+            other = compared_with(rules, subject.source, against, workspace, listener)
+            found = measure(subject, asked, folder=folder, listener=listener)
+            others = _others(other, asked, folder, workspace, listener, through=engine)
+            verdict = judge(rules, found, others, name=str(gate), against=other)
+            write_json(folder / f"verdict-{verdict.digest[:12]}.json", plain(verdict))
+            # What was answered elsewhere, in part, or compared with something else is no ground for a promotion.
+            whole = limit is None and answers is None and endpoint is None and against is None
+            if whole and kept(verdict, model, workspace=workspace):
+                listener.say(f"verdict {verdict.digest[:12]} stands with {model}; an approval can rest on it")
     _write(found, verdict, junit, markdown)
     if as_json:
         typer.echo(json.dumps(_plain(found, verdict), indent=2, ensure_ascii=False))
     else:
         _print(found, verdict)
-        other, this = "ANOTHER-MODEL", f"{model} {' '.join(map(str, suites))}"
-        if answers is not None:
-            other, this = "ANOTHER-REPORT", str(next(iter(found.values())).file)
-        typer.echo(f"next: llmops compare {other} {this}, to see by how much they differ")
+        typer.echo(f"next: {_next(model, suites, found, is_loaded=answers is None and endpoint is None)}")
     if verdict is not None:
         from llmops.eval.verdict import EXIT_CODES
 
         raise typer.Exit(EXIT_CODES[verdict.result])
 
 
-def _recorded(
-    name: str, asked: Suites, file: Path, prompt: str, answer: str, folder: Path, listener: Listener
-) -> dict[str, Measured]:
-    """Reports of answers that stand in a file."""
-    from llmops.eval.engines.recorded import Recorded
-    from llmops.eval.measured import read
-    from llmops.eval.run import evaluate as run
-    from llmops.records import ModelSource
+def _limited(limit: int) -> Callable[[Suite], Suite]:
+    return lambda suite: suite.model_copy(update={"items": suite.items.model_copy(update={"limit": limit})})
 
-    engine = Recorded(file, prompt=prompt, answer=answer)
-    source = ModelSource(name, file.parent, None, engine.digest())
-    found = {}
-    for suite, items in asked:
-        report = run(suite, items, source, generate=engine, out=folder, listener=listener)
-        assert report.file is not None
-        found[suite.name] = read(report.file)
-    return found
+
+def _key(variable: str) -> str:
+    key = os.environ.get(variable, "")
+    if not key.strip():
+        raise InputError(f"the variable {variable} is empty or not set", fix=f"put the key there: export {variable}=…")
+    return key.strip()
 
 
 def _others(
-    against: str | None, asked: Suites, folder: Path, workspace: Workspace, listener: Listener
+    other: str | None,
+    asked: Suites,
+    folder: Path,
+    workspace: Workspace,
+    listener: Listener,
+    *,
+    through: Literal["transformers", "vllm"],
 ) -> dict[str, Measured]:
     """The reports a gate compares with: of a model, or the one in a file."""
-    if against is None:
+    if other is None:
         return {}
-    if against.endswith(".json"):
+    if other.endswith(".json"):
         from llmops.eval.measured import read
 
-        report = read(Path(against))
+        report = read(Path(other))
         return {str(report.suite["name"]): report}
-    from llmops.lifecycle.measure import measure
+    from llmops.lifecycle.measure import loaded, measure
 
-    return measure(against, asked, folder=folder, workspace=workspace, listener=listener)
+    return measure(loaded(other, workspace, listener, through=through), asked, folder=folder, listener=listener)
+
+
+def _next(model: str, suites: list[Path], found: dict[str, Measured], *, is_loaded: bool) -> str:
+    """The command that compares: of models where one was loaded, else of reports."""
+    if is_loaded:
+        return f"llmops compare ANOTHER-MODEL {model} {' '.join(map(str, suites))}, to see by how much they differ"
+    return f"llmops compare ANOTHER-REPORT {next(iter(found.values())).file}, to see by how much they differ"
 
 
 def _write(found: dict[str, Measured], verdict: Verdict | None, junit: Path | None, markdown: Path | None) -> None:

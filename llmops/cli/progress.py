@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -61,12 +61,31 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
+class _Pace:
+    """How fast a phase goes, from the first that was heard of it."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._first: tuple[str, int, float] = ("", 0, 0.0)
+
+    def after(self, what: str, done: int) -> float:
+        """Per second; 0 while it is not known."""
+        now = self._clock()
+        phase, first, since = self._first
+        if phase != what or done < first:
+            self._first = (what, done, now)
+            return 0.0
+        return (done - first) / (now - since) if now > since else 0.0
+
+
 class _Plain:
     """Lines for logs and pipes."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
         self._rate = _Rate()
+        self._clock = clock
+        self._pace = _Pace(clock)
         self._spoken = 0.0
         self._seconds: list[float] = []
 
@@ -74,9 +93,13 @@ class _Plain:
         self._console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def advance(self, what: str, done: int, total: int | None) -> None:
+        pace = self._pace.after(what, done)
         finished = total is not None and done >= total
         if finished or self._due():
-            self.say(f"{what}: {done:,}" + (f" of {total:,}" if total is not None else ""))
+            line = f"{what}: {done:,}" + (f" of {total:,}" if total is not None else "")
+            if total is not None and not finished and pace:
+                line += f"  {pace:,.1f}/s  {duration((total - done) / pace)} left"
+            self.say(line)
 
     def step(self, step: Step, total: int) -> None:
         speed = self._rate.after(step)
@@ -87,7 +110,7 @@ class _Plain:
             self.say(describe(step, total, speed) + ("" if last else f"  {duration(left)} left"))
 
     def _due(self) -> bool:
-        now = time.monotonic()
+        now = self._clock()
         if now - self._spoken < _PLAIN_EVERY_S:
             return False
         self._spoken = now
@@ -100,6 +123,7 @@ class _Live:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._rate = _Rate()
+        self._pace = _Pace()
         self._shown: tuple[str, TaskID] | None = None
         self.bars = Progress(
             TextColumn("{task.description}"),
@@ -116,7 +140,8 @@ class _Live:
         self._console.print(line, highlight=False, markup=False, emoji=False)
 
     def advance(self, what: str, done: int, total: int | None) -> None:
-        self._show(what, done, total, "")
+        pace = self._pace.after(what, done)
+        self._show(what, done, total, f"{pace:,.1f}/s" if pace else "")
         if total is not None and done >= total:
             self._over()
 

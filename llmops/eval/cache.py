@@ -9,15 +9,16 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from llmops.errors import EnvironmentFault
-from llmops.eval.engines.engine import Answer
+from llmops.eval.engines.engine import Answer, Generated
 from llmops.eval.items import Item
 from llmops.eval.suite import Generation
+from llmops.events import Listener
 from llmops.files import canonical_json, digest_of, write_bytes
 
 
@@ -123,6 +124,39 @@ class Kept:
                 os.close(handle)
         except OSError as error:
             raise _unusable(self.file, error) from error
+
+
+def answer_new(
+    items: Sequence[Item],
+    generation: Generation,
+    engine: Mapping[str, str],
+    *,
+    prompts: Mapping[str, str],
+    ask: Callable[[Sequence[Item], Callable[[Sequence[Answer]], None]], float],
+    cache: AnswerCache | None,
+    listener: Listener,
+) -> Generated:
+    """The answers that are kept, and for the other items those that `ask` makes, kept as they come.
+
+    Args:
+        prompts: digest of what the model is asked, by the items' ids.
+        ask: answers the items it is given, hands over answers as it has them, and returns the seconds they took;
+            it is not called where nothing is left to ask.
+        cache: of the model; None keeps nothing.
+    """
+    kept = cache.opened(engine, generation) if cache else Kept()
+    known = kept.of(items, prompts)
+    answers = dict(known)
+
+    def keep(some: Sequence[Answer]) -> None:
+        answers.update({answer.item: answer for answer in some})
+        kept.add(some, prompts)
+
+    if known:
+        listener.say(f"{len(known):,} of {len(items):,} answers come from the cache")
+    rest = [item for item in items if item.id not in known]
+    seconds = ask(rest, keep) if rest else 0.0
+    return Generated(tuple(answers[item.id] for item in items), seconds, dict(engine), frozenset(known))
 
 
 def prompt_digest(item: Item, asked: Any, generation: Generation) -> str:

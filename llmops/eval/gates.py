@@ -17,6 +17,8 @@ from pydantic import (
 )
 
 from llmops.config import Settings
+from llmops.errors import nearest
+from llmops.records import ALIASES
 
 
 class Rule(Settings):
@@ -111,6 +113,9 @@ class Gate(Settings):
     def _named(cls, against: str | None) -> str | None:
         if against is not None and not against.strip():
             raise ValueError("name an alias or a version, or write null")
+        # An alias that none has yet is no fault, so a misspelt one would silently leave out the rules that compare.
+        if against is not None and against not in ALIASES and (near := nearest(against, ALIASES)):
+            raise ValueError(f"no alias of ours{near}")
         return against
 
     @field_validator("rules")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from llmops.data.chat import render
-from llmops.errors import EnvironmentFault
+from llmops.data.chat import render, template_digest
+from llmops.errors import EnvironmentFault, InputError
+from llmops.eval.items import Item
 
 Precision = Literal["bf16", "fp32"]
 _MOST_ROWS = {"cpu": 128, "cuda": 256}  # from here on a pass takes longer in proportion to its rows
@@ -94,6 +96,26 @@ def _not_loaded(folder: Path, error: Exception) -> EnvironmentFault:
     )
 
 
+def checked_template(folder: Path, tokenizer: Any) -> str:
+    """The digest of the tokenizer's chat template, which must be the one the model was trained with.
+
+    Raises:
+        EnvironmentFault: the manifest beside the model names another one.
+    """
+    found = template_digest(tokenizer)
+    manifest = folder / "manifest.json"
+    trained = None
+    if manifest.is_file():
+        trained = (json.loads(manifest.read_text(encoding="utf-8")).get("lineage") or {}).get("template")
+    if trained is not None and trained != found:
+        raise EnvironmentFault(
+            f"the chat template of {folder} is not the one it was trained with "
+            f"({found[:12]}, its manifest says {trained[:12]})",
+            fix="put the tokenizer files of its run back, or train it again with this template",
+        )
+    return found
+
+
 def end_tokens(model: Any, tokenizer: Any) -> set[int]:
     """Tokens that end an answer: those the model's files name, and what its chat template closes a turn with."""
     found: set[int] = set()
@@ -109,6 +131,24 @@ def end_tokens(model: Any, tokenizer: Any) -> set[int]:
         if after and after[0] in added and added[after[0]].special:
             found.add(after[0])
     return found
+
+
+def check_room(
+    items: Sequence[Item], prompts: Sequence[Sequence[int]], room: Sequence[int], context: int | None
+) -> None:
+    """Raises InputError where a prompt leaves no token of the context for its answer.
+
+    Args:
+        room: tokens that are left for the answer, of each prompt.
+    """
+    crowded = [index for index, left in enumerate(room) if left < 1]
+    if crowded:
+        worst = max(crowded, key=lambda index: len(prompts[index]))
+        raise InputError(
+            f"{len(crowded)} of {len(items)} prompts fill the model's context of {context} tokens; the longest has "
+            f"{len(prompts[worst])} and begins {items[worst].prompt[:40]!r}",
+            fix="leave these items out of the suite, or evaluate a model with a longer context",
+        )
 
 
 def precision_for(device: str) -> tuple[Precision, str]:

@@ -214,7 +214,7 @@ def _answer(question: Question, p: float, confidence: float) -> dict[str, Any]:
             "high": None,
             "bound": question.bound,
             "result": "PASS",
-            "note": "no version to compare with yet",
+            "note": "nothing to compare with",
         }
     low, high = estimate.interval(confidence)
     note = ""

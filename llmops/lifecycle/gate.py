@@ -6,19 +6,25 @@ import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from llmops.errors import InputError
-from llmops.eval.gates import Gate
+from llmops.database import open_database
+from llmops.errors import EnvironmentFault, InputError
+from llmops.eval.gates import BetterBy, Gate, NoWorseBy
 from llmops.eval.items import suite_digest
 from llmops.eval.measured import Measured, read
 from llmops.eval.verdict import judge
 from llmops.events import Listener
 from llmops.files import digest_of, write_json
-from llmops.lifecycle.measure import Suites, measure
-from llmops.records import Report, Verdict
+from llmops.lifecycle.measure import Suites, loaded, measure
+from llmops.records import ALIASES, ModelSource, Report, Verdict
 from llmops.registry import store
+from llmops.registry.promote import aliases_of
+from llmops.registry.reference import registry_name
 from llmops.registry.store import ModelVersion
-from llmops.registry.verdicts import plain, verdict_from
+from llmops.registry.verdicts import attach, plain, verdict_from
 from llmops.workspace import Workspace
+
+NOTHING = "none"
+"""Given as what to compare with, it leaves out the rules that compare."""
 
 
 def verdict_of(
@@ -59,7 +65,7 @@ def verdict_of(
         wanted = {rule.suite for rule in gate.rules}
         listener.say(f"gate: {other.reference} answers {', '.join(sorted(wanted))}, to be compared with")
         asked_of = [(suite, items) for suite, items in suites if suite.name in wanted]
-        others = measure(other.reference, asked_of, folder=folder, workspace=workspace, listener=listener)
+        others = measure(loaded(other.reference, workspace, listener), asked_of, folder=folder, listener=listener)
     own = {report.suite: read(report.file) for report in reports if report.file is not None}
     verdict = judge(gate, own, others, name=named, against=None if other is None else other.reference)
     for file in (folder / "verdict.json", known):
@@ -67,18 +73,62 @@ def verdict_of(
     return verdict
 
 
+def kept(verdict: Verdict, reference: str, *, workspace: Workspace) -> bool:
+    """Keep the verdict beside the version that `reference` names, where it names one of the registry."""
+    if registry_name(reference) is None:
+        return False
+    attach(open_database(workspace), verdict)
+    return True
+
+
 def other_version(
     gate: Gate, model: str, artifacts: Collection[str], workspace: Workspace, listener: Listener
 ) -> ModelVersion | None:
-    """The version of `model` the gate compares with; None where there is none yet, or it is one of `artifacts`."""
+    """The version of `model` the gate compares with; None where there is none yet, or it is one of `artifacts`.
+
+    Raises:
+        EnvironmentFault: the registry cannot be reached; or its alias was set on this artifact without a decision,
+            which would spare it every comparison.
+    """
     if gate.against is None:
         return None
+    decided = aliases_of(model, workspace=workspace).get(gate.against)
     try:
-        found = store.find(model, gate.against, workspace=workspace)
+        found = store.find(model, str(decided or gate.against), workspace=workspace)
     except InputError:  # no such model, version or alias; a registry that cannot be reached is no InputError
         listener.say(f"gate: {model} has no version `{gate.against}` yet: only the rules with a fixed bound count")
         return None
-    if found.digest in artifacts:
-        listener.say(f"gate: {found.reference} is this very artifact, so there is nothing to compare it with")
+    if found.digest not in artifacts:
+        return found
+    if decided is None and gate.against in ALIASES:
+        raise EnvironmentFault(
+            f"{gate.against} of {model} is this very artifact, and nobody decided that",
+            fix=f"run `llmops models verify {model}`, which puts its aliases back",
+        )
+    listener.say(f"gate: {found.reference} is this very artifact, so there is nothing to compare it with")
+    return None
+
+
+def compared_with(
+    gate: Gate, model: ModelSource, given: str | None, workspace: Workspace, listener: Listener
+) -> str | None:
+    """What `llmops eval --gate` compares `model` with: a reference, or a report's file; None for nothing.
+
+    Args:
+        given: as the user says; None takes the version that the gate names, `none` leaves out the rules that compare.
+
+    Raises:
+        InputError: there are such rules, and what the gate names is of no model that is registered.
+    """
+    if given is not None:
+        return None if given == NOTHING else given
+    if gate.against is None or not any(isinstance(rule, NoWorseBy | BetterBy) for rule in gate.rules):
         return None
-    return found
+    registered = registry_name(model.reference)
+    if registered is None:
+        raise InputError(
+            f"the gate compares with `{gate.against}`, and {model.reference} is no name in the registry that has one",
+            fix=f"say with what: --against MODEL-OR-REPORT, or --against {NOTHING} to leave those rules out",
+        )
+    other = other_version(gate, registered[0], {model.digest}, workspace, listener)
+    return None if other is None else other.reference

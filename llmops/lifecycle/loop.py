@@ -13,12 +13,9 @@ from typing import get_args
 from llmops.data.sources import check_columns
 from llmops.data.versions import prepare, rows_of
 from llmops.errors import EnvironmentFault, InputError, Interrupted, LlmopsError
-from llmops.eval.cache import AnswerCache
-from llmops.eval.engines.transformers import generate
 from llmops.eval.gates import Gate
 from llmops.eval.items import Item, suite_digest
-from llmops.eval.measured import FORMAT
-from llmops.eval.run import evaluate
+from llmops.eval.measured import FORMAT, read, summary
 from llmops.eval.suite import Suite
 from llmops.events import Listener
 from llmops.files import write_json
@@ -39,8 +36,9 @@ from llmops.finetune.run import (
     train_run,
 )
 from llmops.lifecycle.gate import verdict_of
+from llmops.lifecycle.measure import measure, subject
 from llmops.lifecycle.prepare import gate_of, held_out, suites_of
-from llmops.records import DatasetVersion, ModelSource, Report, RunManifest, Score, Split, Step, Verdict
+from llmops.records import DatasetVersion, ModelSource, Report, RunManifest, Split, Step, Verdict
 from llmops.registry.card import write_card
 from llmops.registry.plots import plots
 from llmops.registry.promote import registered
@@ -131,7 +129,7 @@ def finetune(
         tracker = _unsent(workspace, folder, recipe, parts_digest=run_digest(parts))
     finished = Finished(manifest, folder, cached)
     with _recorded(tracker, listener):
-        reports = _reports(suites, base, finished, workspace.cache / "answers", listener)
+        reports = _reports(suites, base, finished, workspace, listener)
         verdict = _verdict(gate, recipe, suites, reports, finished, workspace, listener)
         write_card(finished.artifact, manifest, reports)
         version, fault = _registered(recipe.name, finished, manifest, reports, verdict, workspace, tracker)
@@ -256,29 +254,34 @@ def _reports(
     suites: Sequence[tuple[Suite, Sequence[Item]]],
     base: ModelSource,
     finished: Finished,
-    kept: Path,
+    workspace: Workspace,
     listener: Listener,
 ) -> list[Report]:
     """Base and tuned model on every suite; a finished run whose suites did not change is not asked again."""
     folder = finished.folder / "report"
-    summary = folder / "summary.json"
+    index = folder / "summary.json"
     wanted = [suite_digest(suite, items) for suite, items in suites]
-    if summary.is_file():
-        content = json.loads(summary.read_text())
-        if isinstance(content, dict) and content["format"] == FORMAT:
-            known = [_report(record) for record in content["reports"]]
-            if [report.suite_digest for report in known[::2]] == wanted:
-                return known
+    if index.is_file():
+        known = json.loads(index.read_text())
+        files = [folder / name for name in known.get("files", ())]
+        if (known["format"], known.get("suites")) == (FORMAT, wanted) and all(file.is_file() for file in files):
+            return [summary(read(file)) for file in files]
     manifest = finished.manifest
     tuned = ModelSource(manifest.name, finished.artifact, None, manifest.artifact_digest)
-    reports = []
-    for suite, items in suites:
-        for model, beneath in ((base, None), (tuned, base if manifest.kind == "adapter" else None)):
-            cache = AnswerCache(kept, model.digest, beneath.digest if beneath else None)
-            engine = partial(generate, model.folder, base=beneath.folder if beneath else None, cache=cache)
-            reports.append(evaluate(suite, items, model, generate=engine, out=folder, listener=listener))
-    written = [{**asdict(report), "file": str(report.file)} for report in reports]
-    write_json(summary, {"format": FORMAT, "reports": written})
+    beneath = base if manifest.kind == "adapter" else None
+    subjects = [
+        subject(model, on, workspace, through="transformers", keep=True)
+        for model, on in ((base, None), (tuned, beneath))
+    ]
+    reports = [
+        summary(measure(one, [pair], folder=folder, listener=listener)[pair[0].name])
+        for pair in suites
+        for one in subjects
+    ]
+    write_json(
+        index,
+        {"format": FORMAT, "suites": wanted, "files": [report.file.name for report in reports if report.file]},
+    )
     return reports
 
 
@@ -308,21 +311,6 @@ def _verdict(
     except EnvironmentFault as fault:
         listener.say(f"gate: no verdict: {fault.problem}; {fault.fix}, then run the same command again")
         return None
-
-
-def _report(record: dict[str, object]) -> Report:
-    scores = record["scores"]
-    slices = record["slices"]
-    assert isinstance(scores, list)
-    assert isinstance(slices, dict)
-    return Report(
-        **{
-            **record,
-            "scores": tuple(Score(**score) for score in scores),
-            "slices": {name: tuple(Score(**score) for score in some) for name, some in slices.items()},
-            "file": Path(str(record["file"])),
-        }  # type: ignore[arg-type]
-    )
 
 
 def _registered(

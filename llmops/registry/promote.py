@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from llmops.database import open_database
 from llmops.errors import EnvironmentFault, InputError
 from llmops.files import folder_digest
-from llmops.records import Verdict
+from llmops.records import ALIASES, Verdict
 from llmops.registry import store
 from llmops.registry.connection import connect, mlflow_faults
 from llmops.registry.decisions import Decision, Kind, append, chain, check_chain
@@ -25,8 +25,6 @@ from llmops.workspace import Workspace
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-ALIASES = ("champion", "previous", "challenger")
-"""Drawn from the decisions; other aliases are left to their users."""
 _LAST_SEEN = "llmops.decisions"
 
 
@@ -77,6 +75,17 @@ def standing(links: Sequence[Decision]) -> Standing:
                     approved.pop(champion, None)
                 champion, previous = link.version, None
     return Standing(champion, previous, approved, authors)
+
+
+def aliases_of(name: str, *, workspace: Workspace) -> dict[str, int]:
+    """Versions of a model by the aliases that its decisions give them, whatever MLflow says.
+
+    Raises:
+        EnvironmentFault: the decisions were tampered with.
+    """
+    links = chain(open_database(workspace), name)
+    check_chain(links)
+    return standing(links).aliases()
 
 
 # What may be decided: pure, from the chain and the facts of a version

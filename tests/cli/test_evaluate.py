@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from llmops.cli import evaluate
 from llmops.errors import FileFaults, InputError
+from tests.eval.chat_server import chat, serving
 
 SUITE = """\
 name: greetings
@@ -105,6 +106,34 @@ def test_recorded_answers_are_judged_and_no_model_is_looked_for(
     assert report["measures"] == {"empty_share": 0.0}
     limited = CliRunner().invoke(app, [*arguments, "--json", "--limit", "3"], catch_exceptions=False)
     assert json.loads(limited.stdout)["reports"][0]["items"] == 3
+
+
+def test_a_served_model_is_asked_and_its_bytes_are_said_not_to_be_seen(
+    app: typer.Typer, suite: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEY_OF_IT", "s3cret")
+    with serving(lambda number, body: chat("answer")) as served:
+        arguments = ["eval", "m", str(suite), "--endpoint", served.url, "--api-key-env", "KEY_OF_IT", "--json"]
+        done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        again = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        assert len(served.asked) == 5
+        with pytest.raises(InputError, match="the variable NO_KEY is empty or not set"):
+            CliRunner().invoke(app, [*arguments, "--api-key-env", "NO_KEY"], catch_exceptions=False)
+    (report,) = json.loads(done.stdout)["reports"]
+    assert {score["metric"]: score["value"] for score in report["scores"]}["exact_match"] == 1.0
+    assert report["digest"] == json.loads(again.stdout)["reports"][0]["digest"]
+    written = Path(report["file"]).read_text()
+    assert json.loads(written)["model"]["revision"] == "served, bytes not seen"
+    kept = [file.read_text() for file in workspace.rglob("*.jsonl")]
+    assert "s3cret" not in written + "".join(kept)
+
+
+def test_answers_come_from_one_place(app: typer.Typer, suite: Path, workspace: Path) -> None:
+    both = ["eval", "m", str(suite), "--endpoint", "http://h/v1", "--answers", "a.jsonl"]
+    with pytest.raises(InputError, match="not from both"):
+        CliRunner().invoke(app, both, catch_exceptions=False)
+    with pytest.raises(InputError, match="--api-key-env is for an --endpoint"):
+        CliRunner().invoke(app, ["eval", "m", str(suite), "--api-key-env", "X"], catch_exceptions=False)
 
 
 def test_a_second_evaluation_asks_nothing_unless_told_to(
@@ -209,6 +238,19 @@ def test_what_is_for_a_gate_needs_one(app: typer.Typer, sixty: Path, workspace: 
     gate.write_text(GATE.replace("greetings", "greting") % 1)
     with pytest.raises(InputError, match="did you mean `greetings`"):
         CliRunner().invoke(app, ["eval", "m", str(sixty), "--gate", str(gate)], catch_exceptions=False)
+
+
+def test_rules_that_compare_are_not_left_out_unless_said(
+    app: typer.Typer, sixty: Path, workspace: Path, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate.yaml"
+    gate.write_text("against: champion\nrules:\n  - {suite: greetings, metric: exact_match, better_by: 0.1}\n")
+    arguments = ["eval", "new", str(sixty), "--answers", str(recorded(tmp_path, 58)), "--gate", str(gate)]
+    with pytest.raises(InputError, match="compares with `champion`, and new is no name in the registry"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    done = CliRunner().invoke(app, [*arguments, "--against", "none"])
+    assert done.exit_code == 0, done.output
+    assert "nothing to compare with" in done.stdout
 
 
 def test_scores_stand_with_their_intervals(app: typer.Typer, sixty: Path, workspace: Path, tmp_path: Path) -> None:

@@ -87,6 +87,15 @@ class TestPlainLines:
         assert lines[-1] == "encoding train rows: 5,000 of 5,000"
         assert len(lines) == 2
 
+    def test_say_in_between_how_fast_a_phase_goes_and_how_long_it_takes(self) -> None:
+        """Twenty answers in the eleven seconds after the first four: 1.8 a second, and 22 s for the other 40."""
+        text, now = io.StringIO(), 100.0
+        listener = _Plain(Console(file=text), clock=lambda: now)
+        listener.advance("answers", 4, 64)
+        now += 11.0
+        listener.advance("answers", 24, 64)
+        assert text.getvalue().splitlines() == ["answers: 4 of 64", "answers: 24 of 64  1.8/s  22 s left"]
+
 
 class TestTheLiveView:
     def test_shows_training_with_loss_speed_memory_and_time_left(self) -> None:

@@ -62,7 +62,13 @@ def test_a_rule_that_makes_no_sense_is_refused_on_its_line(tmp_path: Path, rule:
 
 
 @pytest.mark.parametrize(
-    "text", ["rules: []", "confidence: 1.0\nrules: [{suite: s, metric: m, at_least: 1}]", "against: ''"]
+    "text",
+    [
+        "rules: []",
+        "against: champoin\nrules: [{suite: s, metric: m, at_least: 1}]",
+        "confidence: 1.0\nrules: [{suite: s, metric: m, at_least: 1}]",
+        "against: ''",
+    ],
 )
 def test_a_gate_without_rules_or_with_certainty_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(FileFaults):

@@ -16,7 +16,16 @@ from hypothesis import strategies as st
 from llmops.errors import EnvironmentFault
 from llmops.eval.engines.transformers import generate
 from llmops.eval.items import Item
-from llmops.eval.loading import base_of, end_tokens, load, precision_for, rows_at_once, rows_for
+from llmops.eval.loading import (
+    base_of,
+    checked_template,
+    end_tokens,
+    load,
+    load_tokenizer,
+    precision_for,
+    rows_at_once,
+    rows_for,
+)
 from llmops.eval.suite import Generation
 
 GREEDY = Generation(max_tokens=16)
@@ -118,3 +127,15 @@ def test_rows_at_once_fill_at_most_half_of_what_is_free_but_are_never_none(
 def test_a_small_model_takes_as_many_rows_as_help_on_a_cpu(lively_model: Path) -> None:
     model, _ = load(lively_model, device="cpu", precision="fp32")
     assert rows_for(model, 100, "cpu") == 128
+
+
+def test_a_template_that_is_not_the_one_of_training_is_refused(lively_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(lively_model, folder)
+    digest = checked_template(folder, load_tokenizer(folder))
+    for lineage in ({"template": digest}, {"template": None}, {}):
+        (folder / "manifest.json").write_text(json.dumps({"lineage": lineage}))
+        assert checked_template(folder, load_tokenizer(folder)) == digest
+    (folder / "manifest.json").write_text(json.dumps({"lineage": {"template": "0" * 64}}))
+    with pytest.raises(EnvironmentFault, match=r"is not the one it was trained with .*its manifest says 000000000000"):
+        generate(folder, [], Generation())

@@ -87,7 +87,7 @@ def test_a_first_version_has_nothing_to_be_compared_with() -> None:
         right(hits(0.9, 200)),
     )
     assert found.result == "PASS"
-    assert found.rules[1]["note"] == "no version to compare with yet"
+    assert found.rules[1]["note"] == "nothing to compare with"
     assert found.against is None
 
 

