@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: environment quickstart check test benchmark clean
+.PHONY: environment debian quickstart check test benchmark clean
 
 environment: $(VENV)/.ready-$(LOCK)
 
@@ -28,6 +28,17 @@ $(VENV)/.ready-cuda: requirements/cuda.txt pyproject.toml
 	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
+# What tests drive and pip does not have: a browser and a database server, from Debian's packages.
+DEBIAN := chromium postgresql
+
+debian:
+	@missing=$$(for one in $(DEBIAN); do dpkg -s $$one >/dev/null 2>&1 || echo $$one; done); \
+	if [ -n "$$missing" ]; then \
+	  if [ $$(id -u) = 0 ]; then as=; else as=sudo; fi; \
+	  $$as apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive $$as apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+
 quickstart: environment
 	$(BIN)/llmops finetune recipes/quickstart.yaml
 
@@ -38,7 +49,7 @@ check: environment
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
 # Two workers with a thread each: more threads than processors wait for each other.
-test: environment
+test: environment debian
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 benchmark: environment
