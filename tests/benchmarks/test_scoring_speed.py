@@ -97,7 +97,9 @@ def test_rouge_of_short_answers_is_faster_too(corpus: list[Answered]) -> None:
     part = corpus[:5000]
     them = seconds(lambda: [direct.score(item.references[0], item.answer) for item in part])
     us = statistics.median(seconds(lambda: Rouge().measure(part)) for _ in range(3))
-    print(f"\n{len(part):,} answers of about 20 words: ours {us:.2f} s, rouge-score {them:.1f} s ({them / us:.0f} times)")
+    print(
+        f"\n{len(part):,} answers of about 20 words: ours {us:.2f} s, rouge-score {them:.1f} s ({them / us:.0f} times)"
+    )
     assert us <= them / 3
 
 
