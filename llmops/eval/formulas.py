@@ -38,6 +38,15 @@ def mean(sums: Values) -> Values:
     return ratio(1.0, np.nan, sums)
 
 
+def whole(sums: Values) -> Values:
+    """Of the sum over all items of (value / items, 1 / items) that value; undefined over any other number of them.
+
+    For a number that was only ever computed on all items at once. A resample has as many items, which this cannot
+    tell: `Metric.by_item` says what may not be resampled.
+    """
+    return np.where(np.abs(sums[..., 1] - 1) < 1e-9, sums[..., 0], np.nan)
+
+
 def bleu(sums: Values) -> Values:
     """Corpus BLEU from (answer length, reference length, 4 × matched, 4 × possible n-grams), in points.
 
@@ -124,6 +133,7 @@ def _over_classes(above: Values, below: Values, there: Values) -> Values:
 _FORMULAS: dict[str, Callable[..., Values]] = {
     "mean": mean,
     "ratio": ratio,
+    "whole": whole,
     "bleu": bleu,
     "bleu_alone": bleu_alone,
     "chrf": chrf,
