@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmops.data.chat import encode_prompt
 from llmops.errors import InputError
 from llmops.eval.engines.reading import Passage, Reading
+from llmops.eval.loading import asked_ids
 from llmops.eval.measured import Answered
 from llmops.files import digest_of
 from llmops.stats import Estimate, Resampled, Values, resampled
@@ -61,19 +61,22 @@ class Parity:
         )
 
 
-def passages_of(items: Sequence[Answered], tokenizer: Any, *, context: int | None) -> list[Passage | None]:
+def passages_of(
+    items: Sequence[Answered], tokenizer: Any, *, prompt: Literal["chat", "plain"], context: int | None
+) -> list[Passage | None]:
     """What was asked and answered, to be read from the answer's first token on; None where nothing was answered.
 
     Args:
+        prompt: how they were asked.
         context: tokens the model can read; answers are cut there.
     """
     found: list[Passage | None] = []
     for item in items:
-        prompt = encode_prompt(tokenizer, [dict(turn) for turn in item.messages])
+        asked = asked_ids(tokenizer, item.messages, prompt)
         answer = tokenizer(item.answer, add_special_tokens=False, verbose=False)["input_ids"]
         # vLLM needs room for one token more.
-        ids = tuple([*prompt, *answer][: None if context is None else context - 1])
-        found.append(Passage(ids, len(prompt)) if len(ids) > len(prompt) else None)
+        ids = tuple([*asked, *answer][: None if context is None else context - 1])
+        found.append(Passage(ids, len(asked)) if len(ids) > len(asked) else None)
     return found
 
 

@@ -37,7 +37,9 @@ def served_parity(
     tokenizer = load_tokenizer(trained.folder, base=base.folder if base else None)
     config = AutoConfig.from_pretrained(str((base or trained).folder), local_files_only=True)
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    passages = passages_of(report.items, tokenizer, context=context)
+    passages = passages_of(
+        report.items, tokenizer, prompt=report.suite["settings"]["generation"]["prompt"], context=context
+    )
     places = [place for place, passage in enumerate(passages) if passage is not None]
     asked = [passage for passage in passages if passage is not None]
     listener.say(f"parity: vLLM and transformers read {len(asked)} answers of {report.suite['name']}")

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from llmops.data.chat import encode_prompt
 from llmops.errors import EnvironmentFault, InputError
 from llmops.eval.cache import AnswerCache, answer_new, prompt_digest
 from llmops.eval.engines.engine import Answer, Generated
@@ -26,6 +25,7 @@ from llmops.eval.engines.reading import Passage, Reading
 from llmops.eval.items import Item
 from llmops.eval.loading import (
     Precision,
+    asked_ids,
     check_room,
     checked_template,
     end_tokens,
@@ -59,7 +59,7 @@ def generate(
     """
     listener = listener or Silent()
     model = _model(folder, base, precision, listener)
-    ids = {item.id: encode_prompt(model.tokenizer, [dict(turn) for turn in item.messages]) for item in items}
+    ids = {item.id: asked_ids(model.tokenizer, item.messages, generation.prompt) for item in items}
     context = model.context
     room = {one: generation.max_tokens if context is None else context - len(prompt) for one, prompt in ids.items()}
     check_room(items, [ids[item.id] for item in items], [room[item.id] for item in items], context)
