@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from llmops.errors import InputError
-from llmops.eval.engines.engine import Answer, Engine, Generated
+from llmops.eval.engines.engine import Answer, Engine
 from llmops.eval.items import Item, suite_digest
 from llmops.eval.measured import ALL, Answered, Measured, content_of
+from llmops.eval.measures import measures
 from llmops.eval.metric import Metric, estimates
 from llmops.eval.suite import Suite
 from llmops.events import Listener, Silent
@@ -64,7 +65,7 @@ def evaluate(
         engine=made.engine,
         items=tuple(_scored(place, item, metrics) for place, item in enumerate(answered)),
         metrics=tuple(metrics),
-        measures=measures(made),
+        measures=measures(answered, seconds=made.seconds, kept=made.kept),
     )
     found = estimates(metrics, measured.groups, measured.clusters)
     by_group = {group: _scores(metrics, of_group) for group, of_group in found.items()}
@@ -92,40 +93,6 @@ def evaluate(
         model_digest=model.digest,
         slices=slices,
     )
-
-
-def measures(made: Generated) -> dict[str, float]:
-    """Numbers about the answers that are no scores; shares go from 0 to 1. What is not known of all is left out.
-
-    `latency_*_ms` is the time from the start of an answer's batch to its last token: in batches, the time a
-    user would wait behind as many others. `items_per_s` and `tokens_per_s` are over the wall time of the fresh
-    answers alone: those kept from an earlier run took none of it.
-    """
-    answers = made.answers
-    found = {"empty_share": sum(not answer.text.strip() for answer in answers) / len(answers)}
-    tokens = [answer.tokens for answer in answers if answer.tokens is not None]
-    if len(tokens) == len(answers):
-        found["tokens_mean"] = sum(tokens) / len(answers)
-    finishes = [answer.finish for answer in answers if answer.finish is not None]
-    if len(finishes) == len(answers):
-        found["truncated_share"] = finishes.count("length") / len(answers)
-    latencies = sorted(1000 * answer.seconds for answer in answers if answer.seconds is not None)
-    if len(latencies) == len(answers):
-        found |= {"latency_p50_ms": percentile(latencies, 0.50), "latency_p95_ms": percentile(latencies, 0.95)}
-    fresh = [answer for answer in answers if answer.item not in made.kept]
-    if fresh:
-        # A clock too coarse for a stub that answers at once must not divide by zero.
-        wall = max(made.seconds, 1e-9)
-        found["items_per_s"] = len(fresh) / wall
-        written = [answer.tokens for answer in fresh if answer.tokens is not None]
-        if len(written) == len(fresh):
-            found["tokens_per_s"] = sum(written) / wall
-    return found
-
-
-def percentile(ordered: Sequence[float], share: float) -> float:
-    """The smallest of the ascending values that at least `share` (0 to 1) of them do not exceed (nearest rank)."""
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 def _in_order(items: Sequence[Item], answers: Sequence[Answer]) -> list[Answer]:

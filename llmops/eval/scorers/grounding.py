@@ -33,7 +33,8 @@ class Grounding(Scorer):
     ngram: PositiveInt = 3
     """Words in a row that must stand in the context in a row; 1 asks only for the words."""
     context: Literal["prompt", "references", "both"] = "prompt"
-    """What answers are drawn from: all turns of the conversation that is answered, the references, or either."""
+    """What answers are drawn from: the prompt (the system's turn and the user's last: earlier answers and solved
+    examples support nothing), the references, or either."""
     pattern: Pattern | None = None
     """Finds the context in the prompt, with what its group holds, as in `(?s)Context:(.*?)Question:`; all places count.
     Null takes all of the prompt, so that words of the question count as support too."""
@@ -61,7 +62,9 @@ class Grounding(Scorer):
         texts: list[str] = [] if self.context == "prompt" else list(item.references)
         if self.context == "references":
             return texts
-        turns = [str(turn["content"]) for turn in item.messages]
+        system = [turn for turn in item.messages if turn["role"] == "system"]
+        asked = [turn for turn in item.messages if turn["role"] == "user"]
+        turns = [str(turn["content"]) for turn in (*system, *asked[-1:])]
         if self.pattern is None:
             return texts + turns
         found = [place.group(place.re.groups) for turn in turns for place in re.finditer(self.pattern, turn)]
