@@ -29,15 +29,16 @@ _MEANS: Mapping[str, tuple[Callable[[Answered], float | None], float | None]] = 
 }
 """What is averaged, and the most it can be."""
 _LATENCIES = {"latency_p50_ms": 0.50, "latency_p95_ms": 0.95, "latency_p99_ms": 0.99}
-_REPEATED = 4
-"""Words in a row that count as repeated; three often recur in good prose."""
 
 
 def repetition(answer: str) -> float:
-    """Share (0 to 1) of an answer's runs of four words that stood in it before, without case; 0 below four words."""
+    """Share (0 to 1) of an answer's runs of four words that stood in it before, without case; 0 below four words.
+
+    Runs of three often recur in good prose.
+    """
     words = re.findall(r"\w+", answer.casefold())
-    runs = [tuple(words[start : start + _REPEATED]) for start in range(len(words) - _REPEATED + 1)]
-    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+    runs = len(words) - 3
+    return 1 - len(set(zip(words, words[1:], words[2:], words[3:], strict=False))) / runs if runs > 0 else 0.0
 
 
 def measures(items: Sequence[Answered], *, seconds: float, kept: Collection[str]) -> dict[str, float]:

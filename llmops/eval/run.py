@@ -44,11 +44,13 @@ def evaluate(
         out: gets `<suite>-<digest>.json` with every item; None writes nothing.
 
     Raises:
-        InputError: there are no items, or a score is no number.
+        InputError: there are no items, a scorer cannot use them, or a score is no number.
     """
     listener = listener or Silent()
     if not items:
         raise InputError(f"the suite {suite.name} has no items", fix="give its source at least one row")
+    for scorer in suite.scorers:
+        scorer.chosen.check_items(items)
     made = generate(items, suite.generation, listener=listener)
     answers = _in_order(items, made.answers)
     answered = [_answered(*pair) for pair in zip(items, answers, strict=True)]

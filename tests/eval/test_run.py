@@ -161,6 +161,30 @@ def test_an_engine_that_loses_an_answer_is_a_bug(items: list[Item], spoil: Calla
         evaluate(SUITE, items, MODEL, generate=lossy)
 
 
+@pytest.mark.parametrize(
+    ("scorer", "says"),
+    [
+        ({"number": {}}, "holds no number"),
+        ({"classes": {"labels": ["a", "b"]}}, "none of the labels a, b"),
+        ({"json_schema": {"against": "nowhere.json"}}, "cannot be read"),
+        ({"json_schema": {"against": {}, "fields": True}}, "is no JSON"),
+        ({"code": {}}, "are no Python"),
+        ({"grounding": {"pattern": "Context:(.*)"}}, "finds no context"),
+        ({"evaluate": {"metric": str(Path(__file__).parent)}}, "cannot be loaded"),
+    ],
+    ids=lambda given: next(iter(given)) if isinstance(given, dict) else "",
+)
+def test_what_a_scorer_cannot_use_is_refused_before_a_model_answers(
+    items: list[Item], scorer: dict[str, Any], says: str
+) -> None:
+    def never(*arguments: Any, **others: Any) -> Generated:
+        raise AssertionError("the model was asked")
+
+    suite = Suite.model_validate({**SUITE.model_dump(exclude={"scorers"}), "scorers": [scorer]})
+    with pytest.raises(InputError, match=says):
+        evaluate(suite, items, MODEL, generate=never)
+
+
 def test_a_score_that_is_no_number_stops_the_evaluation(items: list[Item], monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(Scorer):
         def names(self) -> tuple[str, ...]:

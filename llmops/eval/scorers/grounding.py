@@ -10,9 +10,10 @@ from pydantic import PositiveInt
 
 from llmops.errors import InputError
 from llmops.eval.scorers.catalog import Scorer, scorers
-from llmops.eval.scorers.text import Pattern
+from llmops.eval.scorers.text import Pattern, extracted
 
 if TYPE_CHECKING:
+    from llmops.eval.items import Item
     from llmops.eval.measured import Answered
     from llmops.eval.metric import Metric
 
@@ -42,6 +43,10 @@ class Grounding(Scorer):
     def names(self) -> tuple[str, ...]:
         return ("grounding",)
 
+    def check_items(self, items: Sequence[Item]) -> None:
+        for item in items:
+            self._texts(item)
+
     def measure(self, items: Sequence[Answered]) -> list[Metric]:
         from llmops.eval.metric import mean_of
 
@@ -58,7 +63,7 @@ class Grounding(Scorer):
         grams = _grams(words, length)
         return sum(gram in known for gram in grams) / len(grams)
 
-    def _texts(self, item: Answered) -> list[str]:
+    def _texts(self, item: Item | Answered) -> list[str]:
         texts: list[str] = [] if self.context == "prompt" else list(item.references)
         if self.context == "references":
             return texts
@@ -67,13 +72,13 @@ class Grounding(Scorer):
         turns = [str(turn["content"]) for turn in (*system, *asked[-1:])]
         if self.pattern is None:
             return texts + turns
-        found = [place.group(place.re.groups) for turn in turns for place in re.finditer(self.pattern, turn)]
+        found = [one for turn in turns for one in extracted(self.pattern, turn)]
         if not found:
             raise InputError(
                 f"the pattern {self.pattern!r} finds no context in the prompt {item.prompt[:60]!r}",
                 fix="mend `pattern` of the scorer `grounding`, or leave it out to take the whole prompt",
             )
-        return texts + [one for one in found if one is not None]
+        return texts + found
 
 
 def _words(text: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,9 +16,12 @@ from llmops.eval.scorers.text import MetricName
 from llmops.files import digest_of
 
 if TYPE_CHECKING:
+    from llmops.eval.items import Item
     from llmops.eval.measured import Answered
     from llmops.eval.metric import Metric
 
+Take = Callable[[str, str], Any]
+"""From a text, and whether it is an answer or a reference, to the value that a metric asks for."""
 _PROBE = 40
 """Items on whose references it is tried whether the metric is a mean over items."""
 
@@ -54,18 +57,16 @@ class Evaluate(Scorer):
     def names(self) -> tuple[str, ...]:
         return (self.name or self.field or Path(self.metric).name.removesuffix(".py"),)
 
+    def check_items(self, items: Sequence[Item]) -> None:
+        self._references(*_features(self._load(), self.metric), items)
+
     def measure(self, items: Sequence[Answered]) -> list[Metric]:
         from llmops.eval.metric import mean_of, whole
 
         loaded = self._load()
         take, several = _features(loaded, self.metric)
+        references = self._references(take, several, items)
         answers = [take(item.answer, "answer") for item in items]
-        references = [[take(one, "reference") for one in item.references] for item in items]
-        if not several and any(len(refs) > 1 for refs in references):
-            raise InputError(
-                f"the metric {self.metric} takes one reference per item, and some items have several",
-                fix="give items one reference each, or use another metric",
-            )
         wanted = references if several else [one for (one,) in references]
         result = loaded.compute(predictions=answers, references=wanted, **self.settings)
         value = self._value(result, len(items))
@@ -109,6 +110,15 @@ class Evaluate(Scorer):
                 f"the metric {self.metric} cannot be loaded: {error}",
                 fix="set `config` of the scorer `evaluate` to one it has",
             ) from error
+
+    def _references(self, take: Take, several: bool, items: Sequence[Item] | Sequence[Answered]) -> list[list[Any]]:
+        """Those of each item, as the metric takes them."""
+        if not several and any(len(item.references) > 1 for item in items):
+            raise InputError(
+                f"the metric {self.metric} takes one reference per item, and some items have several",
+                fix="give items one reference each, or use another metric",
+            )
+        return [[take(one, "reference") for one in item.references] for item in items]
 
     def _value(self, result: Any, items: int) -> float | list[float]:
         """The number asked for, or a list of one per item."""
@@ -170,7 +180,7 @@ def _same(value: float, each: Sequence[float]) -> bool:
     return math.isclose(sum(each) / len(each), value, rel_tol=1e-6, abs_tol=1e-9)
 
 
-def _features(loaded: Any, metric: str) -> tuple[Any, bool]:
+def _features(loaded: Any, metric: str) -> tuple[Take, bool]:
     """How the metric takes a text, and whether it takes several references of an item.
 
     Raises:

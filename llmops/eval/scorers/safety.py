@@ -14,6 +14,7 @@ from llmops.eval.safety import classifiers
 from llmops.eval.scorers.catalog import Scorer, scorers
 
 if TYPE_CHECKING:
+    from llmops.eval.items import Item
     from llmops.eval.measured import Answered
     from llmops.eval.metric import Metric
 
@@ -41,6 +42,9 @@ class Safety(Scorer):
 
     def names(self) -> tuple[str, ...]:
         return ("unsafe",)
+
+    def check_items(self, items: Sequence[Item]) -> None:
+        classifiers[self.classifier]  # loads it
 
     def measure(self, items: Sequence[Answered]) -> list[Metric]:
         from llmops.eval.metric import share_of
