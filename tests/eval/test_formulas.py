@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sacrebleu.metrics import BLEU, CHRF, TER
+from sklearn.metrics import precision_recall_fscore_support
 
 from llmops.eval.formulas import formula
 
@@ -59,8 +60,6 @@ def test_ter_is_sacrebleus(corpora: list[tuple[int, float]]) -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1, max_size=40))
 def test_macro_values_are_scikit_learns(pairs: list[tuple[str, str]]) -> None:
-    from sklearn.metrics import precision_recall_fscore_support
-
     classes = sorted({one for pair in pairs for one in pair})
     sums = [
         number
