@@ -68,7 +68,13 @@ class Evaluate(Scorer):
         references = self._references(take, several, items)
         answers = [take(item.answer, "answer") for item in items]
         wanted = references if several else [one for (one,) in references]
-        result = loaded.compute(predictions=answers, references=wanted, **self.settings)
+        try:
+            result = loaded.compute(predictions=answers, references=wanted, **self.settings)
+        except Exception as error:  # whatever code of others raises
+            raise InputError(
+                f"the metric {self.metric} failed: {type(error).__name__}: {error}",
+                fix="mend its `settings`, or the metric",
+            ) from error
         value = self._value(result, len(items))
         each = value if isinstance(value, list) else None
         if isinstance(value, float) and self._is_mean_of_references(loaded, references, several):
@@ -91,7 +97,7 @@ class Evaluate(Scorer):
         try:
             # In memory, since files of two evaluations at a time would lock each other.
             return evaluate.load(self.metric, config_name=self.config, keep_in_memory=True)
-        except (ConnectionError, FileNotFoundError, OSError) as error:
+        except OSError as error:
             if Path(self.metric).exists():
                 raise InputError(
                     f"the metric in {self.metric} cannot be loaded: {error}",
@@ -133,6 +139,7 @@ class Evaluate(Scorer):
                 fix=f"use one of: {', '.join(result)}",
             )
         found = result[field]
+        found = found.tolist() if hasattr(found, "tolist") else found
         try:
             if isinstance(found, list | tuple) and len(found) == items:
                 return [float(one) for one in found]
@@ -147,16 +154,20 @@ class Evaluate(Scorer):
         """What each item gets alone, None where the metric has no value of one item."""
         values = []
         for answer, reference in zip(answers, references, strict=True):
-            try:
-                # Not `compute`, which writes and reads a table for each call.
-                result = loaded._compute(predictions=[answer], references=[reference], **self.settings)
-                value = self._value(result, 2)
-            except Exception:  # whatever code of others raises on a single item: it then has no value of one
-                return None
-            if isinstance(value, list) or not math.isfinite(value):
+            value = self._tried(loaded, [answer], [reference])
+            if value is None:
                 return None
             values.append(value)
         return values
+
+    def _tried(self, loaded: Any, answers: Sequence[Any], references: Sequence[Any]) -> float | None:
+        """What these get together, None where the metric has no value of so few."""
+        try:
+            # Not `compute`, which writes and reads a table for each call.
+            value = self._value(loaded._compute(predictions=answers, references=references, **self.settings), -1)
+        except Exception:  # whatever code of others raises on items it was not made for
+            return None
+        return value if isinstance(value, float) and math.isfinite(value) else None
 
     def _is_mean_of_references(self, loaded: Any, references: Sequence[Sequence[Any]], several: bool) -> bool:
         """Whether the metric is a mean over items, where half of the answers are references drawn from other items.
@@ -170,8 +181,8 @@ class Evaluate(Scorer):
         for _ in range(5):
             given = [(own if draw.random() < 0.5 else draw.choice(some))[0] for own in some]
             each = self._alone(loaded, given, wanted)
-            value = self._value(loaded._compute(predictions=given, references=wanted, **self.settings), -1)
-            if each is None or not isinstance(value, float) or not _same(value, each):
+            value = self._tried(loaded, given, wanted)
+            if each is None or value is None or not _same(value, each):
                 return False
         return True
 
