@@ -30,12 +30,13 @@ class Code(Scorer):
     which is killed at the limits below, cannot start others, has no network and an empty environment, and can write
     only to a folder that goes away. The signature says how that is done on this machine: `sandbox:namespaces` is the
     kernel's doing, `sandbox:refusals` only Python's own, which is no defence against hostile code. In neither can code
-    that attacks the tests themselves (objects that equal everything, say) be told from code that passes them.
+    that attacks the tests themselves (objects that equal everything, a look into the frames that run it) be told from
+    code that passes them.
     """
 
     seconds: Annotated[float, Field(gt=0, le=600)] = 10.0
     """Wall time of one answer with its tests; what takes longer fails."""
-    memory_mb: Annotated[PositiveInt, Field(ge=64)] = 512
+    memory_mb: Annotated[PositiveInt, Field(ge=128)] = 512
     """Address space of one answer's process."""
     continues_prompt: bool = False
     """The answer goes on where the last user's turn ends, as in HumanEval, whose prompt is the head of a function:

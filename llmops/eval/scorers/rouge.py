@@ -132,11 +132,13 @@ def _rouge2(reference: Text, answer: Text) -> float:
 
 
 def _rouge_l(reference: Text, answer: Text) -> float:
+    return _of_subsequence(reference.tokens, answer.tokens)
+
+
+def _of_subsequence(reference: Tokens, answer: Tokens) -> float:
     from rapidfuzz.distance import LCSseq
 
-    if not reference.tokens or not answer.tokens:
-        return 0.0
-    return _f1(LCSseq.similarity(reference.tokens, answer.tokens), len(answer.tokens), len(reference.tokens))
+    return _f1(LCSseq.similarity(reference, answer), len(answer), len(reference))
 
 
 def _rouge_lsum(reference: Text, answer: Text) -> float:
@@ -145,7 +147,7 @@ def _rouge_lsum(reference: Text, answer: Text) -> float:
     """
     if len(reference.sentences) == len(answer.sentences) == 1:
         # The union of one subsequence is itself, and no word of it can be used up.
-        return _rouge_l(Text(reference.sentences[0], list), Text(answer.sentences[0], list))
+        return _of_subsequence(reference.sentences[0], answer.sentences[0])
     of_answer, of_reference = sum(map(len, answer.sentences)), sum(map(len, reference.sentences))
     if not of_answer or not of_reference:
         return 0.0

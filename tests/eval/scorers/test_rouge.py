@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+from itertools import islice
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +15,7 @@ from llmops.eval.scorers.rouge import Rouge, common
 from llmops.eval.scorers.sentences import sentences
 from tests.eval.measurements import answered
 
+E2E = Path(__file__).parents[3].parent / "shared" / "data" / "e2e" / "testset_w_refs.csv"
 VARIANTS = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
 
 # Few words, so that subsequences are many and ties between them too; odd letters, which part words.
@@ -32,6 +37,20 @@ def test_of_all_longest_common_subsequences_it_is_the_one_rouge_score_picks(
     first: list[int], second: list[int]
 ) -> None:
     assert sorted(common(first, second)) == lcs_ind(first, second)
+
+
+@pytest.mark.skipif(not E2E.is_file(), reason="the E2E data is not beside the repository")
+@pytest.mark.parametrize("stemmer", [False, True])
+def test_on_real_texts_of_several_lines_and_references_too(stemmer: bool) -> None:
+    with E2E.open(encoding="utf-8") as lines:
+        texts = [row["ref"] for row in islice(csv.DictReader(lines), 400)]
+    joined = ["\n".join(texts[start : start + 4]) for start in range(0, 400, 4)]
+    pairs = list(zip(joined[:30], zip(joined[30:60], joined[60:90], strict=True), strict=True))
+    theirs = RougeScorer(VARIANTS, use_stemmer=stemmer)
+    expected = [theirs.score_multi(list(refs), answer) for answer, refs in pairs]
+    found = Rouge(stemmer=stemmer).measure(answered([answer for answer, _ in pairs], [refs for _, refs in pairs]))
+    for metric in found:
+        assert metric.per_item == pytest.approx([one[metric.name].fmeasure for one in expected], abs=1e-12)
 
 
 def test_the_score_is_the_mean_over_items() -> None:
