@@ -56,7 +56,7 @@ def evaluate(
         listener.advance(f"scores of {suite.name}", number, len(suite.scorers))
         metrics += scorer.chosen.measure([answer.text for answer in answers], references)
     listener.advance(f"scores of {suite.name}", len(suite.scorers), len(suite.scorers))
-    _check_numbers(metrics)
+    check_numbers(metrics)
     measured = Measured(
         digest="",
         model={"reference": model.reference, "revision": model.revision, "digest": model.digest},
@@ -66,6 +66,16 @@ def evaluate(
         metrics=tuple(metrics),
         measures=measures(made),
     )
+    return written(measured, out)
+
+
+def written(measured: Measured, out: Path | None) -> Report:
+    """The report of what was measured: its scores with their intervals, its digest, and its file in `out`.
+
+    Args:
+        measured: complete but for `digest`, `file`, `scores` and `slices`, which are computed here.
+    """
+    metrics = measured.metrics
     found = estimates(metrics, measured.groups, measured.clusters)
     by_group = {group: _scores(metrics, of_group) for group, of_group in found.items()}
     scores, slices = by_group[ALL], {group: some for group, some in by_group.items() if group != ALL}
@@ -76,20 +86,21 @@ def evaluate(
     )
     digest = digest_of(content)
     file = None
+    suite = str(measured.suite["name"])
     if out is not None:
-        file = out / f"{suite.name}-{digest[:12]}.json"
-        times = {answer.item: round(answer.seconds, 4) for answer in answers if answer.seconds is not None}
+        file = out / f"{suite.replace(':', '-').replace('/', '-')}-{digest[:12]}.json"
+        times = {item.id: round(item.seconds, 4) for item in measured.items if item.seconds is not None}
         write_json(file, {**content, "digest": digest, "measures": measured.measures, "seconds": times})
     return Report(
-        suite=suite.name,
-        model=model.reference,
+        suite=suite,
+        model=measured.name,
         digest=digest,
-        items=len(items),
+        items=len(measured.items),
         scores=scores,
         measures=measured.measures,
         file=file,
-        suite_digest=content["suite"]["digest"],
-        model_digest=model.digest,
+        suite_digest=str(measured.suite["digest"]),
+        model_digest=str(measured.model["digest"]),
         slices=slices,
     )
 
@@ -150,7 +161,8 @@ def _finite(bound: float) -> float | None:
     return bound if math.isfinite(bound) else None
 
 
-def _check_numbers(metrics: Sequence[Metric]) -> None:
+def check_numbers(metrics: Sequence[Metric]) -> None:
+    """Raises InputError where a score, or what it is computed from, is no number."""
     for metric in metrics:
         # An item alone may have no value (a class it is not of); all of them together must.
         for value in (metric.value(), *metric.statistics.sum(1)):
