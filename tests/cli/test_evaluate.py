@@ -105,7 +105,14 @@ def test_recorded_answers_are_judged_and_no_model_is_looked_for(
     done = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
     (report,) = json.loads(done.stdout)["reports"]
     assert {score["metric"]: score["value"] for score in report["scores"]}["exact_match"] == 2 / 5
-    assert report["measures"] == {"empty_share": 0.0}
+    # Neither times nor tokens are known of answers from elsewhere.
+    assert report["measures"] == {
+        "words_mean": 1.0,
+        "repetition_mean": 0.0,
+        "empty_share": 0.0,
+        "refusal_share": 0.0,
+        "toxic_share": 0.0,
+    }
     limited = CliRunner().invoke(app, [*arguments, "--json", "--limit", "3"], catch_exceptions=False)
     assert json.loads(limited.stdout)["reports"][0]["items"] == 3
 
