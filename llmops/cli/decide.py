@@ -33,7 +33,7 @@ def approve(
 
     if override is not None and not override.strip():
         raise InputError("an override needs its reason", fix="write it: --override 'why it is right all the same'")
-    workspace, version = _version(model)
+    workspace, version = version_of(model)
     who = actor or promote.this_person()
     made = promote.approve(version, who, override=override or "", workspace=workspace)
     _tell(made, as_json, next_command=f"llmops models promote {version.reference}")
@@ -48,7 +48,7 @@ def reject(
     """Say that a version must not be promoted; an approval it had is gone."""
     from llmops.registry import promote
 
-    workspace, version = _version(model)
+    workspace, version = version_of(model)
     made = promote.reject(version, actor or promote.this_person(), reason=reason, workspace=workspace)
     _tell(made, as_json, next_command=f"llmops models history {version.name}")
 
@@ -57,7 +57,7 @@ def promote(model: Reference, actor: As = None, as_json: Json = False) -> None:
     """Make an approved version champion, once its bytes were read and checked."""
     from llmops.registry import promote as deciding
 
-    workspace, version = _version(model)
+    workspace, version = version_of(model)
     made = deciding.promote(version, actor or deciding.this_person(), workspace=workspace)
     _tell(made, as_json, next_command=f"llmops models show {version.name}@champion")
 
@@ -121,7 +121,7 @@ def history(name: Name, as_json: Json = False) -> None:
     decisions.check_chain(links)
 
 
-def _version(model: str) -> tuple[Workspace, ModelVersion]:
+def version_of(model: str) -> tuple[Workspace, ModelVersion]:
     from llmops.registry import store
     from llmops.registry.reference import registry_name
     from llmops.workspace import Workspace

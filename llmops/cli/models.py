@@ -1,4 +1,4 @@
-"""Commands on the model registry: list, show."""
+"""Commands on the model registry: list, show; those that decide and those that trace have files of their own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmops.cli import decide
+from llmops.cli import decide, lineage
 from llmops.errors import InputError
 
 if TYPE_CHECKING:
@@ -136,4 +136,5 @@ def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def register(app: typer.Typer) -> None:
     decide.register(models)
+    lineage.register(models)
     app.add_typer(models, name="models")

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -342,6 +343,7 @@ def train_run(
             "dataset": dataset.digest,
             "sources": [asdict(source) for source in dataset.sources],
             "template": tokens.report.template_digest,
+            "code_version": version("llmops"),
             "stopped_early": outcome.stopped_early,
             "best_update": outcome.best_update,
         },

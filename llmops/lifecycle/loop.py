@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from llmops.data.sources import check_columns
 from llmops.data.versions import prepare, rows_of
@@ -43,6 +43,7 @@ from llmops.registry.card import write_card
 from llmops.registry.plots import plots
 from llmops.registry.promote import registered
 from llmops.registry.reference import resolve
+from llmops.registry.run_records import DATASET_TAG, FOLDER_TAG, RUN_TAG
 from llmops.registry.store import ModelVersion, register
 from llmops.registry.tracking import Tracker
 from llmops.workspace import Workspace
@@ -110,7 +111,7 @@ def finetune(
         listener.say(
             f"plan: {plan.updates} updates, {plan.tokens.used:,.0f} tokens, about {gib(plan.memory.total)} at the peak"
         )
-        tracker = _tracker(workspace, folder, recipe, parts_digest=run_digest(parts))
+        tracker = _tracker(workspace, folder, recipe, parts)
         with _recorded(tracker, listener):
             manifest = train_run(
                 folder,
@@ -126,7 +127,7 @@ def finetune(
             )
     else:
         listener.say(f"this recipe was trained before, with the same data and base: {folder}")
-        tracker = _unsent(workspace, folder, recipe, parts_digest=run_digest(parts))
+        tracker = _unsent(workspace, folder, recipe, parts)
     finished = Finished(manifest, folder, cached)
     with _recorded(tracker, listener):
         reports = _reports(suites, base, finished, workspace, listener)
@@ -204,16 +205,17 @@ _RECORDED = "recorded.json"
 """Written once the whole result was handed to MLflow; what did not arrive is in `unsent.jsonl`."""
 
 
-def _unsent(workspace: Workspace, folder: Path, recipe: Recipe, *, parts_digest: str) -> Tracker | None:
+def _unsent(workspace: Workspace, folder: Path, recipe: Recipe, parts: Mapping[str, Any]) -> Tracker | None:
     """The record of a finished run that MLflow does not have all of; the rest is sent now."""
     if (folder / _RECORDED).exists() and not (folder / "unsent.jsonl").exists():
         return None
-    return _tracker(workspace, folder, recipe, parts_digest=parts_digest)
+    return _tracker(workspace, folder, recipe, parts)
 
 
-def _tracker(workspace: Workspace, folder: Path, recipe: Recipe, *, parts_digest: str) -> Tracker:
+def _tracker(workspace: Workspace, folder: Path, recipe: Recipe, parts: Mapping[str, Any]) -> Tracker:
     tracker = Tracker(workspace, folder)
-    tracker.start(folder.name, recipe.name, recipe.model_dump(mode="json"), tags={"llmops.run_digest": parts_digest})
+    tags = {RUN_TAG: run_digest(parts), FOLDER_TAG: str(folder.absolute()), DATASET_TAG: str(parts["dataset"])}
+    tracker.start(folder.name, recipe.name, recipe.model_dump(mode="json"), tags=tags)
     return tracker
 
 
