@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,7 @@ from llmops.errors import InputError
 if TYPE_CHECKING:
     from llmops.data.membership import Wanted
     from llmops.lifecycle.lineage import Saw
+    from llmops.lifecycle.version_diff import VersionDiff
     from llmops.registry.lineage import Descendant
 
 _SHOWN_PLACES = 20
@@ -33,6 +35,23 @@ def lineage(model: Reference, as_json: Json = False) -> None:
     for line in tree(record, [sentence(link) for link in found.decisions]):
         typer.echo(line)
     typer.echo(f"next: llmops models card {version.name}/{version.version}")
+
+
+def diff(a: Reference, b: Reference, as_json: Json = False) -> None:
+    """Say in what two versions differ: recipe, rows, base, environment and scores."""
+    from llmops.lifecycle.version_diff import version_diff
+    from llmops.registry.connection import without_credentials
+
+    workspace, first = version_of(a)
+    _, second = version_of(b)
+    found = version_diff(first, second, workspace=workspace)
+    record = json.loads(without_credentials(json.dumps(_plain_diff(found))))
+    if as_json:
+        typer.echo(json.dumps(record, indent=2, ensure_ascii=False))
+        return
+    for line in _differences(record):
+        typer.echo(line)
+    typer.echo(f"next: llmops compare {first.reference} {second.reference} SUITE, for the paired difference")
 
 
 def who_saw(
@@ -107,6 +126,54 @@ def _story(saw: Saw) -> Iterator[str]:
         yield f"    {folder.relation}: {folder.folder}"
     for digest in saw.deleted:
         yield f"  dataset {digest[:16]} was deleted: whether it held the row is not known"
+
+
+def _plain_diff(found: VersionDiff) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    parts = ("recipe", "data", "base", "environment", "scores")
+    return {
+        "first": found.first.reference,
+        "second": found.second.reference,
+        **{part: [asdict(one) for one in getattr(found, part)] for part in parts},
+        "rows": asdict(found.rows) if found.rows else None,
+        "rows_gone": list(found.rows_gone),
+        "unrecorded": list(found.unrecorded),
+    }
+
+
+def _differences(record: dict[str, Any]) -> Iterator[str]:
+    yield f"{record['first']} → {record['second']}"
+    for reference in record["unrecorded"]:
+        yield f"  {reference}: the manifest of its run is gone, so its recipe cannot be compared"
+    for part in ("recipe", "data", "base", "environment"):
+        for one in record[part]:
+            yield f"  {part:<12} {one['key']}: {_value(one['first'])} → {_value(one['second'])}"
+    if rows := record["rows"]:
+        counts = ", ".join(f"{rows[key]} {key}" for key in ("added", "removed", "moved", "unchanged"))
+        yield f"  rows         {counts}"
+        for key in ("added", "removed"):
+            yield from (f"               {key}: {named}" for named in rows[f"{key}_rows"])
+    for digest in record["rows_gone"]:
+        yield f"  rows         dataset {_short(digest)} was deleted: which rows differ is not known"
+    for one in record["scores"]:
+        note = "  (other items: no comparison)" if one["same_items"] is False else ""
+        yield f"  score        {one['suite']}.{one['metric']}: {_score(one['first'])} → {_score(one['second'])}{note}"
+    if not any(record[part] for part in ("recipe", "data", "base", "environment")) and not record["unrecorded"]:
+        yield "  nothing differs in what they were made of"
+
+
+def _score(score: dict[str, Any] | None) -> str:
+    if score is None:
+        return "not measured"
+    if score["low"] is None or score["high"] is None:
+        return f"{score['value']:.4g} [interval not known]"
+    return f"{score['value']:.4g} [{score['low']:.4g}, {score['high']:.4g}]"
+
+
+def _value(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return _short(text) if re.fullmatch(r"[0-9a-f]{40,}", text) else text
 
 
 def tree(record: dict[str, Any], decisions: Sequence[str]) -> Iterator[str]:
@@ -188,6 +255,7 @@ def _short(digest: str | None) -> str:
 
 def register(models: typer.Typer) -> None:
     models.command()(lineage)
+    models.command()(diff)
 
 
 def register_data(data: typer.Typer) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -314,6 +315,7 @@ def _score_tags(reports: Sequence[Report]) -> dict[str, str]:
         for score in report.scores:
             key = re.sub(r"[^\w\-. /:]", "_", f"{report.suite}.{score.metric}")
             tags[f"score.{key}"] = repr(score.value)
+            tags[f"interval.{key}"] = json.dumps([score.low, score.high])
             if score.signature:
                 tags[f"signature.{key}"] = score.signature
     return tags
