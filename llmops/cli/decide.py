@@ -24,7 +24,8 @@ def approve(
     model: Reference,
     actor: As = None,
     override: Annotated[
-        str | None, typer.Option(help="Approve without a PASS, for this reason; recorded and shown for ever.")
+        str | None,
+        typer.Option(help="Approve without a PASS or with unknown licences, for this reason; shown for ever."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -153,10 +154,10 @@ def sentence(link: Decision) -> str:
         "promote": f"{link.actor} made {reference} champion",
         "rollback": f"{link.actor} went back to {reference}",
     }[link.kind]
-    if link.override:
-        said += " WITHOUT A PASS"
-    elif link.verdict:
+    if link.verdict:
         said += f" on verdict {link.verdict[:12]}"
+    if link.override:
+        said += " BY OVERRIDE" if link.verdict else " WITHOUT A PASS"
     return said + (f": {link.reason}" if link.reason else "")
 
 

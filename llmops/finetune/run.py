@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -296,8 +296,13 @@ def train_run(
     plan: Plan,
     world: int,
     listener: Listener,
+    licences: Sequence[Mapping[str, Any]] = (),
 ) -> RunManifest:
-    """Train, save the artifact and write the manifest; goes on from the last good checkpoint if there is one."""
+    """Train, save the artifact and write the manifest; goes on from the last good checkpoint if there is one.
+
+    Args:
+        licences: what the run rests on, for the manifest.
+    """
     from llmops.finetune.job import Job
     from llmops.finetune.launch import launch
 
@@ -342,6 +347,7 @@ def train_run(
             "base_digest": base.digest,
             "dataset": dataset.digest,
             "sources": [asdict(source) for source in dataset.sources],
+            "licences": [dict(one) for one in licences],
             "template": tokens.report.template_digest,
             "code_version": version("llmops"),
             "stopped_early": outcome.stopped_early,

@@ -40,6 +40,7 @@ from llmops.lifecycle.measure import measure, subject
 from llmops.lifecycle.prepare import gate_of, held_out, suites_of
 from llmops.records import DatasetVersion, ModelSource, Report, RunManifest, Split, Step, Verdict
 from llmops.registry.card import write_card
+from llmops.registry.licence_chain import TAG, Chain, chain_of, to_plain
 from llmops.registry.plots import plots
 from llmops.registry.promote import registered
 from llmops.registry.reference import resolve
@@ -99,6 +100,7 @@ def finetune(
     tokens = encode_dataset(rows, dataset, recipe, base, cache=workspace.cache, listener=listener)
     kernels = choose_kernels(recipe, base, world=gpus)
     parts = identify(recipe, dataset, tokens, base, kernels, world=gpus)
+    licences = chain_of(base, [(one.source, one.licence) for one in recipe.data.sources], workspace=workspace)
     folder = out or workspace.runs / f"{recipe.name}-{run_digest(parts)[:12]}"
     if resume and out is None and not folder.exists():
         folder = _newest_unfinished(workspace.runs, recipe.name) or folder
@@ -124,6 +126,7 @@ def finetune(
                 plan=plan,
                 world=gpus,
                 listener=_Recording(listener, tracker, plan),
+                licences=to_plain(licences),
             )
     else:
         listener.say(f"this recipe was trained before, with the same data and base: {folder}")
@@ -133,7 +136,7 @@ def finetune(
         reports = _reports(suites, base, finished, workspace, listener)
         verdict = _verdict(gate, recipe, suites, reports, finished, workspace, listener)
         write_card(finished.artifact, manifest, reports)
-        version, fault = _registered(recipe.name, finished, manifest, reports, verdict, workspace, tracker)
+        version, fault = _registered(recipe.name, finished, reports, verdict, licences, workspace, tracker)
     if tracker is not None:
         _record_result(tracker, finished, manifest, dataset, tokens, reports)
         for line in tracker.finish("FINISHED").lines():
@@ -318,17 +321,24 @@ def _verdict(
 def _registered(
     name: str,
     finished: Finished,
-    manifest: RunManifest,
     reports: Sequence[Report],
     verdict: Verdict | None,
+    licences: Chain,
     workspace: Workspace,
     tracker: Tracker | None,
 ) -> tuple[ModelVersion | None, LlmopsError | None]:
     """The version in the registry; a registry that is away loses nothing, the same command later registers it."""
     run_id = tracker.wait_for_id() if tracker is not None else None
     try:
-        tuned = reports[1::2]
-        version = register(name, finished.artifact, manifest, tuned, workspace=workspace, run_id=run_id)
+        version = register(
+            name,
+            finished.artifact,
+            finished.manifest,
+            reports[1::2],
+            workspace=workspace,
+            run_id=run_id,
+            facts={TAG: json.dumps(to_plain(licences))},
+        )
         registered(version, verdict, workspace=workspace)
         return version, None
     except (InputError, Interrupted):

@@ -30,7 +30,7 @@ class Decision:
         artifact: digest of that version's bytes.
         actor: who decided; for `register` who trained it.
         verdict: digest of the verdict an approval rests on; empty where there is none.
-        override: an approval without a PASS; `reason` then says why.
+        override: an approval without a PASS, or despite unknown licences; `reason` then says why.
         previous: digest of the link before; empty for the first.
         digest: sha256 over all the rest.
     """

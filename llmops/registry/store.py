@@ -64,12 +64,14 @@ def register(
     *,
     workspace: Workspace,
     run_id: str | None = None,
+    facts: Mapping[str, str] | None = None,
 ) -> ModelVersion:
     """The version of model `name` that is the folder `artifact`; made unless these bytes are one already.
 
     Args:
         reports: become scores of the version; given again, they replace those of the same suite and metric.
         run_id: the MLflow run it came from; on a remote server the bytes are uploaded to that run.
+        facts: more tags; given again, they replace those before, since they are stated and not measured.
 
     Raises:
         InputError: the folder is no model, or not the one the manifest describes.
@@ -95,14 +97,14 @@ def register(
             _ensure_model(client, name)
             for known in _versions(client, name):
                 if known.digest == digest:
-                    for key, value in scores.items():
+                    for key, value in {**scores, **(facts or {})}.items():
                         client.set_model_version_tag(name, str(known.version), key, value)
                     return _version(client.get_model_version(name, str(known.version)))
             source = held.as_uri()
             if is_remote(uri):
                 run_id, source = _upload(client, held, name, run_id)
             made = client.create_model_version(
-                name, source, run_id=run_id, tags=tags | scores, description=_description(manifest)
+                name, source, run_id=run_id, tags=tags | scores | dict(facts or {}), description=_description(manifest)
             )
             return _version(client.get_model_version(name, str(made.version)))
 
