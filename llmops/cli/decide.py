@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmops.errors import EnvironmentFault, InputError
+from llmops.registry.decisions import sentence
 
 if TYPE_CHECKING:
     from llmops.registry.decisions import Decision
@@ -142,23 +143,6 @@ def _tell(made: Decision, as_json: bool, *, next_command: str) -> None:
         return
     typer.echo(sentence(made))
     typer.echo(f"next: {next_command}")
-
-
-def sentence(link: Decision) -> str:
-    """A decision as people read it."""
-    reference = f"models:/{link.model}/{link.version}"
-    said = {
-        "register": f"{link.actor} trained {reference}",
-        "approve": f"{link.actor} approved {reference}",
-        "reject": f"{link.actor} rejected {reference}",
-        "promote": f"{link.actor} made {reference} champion",
-        "rollback": f"{link.actor} went back to {reference}",
-    }[link.kind]
-    if link.verdict:
-        said += f" on verdict {link.verdict[:12]}"
-    if link.override:
-        said += " BY OVERRIDE" if link.verdict else " WITHOUT A PASS"
-    return said + (f": {link.reason}" if link.reason else "")
 
 
 def register(models: typer.Typer) -> None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmops.cli.decide import Json, Reference, sentence, version_of
+from llmops.cli.decide import Json, Reference, version_of
 from llmops.errors import InputError
+from llmops.registry.decisions import sentence
 
 if TYPE_CHECKING:
     from llmops.data.membership import Wanted

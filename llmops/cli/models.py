@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmops.cli import decide, lineage
+from llmops.cli import card, decide, lineage
 from llmops.errors import InputError
 
 if TYPE_CHECKING:
@@ -94,9 +94,8 @@ def show(
 
 def _judged(one: ModelVersion, workspace: Workspace) -> dict[str, list[str]]:
     """What gates said of a version and what was decided about it, overrides in capitals."""
-    from llmops.cli.decide import sentence
     from llmops.database import open_database
-    from llmops.registry.decisions import chain
+    from llmops.registry.decisions import chain, sentence
     from llmops.registry.verdicts import verdicts_of
 
     engine = open_database(workspace)
@@ -137,4 +136,5 @@ def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def register(app: typer.Typer) -> None:
     decide.register(models)
     lineage.register(models)
+    card.register(models)
     app.add_typer(models, name="models")

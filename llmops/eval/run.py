@@ -91,6 +91,7 @@ def evaluate(
         suite_digest=content["suite"]["digest"],
         model_digest=model.digest,
         slices=slices,
+        slice_items={group: len(places) for group, places in measured.groups.items() if group != ALL},
     )
 
 

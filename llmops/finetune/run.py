@@ -350,6 +350,12 @@ def train_run(
             "licences": [dict(one) for one in licences],
             "template": tokens.report.template_digest,
             "code_version": version("llmops"),
+            "work": {
+                "flops": plan.flops.model * outcome.tokens / plan.tokens.used,  # of what was trained, not planned
+                "formula": plan.flops.formula,
+                "weights": plan.weights,
+                "trained_weights": plan.trained_weights,
+            },
             "stopped_early": outcome.stopped_early,
             "best_update": outcome.best_update,
         },

@@ -39,7 +39,8 @@ from llmops.lifecycle.gate import verdict_of
 from llmops.lifecycle.measure import measure, subject
 from llmops.lifecycle.prepare import gate_of, held_out, suites_of
 from llmops.records import DatasetVersion, ModelSource, Report, RunManifest, Split, Step, Verdict
-from llmops.registry.card import write_card
+from llmops.registry.bom import write_bom
+from llmops.registry.card import CardFacts, write_card
 from llmops.registry.licence_chain import TAG, Chain, chain_of, to_plain
 from llmops.registry.plots import plots
 from llmops.registry.promote import registered
@@ -135,7 +136,9 @@ def finetune(
     with _recorded(tracker, listener):
         reports = _reports(suites, base, finished, workspace, listener)
         verdict = _verdict(gate, recipe, suites, reports, finished, workspace, listener)
-        write_card(finished.artifact, manifest, reports)
+        facts = CardFacts(manifest, reports, licences, [verdict] if verdict else [])
+        write_card(finished.artifact, facts)
+        write_bom(finished.artifact, facts)
         version, fault = _registered(recipe.name, finished, reports, verdict, licences, workspace, tracker)
     if tracker is not None:
         _record_result(tracker, finished, manifest, dataset, tokens, reports)

@@ -121,6 +121,23 @@ def check_chain(links: Sequence[Decision]) -> None:
         before = link.digest
 
 
+def sentence(link: Decision) -> str:
+    """A decision as people read it."""
+    reference = f"models:/{link.model}/{link.version}"
+    said = {
+        "register": f"{link.actor} trained {reference}",
+        "approve": f"{link.actor} approved {reference}",
+        "reject": f"{link.actor} rejected {reference}",
+        "promote": f"{link.actor} made {reference} champion",
+        "rollback": f"{link.actor} went back to {reference}",
+    }[link.kind]
+    if link.verdict:
+        said += f" on verdict {link.verdict[:12]}"
+    if link.override:
+        said += " BY OVERRIDE" if link.verdict else " WITHOUT A PASS"
+    return said + (f": {link.reason}" if link.reason else "")
+
+
 def _digest(link: Decision) -> str:
     return digest_of({key: value for key, value in asdict(link).items() if key != "digest"})
 
