@@ -135,14 +135,15 @@ def _data(facts: CardFacts) -> Iterable[Any]:
         digests.setdefault(without_credentials(str(use["source"])), str(use.get("digest") or ""))
     for place, (name, digest) in enumerate(digests.items()):
         hub = _HUB_ID.fullmatch(name) if name.startswith("hub:") else None
+        revision = digest.removeprefix("commit ").partition(" ")[0] or None
         yield _component(
             f"data:{place}",
             ComponentType.DATA,
             name,
-            number=None if _SHA256.fullmatch(digest) else digest or None,
+            number=None if _SHA256.fullmatch(digest) else revision,
             digest=digest,
             licence=joint(stated.get(name)),
-            purl=("huggingface", f"datasets/{hub['space']}", hub["name"], digest or None) if hub else None,
+            purl=("huggingface", f"datasets/{hub['space']}", hub["name"], revision) if hub else None,
         )
 
 

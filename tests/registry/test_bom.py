@@ -27,7 +27,7 @@ LINEAGE = {
     "dataset": "a" * 64,
     "code_version": "0.1.0",
     "sources": [
-        {"source": "hub:org/rows", "digest": "c" * 40, "rows": 3},
+        {"source": "hub:org/rows", "digest": f"commit {'c' * 40} train", "rows": 3},
         {"source": "x.csv", "digest": "d" * 64, "rows": 1},
     ],
     "work": {"flops": 1e12, "formula": "6N", "weights": 10, "trained_weights": 10},
