@@ -442,4 +442,4 @@ def _finite(bound: float) -> float | None:
 
 
 def _now() -> str:
-    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
