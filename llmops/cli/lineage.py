@@ -233,6 +233,8 @@ def _facts(one: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "processes", f"{one['world']}, {one['threads']} threads each"
     if one["code_version"]:
         yield "code", f"llmops {one['code_version']}"
+    if one["licences"] is not None:
+        yield "licences", ", ".join(dict.fromkeys(each["licence"] or "unknown" for each in one["licences"]))
     if base["reference"]:
         revision = f" at {base['revision']}" if base["revision"] else ""
         yield "base", f"{base['reference']}{revision}  {_short(base['digest'])}"

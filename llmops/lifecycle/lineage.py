@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from llmops.data.membership import Place, Wanted, folders, places, short
-from llmops.data.versions import load_version
+from llmops.data.versions import load_version, version_folder
 from llmops.database import open_database
 from llmops.errors import InputError
 from llmops.files import file_digest
 from llmops.records import Verdict
 from llmops.registry import store
 from llmops.registry.connection import without_credentials
-from llmops.registry.decisions import Decision, chain
+from llmops.registry.decisions import Decision
+from llmops.registry.decisions import chain as decisions_on
+from llmops.registry.licence_chain import of_version, to_plain
 from llmops.registry.lineage import Ancestor, Descendant, ancestry, descendants
 from llmops.registry.run_records import RunRecord, in_folder, manifest_of, runs_of
 from llmops.registry.store import ModelVersion, place_of
@@ -102,7 +104,7 @@ def lineage_of(version: ModelVersion, *, workspace: Workspace) -> Lineage:
         },
         tokenizer=file_digest(tokenizer) if tokenizer is not None and tokenizer.is_file() else None,
         verdicts=verdicts_of(engine, version.digest) if version.digest else [],
-        decisions=[link for link in chain(engine, version.name) if link.version == version.version],
+        decisions=[link for link in decisions_on(engine, version.name) if link.version == version.version],
         made=descendants(digests, versions),
         derived=list(_derived(digests, workspace)),
     )
@@ -136,7 +138,7 @@ def every_version(workspace: Workspace) -> list[ModelVersion]:
 
 def rows_folder(workspace: Workspace, dataset: str) -> Path | None:
     """Where the rows of a dataset version are; None where they were deleted or damaged."""
-    folder = workspace.objects / f"dataset-{dataset[:_DATASET_DIGITS]}"
+    folder = version_folder(workspace.objects, dataset)
     try:
         return folder if load_version(folder).digest == dataset else None
     except InputError:
@@ -221,6 +223,7 @@ def _plain_ancestor(one: Ancestor, lineage: Lineage) -> dict[str, Any]:
         "threads": identity.get("threads"),
         "kernels": identity.get("kernels"),
         "code_version": manifest.lineage.get("code_version") if manifest else None,
+        "licences": None if (chain := of_version(one.version, manifest)) is None else to_plain(chain),
     }
 
 

@@ -72,7 +72,7 @@ def card(facts: CardFacts) -> str:
         fenced(_command(manifest), "sh"),
         "The same bytes come out on the same machine with the same versions:\n",
         table(("package", "version"), manifest.environment.items()),
-        fenced(yaml.safe_dump(_shareable(manifest.recipe), sort_keys=False, allow_unicode=True), "yaml"),
+        fenced(yaml.safe_dump(_recipe(facts), sort_keys=False, allow_unicode=True), "yaml"),
     ]
     return "\n".join(parts)
 
@@ -192,6 +192,17 @@ def _command(manifest: RunManifest) -> str:
     return "llmops finetune recipe.yaml" + (f" --gpus {world}" if world > 1 else "") + "\n"
 
 
-def _shareable(value: Any) -> Any:
-    """The recipe as plain data, without user names and passwords in addresses."""
-    return json.loads(without_credentials(json.dumps(value, default=str)))
+def _recipe(facts: CardFacts) -> Any:
+    """The recipe as plain data, without user names and passwords in addresses, with the licences it stated."""
+    recipe = json.loads(without_credentials(json.dumps(facts.manifest.recipe, default=str)))
+    stated = {
+        one.name: one.licence
+        for one in facts.licences or ()
+        if (one.role, one.stated, one.through) == ("data", "the recipe", None)
+    }
+    section = recipe.get("data") or {}
+    for rows in (section.get("train"), section.get("validation")):
+        for one in rows if isinstance(rows, list) else ():
+            if one.get("source") in stated:
+                one["licence"] = stated[one["source"]]
+    return recipe

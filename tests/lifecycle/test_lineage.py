@@ -88,6 +88,9 @@ class TestBackwards:
         assert source["source"] == f"{line.site.folder}/rows.jsonl"
         assert source["digest"] == file_digest(line.site.folder / "rows.jsonl")
         assert data["validation"] == 0.2
+        # Of the base's base, of the rows the base was made of, and of its own rows.
+        licences = [(one["role"], one["licence"]) for one in line.record(line.small)["licences"]]
+        assert licences == [("base", "Apache-2.0"), ("data", None), ("data", "CC0-1.0")]
 
     def test_to_the_base_and_on_to_what_the_base_was_made_of(self, line: Line) -> None:
         record = line.record(line.small)
@@ -205,7 +208,15 @@ def test_a_run_whose_folder_went_is_still_known_by_what_was_kept(
 class TestTheCommands:
     def test_show_the_tree(self, line: Line) -> None:
         shown = call("models", "lineage", "small")
-        for words in ("models:/small/1", "models:/domain/1", "rows.jsonl", "0.2 of the prompts", "decision", "torch "):
+        for words in (
+            "models:/small/1",
+            "models:/domain/1",
+            "rows.jsonl",
+            "0.2 of the prompts",
+            "decision",
+            "torch ",
+            "licences     Apache-2.0, unknown, CC0-1.0",
+        ):
             assert words in shown
         assert shown.splitlines()[-1] == "next: llmops models card small/1"
         assert "trained from: models:/small/1" in call("models", "lineage", "models:/domain@latest")

@@ -143,6 +143,16 @@ def test_writing_it_leaves_the_artifacts_digest_as_it_was(artifact: Path, manife
     assert folder_digest(artifact) == before
 
 
+def test_the_recipe_to_make_it_again_states_the_licences_it_stated(artifact: Path, manifest_of: ManifestOf) -> None:
+    chain = [
+        Licensed("data", "hub:org/rows", "CC-BY-4.0", "the recipe"),
+        Licensed("data", "older.csv", "MIT", "the recipe", through="models:/m/1"),
+    ]
+    text = card(CardFacts(manifest_of(artifact), licences=chain))
+    written = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
+    assert written["data"]["train"] == [{"source": "hub:org/rows", "licence": "CC-BY-4.0"}]
+
+
 def a_report(model: str, *scores: Score, items: int = 100, slices: Any = None, sizes: Any = None) -> Report:
     return Report("e2e", model, model, items, scores, {}, None, "s", model, slices or {}, sizes or {})
 
