@@ -32,12 +32,15 @@ def approve(
 ) -> None:
     """Say that a version may be promoted. It needs a PASS, and another person than the one who trained it."""
     from llmops.registry import promote
+    from llmops.registry.licence_chain import of_version, unknown
 
     if override is not None and not override.strip():
         raise InputError("an override needs its reason", fix="write it: --override 'why it is right all the same'")
     workspace, version = version_of(model)
     who = actor or promote.this_person()
     made = promote.approve(version, who, override=override or "", workspace=workspace)
+    if override is None and (missing := unknown(of_version(version))):
+        typer.echo(f"licences: not known for {'; '.join(missing)}; a promotion will be refused", err=True)
     _tell(made, as_json, next_command=f"llmops models promote {version.reference}")
 
 

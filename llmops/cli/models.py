@@ -57,6 +57,7 @@ def show(
     """Say what one version is: what made it, how it scored and where its bytes are."""
     from llmops.registry import store
     from llmops.registry.connection import without_credentials
+    from llmops.registry.licence_chain import TAG, joint, of_version, unknown
     from llmops.registry.reference import registry_name
     from llmops.workspace import Workspace
 
@@ -70,6 +71,7 @@ def show(
         typer.echo(json.dumps({**_plain(one), **judged}, indent=2))
         return
     typer.echo(one.reference)
+    chain = of_version(one)
     facts = {
         "what": one.description,
         "aliases": ", ".join(one.aliases),
@@ -78,12 +80,13 @@ def show(
         "verdict": "; ".join(judged["verdicts"]),
         "decisions": "; ".join(judged["decisions"]),
         "MLflow run": one.run_id,
+        "licence": joint(chain) or f"not known: {'; '.join(unknown(chain))}",
         "digest": one.digest,
         "source": without_credentials(one.source),
         **{
             key.removeprefix("llmops.").replace("_", " "): value
             for key, value in sorted(one.tags.items())
-            if key.startswith("llmops.") and key != "llmops.digest"
+            if key.startswith("llmops.") and key not in ("llmops.digest", TAG)
         },
     }
     for key, value in facts.items():

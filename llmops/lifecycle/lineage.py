@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from llmops.registry import store
 from llmops.registry.connection import without_credentials
 from llmops.registry.decisions import Decision
 from llmops.registry.decisions import chain as decisions_on
+from llmops.registry.folder import cached_digest
 from llmops.registry.licence_chain import of_version, to_plain
 from llmops.registry.lineage import Ancestor, Descendant, ancestry, descendants
 from llmops.registry.run_records import RunRecord, in_folder, manifest_of, runs_of
@@ -64,7 +65,7 @@ class Saw:
 
     Attributes:
         places: each place of a wanted row in a dataset version.
-        runs: those on these versions, finished or not.
+        runs: those on these versions, finished or not, and their reproductions.
         models: registered versions from these runs.
         made: versions made from those, which saw the rows through them.
         derived: folders with models that name one of all these.
@@ -84,9 +85,11 @@ class Saw:
 def lineage_of(version: ModelVersion, *, workspace: Workspace) -> Lineage:
     """Everything a version was made of, and everything that was made of it or said about it."""
     versions = every_version(workspace)
-    origin = ancestry(version, versions, partial(manifest_of, workspace=workspace))
+    merged = _merged(workspace)
+    adapters = {one.digest: one.adapter for one in merged}
+    origin = ancestry(version, versions, partial(manifest_of, workspace=workspace), adapters)
+    made, derived = _made_of({version.digest or ""}, versions, merged)
     engine = open_database(workspace)
-    digests = {version.digest} if version.digest else set()
     tokenizer = place_of(workspace, version.digest) / "tokenizer.json" if version.digest else None
     known = {(one.digest, one.name): one for one in runs_of(workspace)}
     runs = {
@@ -105,8 +108,8 @@ def lineage_of(version: ModelVersion, *, workspace: Workspace) -> Lineage:
         tokenizer=file_digest(tokenizer) if tokenizer is not None and tokenizer.is_file() else None,
         verdicts=verdicts_of(engine, version.digest) if version.digest else [],
         decisions=[link for link in decisions_on(engine, version.name) if link.version == version.version],
-        made=descendants(digests, versions),
-        derived=list(_derived(digests, workspace)),
+        made=made,
+        derived=derived,
     )
 
 
@@ -114,18 +117,18 @@ def who_saw(wanted: Wanted, *, workspace: Workspace) -> Saw:
     """Dataset versions with the wanted rows, the runs and versions trained on them, and what was made of those."""
     found = list(places(workspace.objects, wanted))
     holding = {place.version for place in found}
-    runs, versions = runs_of(workspace), every_version(workspace)
+    runs, versions = runs_of(workspace, reproductions=True), every_version(workspace)
     datasets = {one.dataset for one in runs} | {one.tags.get("llmops.data") for one in versions}
     there = {short(folder) for folder in folders(workspace.objects)}
     models = [one for one in versions if one.tags.get("llmops.data", "")[:_DATASET_DIGITS] in holding]
     digests = {one.digest for one in models if one.digest}
-    made = descendants(digests, versions)
+    made, derived = _made_of(digests, versions, _merged(workspace))
     return Saw(
         places=found,
         runs=[one for one in runs if (one.dataset or "")[:_DATASET_DIGITS] in holding],
         models=sorted(models, key=lambda one: (one.name, one.version)),
         made=made,
-        derived=list(_derived(digests | {one.version.digest or "" for top in made for one in top.every()}, workspace)),
+        derived=derived,
         deleted=sorted(one for one in datasets if one and one[:_DATASET_DIGITS] not in there),
         searched=len(there),
     )
@@ -145,18 +148,56 @@ def rows_folder(workspace: Workspace, dataset: str) -> Path | None:
         return None
 
 
-def _derived(digests: Collection[str], workspace: Workspace) -> Iterator[Derived]:
-    """Folders of the workspace whose merge record names one of these artifacts."""
+@dataclass(frozen=True, slots=True)
+class _Merged:
+    """A merged folder of the workspace with the digests its record names."""
+
+    folder: Path
+    digest: str
+    adapter: str
+    base: str
+
+
+def _merged(workspace: Workspace) -> list[_Merged]:
+    found = []
     for place in (workspace.objects / "models", workspace.runs):
         for file in sorted([*place.glob(f"*/{_MERGE}"), *place.glob(f"*/*/{_MERGE}")]):
             try:
                 record = json.loads(file.read_text(encoding="utf-8")).get("merged_from") or {}
             except (OSError, ValueError):
                 continue
-            if record.get("adapter_digest") in digests:
-                yield Derived(file.parent, "merged from it and its base")
-            elif record.get("base_digest") in digests:
-                yield Derived(file.parent, "an adapter merged into it")
+            digest = cached_digest(file.parent, workspace.cache)
+            found.append(
+                _Merged(
+                    file.parent, digest, str(record.get("adapter_digest") or ""), str(record.get("base_digest") or "")
+                )
+            )
+    return found
+
+
+def _made_of(
+    digests: Collection[str], versions: Sequence[ModelVersion], merged: Sequence[_Merged]
+) -> tuple[tuple[Descendant, ...], list[Derived]]:
+    """Versions and merged folders made from these artifacts, also one from the other in turn."""
+    known = {digest for digest in digests if digest}
+    while True:
+        made = descendants(known, versions)
+        reached = known | {one.version.digest or "" for top in made for one in top.every()}
+        derived = [
+            Derived(one.folder, _relation(one, digests))
+            for one in merged
+            if one.adapter in reached or one.base in reached
+        ]
+        more = {one.digest for one in merged if one.adapter in reached or one.base in reached} - reached
+        if not more:
+            return made, derived
+        known |= more
+
+
+def _relation(one: _Merged, digests: Collection[str]) -> str:
+    if one.adapter in digests:
+        return "merged from it and its base"
+    return "an adapter merged into it" if one.base in digests else "merged from what was made of it"
 
 
 # ── as plain data ──────────────────────────────────────────────────────────────────────────────────────────────────

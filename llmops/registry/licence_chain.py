@@ -68,8 +68,8 @@ def of_version(version: ModelVersion, manifest: RunManifest | None = None) -> li
 
 
 def unknown(chain: Chain | None) -> list[str]:
-    """What has no known licence, by name; of a version without any chain its licences are all unknown."""
-    if chain is None:
+    """What has no known licence, by name; of a version without a chain, or with an empty one, nothing is known."""
+    if not chain:
         return ["its base and its data, of which no licence was recorded"]
     return [
         f"{one.role} {one.name}" + (f" (by {one.through})" if one.through else "") for one in chain if not one.licence
@@ -78,10 +78,10 @@ def unknown(chain: Chain | None) -> list[str]:
 
 def joint(chain: Chain | None) -> str | None:
     """All licences of a chain as one SPDX expression; None where one is unknown. Each holds for the result."""
-    if chain is None or unknown(chain):
+    if not chain or unknown(chain):
         return None
     each = sorted({str(one.licence) for one in chain})
-    return " AND ".join(f"({one})" if len(each) > 1 and " OR " in one else one for one in each) or None
+    return " AND ".join(f"({one})" if len(each) > 1 and " OR " in one else one for one in each)
 
 
 def check_known(version: ModelVersion, chain: Chain | None) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmops.records import RunManifest
+from llmops.registry.reference import registry_name
 from llmops.registry.store import ModelVersion
 
 _RELATION = {"merged": "merged from", "quantized": "quantized from"}
@@ -69,21 +70,27 @@ class Descendant:
 
 
 def ancestry(
-    version: ModelVersion, versions: Sequence[ModelVersion], manifest_of: Callable[[ModelVersion], RunManifest | None]
+    version: ModelVersion,
+    versions: Sequence[ModelVersion],
+    manifest_of: Callable[[ModelVersion], RunManifest | None],
+    merged: Mapping[str, str] | None = None,
 ) -> Ancestor:
     """What a version was made from, as far back as versions are registered.
 
     Args:
         versions: all of the registry. Where several have the base's bytes, the one the recipe names counts, else
             the oldest.
+        merged: by the digest of each merged folder, that of the adapter in it, which stands for a base that is none
+            of the versions.
     """
-    return _ancestor(version, versions, manifest_of, {})
+    return _ancestor(version, versions, manifest_of, merged or {}, {})
 
 
 def _ancestor(
     version: ModelVersion,
     versions: Sequence[ModelVersion],
     manifest_of: Callable[[ModelVersion], RunManifest | None],
+    merged: Mapping[str, str],
     before: Mapping[str, str],
 ) -> Ancestor:
     alone = Ancestor(version, manifest_of(version), None)
@@ -91,13 +98,24 @@ def _ancestor(
     if digest is None:
         return alone
     known = {**before, version.digest or version.reference: version.reference}
-    if digest in known:
-        return Ancestor(version, alone.manifest, None, seen=known[digest])
-    bases = sorted((one for one in versions if one.digest == digest), key=lambda one: one.created)
+    bases = _with_digest(digest, versions) or _with_digest(merged.get(digest, ""), versions)
     if not bases:
         return alone
-    named = next((one for one in bases if (alone.base_reference or "").startswith(f"models:/{one.name}")), bases[0])
-    return Ancestor(version, alone.manifest, _ancestor(named, versions, manifest_of, known))
+    named = next((one for one in bases if _is_named(one, alone)), bases[0])
+    if named.digest in known:
+        return Ancestor(version, alone.manifest, None, seen=known[named.digest])
+    return Ancestor(version, alone.manifest, _ancestor(named, versions, manifest_of, merged, known))
+
+
+def _with_digest(digest: str, versions: Sequence[ModelVersion]) -> list[ModelVersion]:
+    """The versions with these bytes, the oldest first."""
+    return sorted((one for one in versions if digest and one.digest == digest), key=lambda one: one.created)
+
+
+def _is_named(version: ModelVersion, user: Ancestor) -> bool:
+    """Whether it is the version that the recipe of `user` named as its base."""
+    parts = registry_name(user.base_reference or "")
+    return parts is not None and parts[0] == version.name and user.base_revision in (None, str(version.version))
 
 
 def descendants(

@@ -38,19 +38,24 @@ class RunRecord:
     finished: bool
 
 
-def runs_of(workspace: Workspace, *, dataset: str | None = None) -> list[RunRecord]:
+def runs_of(workspace: Workspace, *, reproductions: bool = False) -> list[RunRecord]:
     """All runs that the workspace or MLflow knows, unfinished ones too; each once, by name and digest.
 
     Args:
-        dataset: only those on this dataset version; its first 16 digits or more.
+        reproductions: those that `llmops reproduce` made too, each as a run of its own.
     """
     found: dict[tuple[str, str], RunRecord] = {}
-    for record in (*_in_mlflow(workspace), *(in_folder(folder) for folder in sorted(workspace.runs.iterdir()))):
-        if record is not None:
-            before = found.get((record.name, record.digest))
-            found[record.name, record.digest] = record if before is None else _joined(before, record)
-    wanted = [one for one in found.values() if dataset is None or (one.dataset or "").startswith(dataset)]
-    return sorted(wanted, key=lambda one: (one.name, one.digest))
+    for record in (*_in_mlflow(workspace), *_in_folders(workspace.runs)):
+        before = found.get((record.name, record.digest))
+        found[record.name, record.digest] = record if before is None else _joined(before, record)
+    again = list(_in_folders(workspace.home / "reproductions")) if reproductions else []
+    return sorted([*found.values(), *again], key=lambda one: (one.name, one.digest))
+
+
+def _in_folders(parent: Path) -> Iterator[RunRecord]:
+    for folder in sorted(parent.iterdir()) if parent.is_dir() else ():
+        if (record := in_folder(folder)) is not None:
+            yield record
 
 
 def in_folder(folder: Path) -> RunRecord | None:

@@ -14,12 +14,13 @@ from typer.testing import CliRunner
 
 from llmops.cli.main import app
 from llmops.data.membership import with_id, with_text
-from llmops.data.versions import load_version, rows_of
+from llmops.data.versions import load_version, rows_of, version_folder
 from llmops.errors import InputError
 from llmops.files import file_digest, folder_digest
 from llmops.finetune.merge import merge
 from llmops.lifecycle.lineage import lineage_of, plain, who_saw
 from llmops.lifecycle.loop import Result
+from llmops.records import RunManifest
 from llmops.registry.run_records import runs_of
 from tests.lifecycle.sites import Site
 from tests.lifecycle.small_recipes import ROWS, write_rows
@@ -119,17 +120,13 @@ class TestForwards:
 
 class TestARowLeads:
     def test_to_the_versions_trained_on_it_and_to_those_made_of_them(self, line: Line) -> None:
-        (dataset,) = (
-            load_version(
-                line.site.workspace.objects / f"dataset-{line.domain.finished.manifest.lineage['dataset'][:16]}"
-            ),
-        )
+        dataset = load_version(dataset_of(line.site, line.domain.finished.manifest))
         row = next(iter(rows_of(dataset, "train")))
         saw = who_saw(with_id(row.id[:12]), workspace=line.site.workspace)
         assert [(one.version, one.split, one.id, one.line) for one in saw.places] == [
             (dataset.digest[:16], "train", row.id, row.line)
         ]
-        assert [one.name for one in saw.runs] == ["domain"]
+        assert [(one.name, one.folder) for one in saw.runs] == [("domain", str(line.domain.finished.folder))]
         assert [one.reference for one in saw.models] == ["models:/domain/1"]
         assert [one.version.reference for one in saw.made] == ["models:/small/1"]
         assert [one.folder for one in saw.derived] == [line.merged]
@@ -203,6 +200,36 @@ def test_a_run_whose_folder_went_is_still_known_by_what_was_kept(
     record = plain(lineage_of(done.version, workspace=site.workspace))
     assert record["recipe"]["seed"] == 5
     assert record["tokenizer"] is None
+
+
+def test_a_model_made_from_a_merged_folder_is_reached_through_it(
+    make_site: Callable[[Path], Site], tmp_path: Path
+) -> None:
+    """Nobody registered the merged folder, and yet the rows of its adapter are in what was trained from it."""
+    site = make_site(tmp_path)
+    adapter = {"kind": "lora", "rank": 4, "alpha": 8}
+    first = site.run(
+        site.recipe(name="first", adapter=adapter, evaluate=None, optimizer={"learning_rate": 0.05})
+    ).finished
+    merged = merge(first.artifact, base=site.base, out=first.folder / "merged", dtype="fp32").out
+    write_rows(site.folder / "texts.jsonl", TEXTS)
+    texts = {"train": [{"source": f"{site.folder}/texts.jsonl", "text": "body"}]}
+    last = site.run(site.recipe(name="last", base=str(merged), data=texts, evaluate=None))
+    saw = who_saw(with_text("what is 3?"), workspace=site.workspace)
+    assert [one.reference for one in saw.models] == ["models:/first/1", "models:/last/1"]  # `last` has it in a text too
+    saw = who_saw(
+        with_id(next(iter(rows_of(load_version(dataset_of(site, first.manifest)), "train"))).id),
+        workspace=site.workspace,
+    )
+    assert [one.reference for one in saw.models] == ["models:/first/1"]
+    assert [one.version.reference for one in saw.made] == ["models:/last/1"]
+    assert last.version is not None
+    (above,) = plain(lineage_of(last.version, workspace=site.workspace))["ancestors"]
+    assert above["reference"] == "models:/first/1"
+
+
+def dataset_of(site: Site, manifest: RunManifest) -> Path:
+    return version_folder(site.workspace.objects, manifest.lineage["dataset"])
 
 
 class TestTheCommands:
