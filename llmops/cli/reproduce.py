@@ -33,8 +33,9 @@ def reproduce(
     Exit codes: 0 bit-exact or equivalent within interval, 3 different.
     """
     from llmops.cli.progress import watching
-    from llmops.lifecycle.reproduce import find_run, plain
+    from llmops.lifecycle.reproduce import plain
     from llmops.lifecycle.reproduce import reproduce as again
+    from llmops.lifecycle.run_again import find_run
     from llmops.workspace import Workspace
 
     workspace = Workspace.current()

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llmops.cli.main import app
-from llmops.data.membership import with_id, with_text
+from llmops.data.membership import places, with_id, with_text
 from llmops.data.versions import load_version, rows_of, version_folder
 from llmops.errors import InputError
 from llmops.files import file_digest, folder_digest
@@ -134,17 +134,12 @@ class TestARowLeads:
         assert saw.searched == 2
 
     def test_by_words_of_it_on_either_side_of_the_split(self, line: Line) -> None:
-        words = {row["question"] for row in ROWS}
         splits = set()
-        for text in sorted(words)[:12]:
-            places = [
-                place
-                for place in who_saw(with_text(text), workspace=line.site.workspace).places
-                if place.source.endswith("rows.jsonl")
-            ]
-            assert len(places) == 1
-            assert ROWS[places[0].line - 1]["question"] == text
-            splits.add(places[0].split)
+        for row in ROWS[:12]:
+            found = places(line.site.workspace.objects, with_text(row["question"]))
+            (place,) = [one for one in found if one.source.endswith("rows.jsonl")]
+            assert ROWS[place.line - 1] == row
+            splits.add(place.split)
         assert splits == {"train", "validation"}
 
     def test_nowhere_where_no_version_holds_it(self, line: Line) -> None:

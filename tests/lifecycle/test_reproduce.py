@@ -17,7 +17,8 @@ from llmops.cli.main import app
 from llmops.errors import EnvironmentFault, InputError
 from llmops.files import digest_of, write_json
 from llmops.lifecycle.loop import Result
-from llmops.lifecycle.reproduce import Margin, Origin, Reproduction, find_run, reproduce
+from llmops.lifecycle.reproduce import Margin, Reproduction, reproduce
+from llmops.lifecycle.run_again import Origin, find_run
 from llmops.registry.store import versions
 from tests.finetune.small_models import make_random_base
 from tests.lifecycle.sites import Heard, Site
