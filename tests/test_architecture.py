@@ -17,7 +17,9 @@ LAYER = {
     "lifecycle": 4,
     **dict.fromkeys(("finetune", "eval", "quantize", "serve", "feedback", "monitor"), 3),
     **dict.fromkeys(("data", "registry", "rubric"), 2),
-    **dict.fromkeys(("config", "explain", "catalog", "client", "events", "files", "hardware", "processes"), 1),
+    **dict.fromkeys(
+        ("config", "explain", "catalog", "client", "events", "files", "hardware", "licences", "processes"), 1
+    ),
     **dict.fromkeys(("stats", "workspace", "database", "migrations", "builtin"), 1),
     **dict.fromkeys(("records", "errors"), 0),
 }

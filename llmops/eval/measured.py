@@ -204,6 +204,7 @@ def summary(report: Measured) -> Report:
         suite_digest=str(report.suite["digest"]),
         model_digest=str(report.model["digest"]),
         slices=report.slices,
+        slice_items={group: len(places) for group, places in report.groups.items() if group != ALL},
     )
 
 

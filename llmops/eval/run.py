@@ -105,6 +105,7 @@ def written(measured: Measured, out: Path | None) -> Report:
         suite_digest=str(measured.suite["digest"]),
         model_digest=str(measured.model["digest"]),
         slices=slices,
+        slice_items={group: len(places) for group, places in measured.groups.items() if group != ALL},
     )
 
 
