@@ -11,8 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llmops.stats import Values, unseen_share
+
+Names = NDArray[np.int64]
+"""A number for each thing; things of one cluster share it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +62,9 @@ class PredictionPowered:
 
 
 def corrected_mean(
-    human: Sequence[float],
-    judge: Sequence[float],
-    judge_alone: Sequence[float],
+    human: Sequence[float] | Values,
+    judge: Sequence[float] | Values,
+    judge_alone: Sequence[float] | Values,
     *,
     clusters: Sequence[int] | None = None,
     clusters_alone: Sequence[int] | None = None,
@@ -128,7 +132,7 @@ def tuned_power(human: Values, judge: Values, judge_alone: Values) -> float:
     return min(1.0, max(0.0, together / ((1 + n / alone) * spread)))
 
 
-def _variances(rest: Values, alone: Values, clusters: tuple[Values, Values]) -> tuple[float, float, float]:
+def _variances(rest: Values, alone: Values, clusters: tuple[Names, Names]) -> tuple[float, float, float]:
     """Variances of the two means, and twice their covariance where a cluster is in both."""
     sums = [_by_cluster(values, of) for values, of in zip((rest, alone), clusters, strict=True)]
     first, second = (float(sum(value * value for value in one.values())) for one in sums)
@@ -137,7 +141,7 @@ def _variances(rest: Values, alone: Values, clusters: tuple[Values, Values]) -> 
     return first, second, max(2.0 * both, -first - second)
 
 
-def _by_cluster(values: Values, clusters: Values) -> dict[int, float]:
+def _by_cluster(values: Values, clusters: Names) -> dict[int, float]:
     """How far each cluster moves the mean; their squares sum to its variance (s²/n where each thing is alone)."""
     if not len(values):
         return {}
@@ -157,11 +161,11 @@ def _freedom(parts: tuple[float, float, float], labelled: int, alone: int) -> fl
 
 def _numbered(
     clusters: Sequence[int] | None, alone: Sequence[int] | None, labelled: int, unlabelled: int
-) -> tuple[Values, Values]:
+) -> tuple[Names, Names]:
     if (clusters is None) != (alone is None) and unlabelled:
         raise ValueError("clusters are given of all things, or of none")
     if clusters is None:
         return np.arange(labelled), np.arange(labelled, labelled + unlabelled)
     if (len(clusters), len(alone or ())) != (labelled, unlabelled):
         raise ValueError(f"{len(clusters)} and {len(alone or ())} clusters of {labelled} and {unlabelled} things")
-    return np.asarray(clusters), np.asarray(alone or (), dtype=np.asarray(clusters).dtype)
+    return np.asarray(clusters, dtype=np.int64), np.asarray(alone or (), dtype=np.int64)
