@@ -44,16 +44,24 @@ def bleu(sums: Values) -> Values:
     The geometric mean of the four precisions times the brevity penalty (Papineni et al. 2002); an order without a
     match counts half, a quarter, … of one, as mteval-v13a has it (sacreBLEU's `exp`).
     """
+    return np.where((sums[..., 6:10] > 0).all(-1), bleu_alone(sums), 0.0)
+
+
+def bleu_alone(sums: Values) -> Values:
+    """BLEU as `bleu`, of the orders that the answer is long enough for (sacreBLEU's `effective_order`).
+
+    For one item alone: a sentence of three words has no 4-gram, which would make it 0 however good it is.
+    """
     length, reference = sums[..., 0], sums[..., 1]
     matched, possible = sums[..., 2:6], sums[..., 6:10]
     missed = matched == 0
     smoothed = np.where(missed, 1.0 / 2.0 ** np.cumsum(missed, axis=-1), matched)
     there = possible > 0
-    log_precision = np.log(smoothed / np.where(there, possible, 1)).mean(-1)
+    logs = np.where(there, np.log(smoothed / np.where(there, possible, 1)), 0.0)
+    log_precision = logs.sum(-1) / np.maximum(there.sum(-1), 1)
     longer = np.where(length > 0, length, 1)
     penalty = np.where(length > 0, np.exp(np.minimum(0.0, 1.0 - reference / longer)), 0.0)
-    defined = there.all(-1) & (matched.sum(-1) > 0)
-    return np.where(defined, 100.0 * penalty * np.exp(log_precision), 0.0)
+    return np.where(matched.sum(-1) > 0, 100.0 * penalty * np.exp(log_precision), 0.0)
 
 
 def chrf(beta: float, sums: Values) -> Values:
@@ -97,6 +105,7 @@ _FORMULAS: dict[str, Callable[..., Values]] = {
     "mean": mean,
     "ratio": ratio,
     "bleu": bleu,
+    "bleu_alone": bleu_alone,
     "chrf": chrf,
     "ter": ter,
     "perplexity": perplexity,

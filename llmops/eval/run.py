@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,11 @@ def evaluate(
         raise InputError(f"the suite {suite.name} has no items", fix="give its source at least one row")
     made = generate(items, suite.generation, listener=listener)
     answers = _in_order(items, made.answers)
-    references = [item.references for item in items]
+    answered = [_answered(*pair) for pair in zip(items, answers, strict=True)]
     metrics: list[Metric] = []
     for number, scorer in enumerate(suite.scorers):
         listener.advance(f"scores of {suite.name}", number, len(suite.scorers))
-        metrics += scorer.chosen.measure([answer.text for answer in answers], references)
+        metrics += scorer.chosen.measure(answered)
     listener.advance(f"scores of {suite.name}", len(suite.scorers), len(suite.scorers))
     _check_numbers(metrics)
     measured = Measured(
@@ -62,7 +62,7 @@ def evaluate(
         model={"reference": model.reference, "revision": model.revision, "digest": model.digest},
         suite={"name": suite.name, "digest": suite_digest(suite, items), "settings": _settings(suite)},
         engine=made.engine,
-        items=tuple(_answered(place, *pair, metrics) for place, pair in enumerate(zip(items, answers, strict=True))),
+        items=tuple(_scored(place, item, metrics) for place, item in enumerate(answered)),
         metrics=tuple(metrics),
         measures=measures(made),
     )
@@ -166,7 +166,7 @@ def _settings(suite: Suite) -> Mapping[str, Any]:
     return {**suite.model_dump(mode="json"), "scorers": [one.resolved() for one in suite.scorers]}
 
 
-def _answered(place: int, item: Item, answer: Answer, metrics: Sequence[Metric]) -> Answered:
+def _answered(item: Item, answer: Answer) -> Answered:
     return Answered(
         id=item.id,
         messages=item.messages,
@@ -177,5 +177,8 @@ def _answered(place: int, item: Item, answer: Answer, metrics: Sequence[Metric])
         finish=answer.finish,
         tokens=answer.tokens,
         seconds=answer.seconds,
-        scores={metric.name: float(metric.per_item[place]) for metric in metrics},
     )
+
+
+def _scored(place: int, item: Answered, metrics: Sequence[Metric]) -> Answered:
+    return replace(item, scores={metric.name: float(metric.per_item[place]) for metric in metrics})

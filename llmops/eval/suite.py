@@ -23,7 +23,8 @@ from llmops.config import Settings
 from llmops.data.section import Origin
 from llmops.data.templates import columns_in
 from llmops.errors import InputError
-from llmops.eval.scorers import Scorer, scorers
+from llmops.eval.scorers.catalog import Scorer
+from llmops.eval.scorers.ours import scorers
 
 
 def _template(text: str) -> str:

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from llmops.errors import InputError
 from llmops.eval.engines.engine import Answer, Engine, Generated
 from llmops.eval.items import Item, suite_digest
+from llmops.eval.measured import Answered
 from llmops.eval.metric import Metric, mean_of
 from llmops.eval.run import evaluate, percentile
-from llmops.eval.scorers import Scorer
+from llmops.eval.scorers.catalog import Scorer
 from llmops.eval.suite import Generation, Suite
 from llmops.events import Listener
 from llmops.records import ModelSource, Report
@@ -169,9 +170,9 @@ def test_a_score_that_is_no_number_stops_the_evaluation(items: list[Item], monke
         def names(self) -> tuple[str, ...]:
             return ("broken",)
 
-        def measure(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[Metric]:
+        def measure(self, items: Sequence[Answered]) -> list[Metric]:
             nan = float("nan")
-            return [mean_of("broken", "v1", [nan for _ in answers])]
+            return [mean_of("broken", "v1", [nan for _ in items])]
 
     monkeypatch.setattr(type(SUITE.scorers[0]), "chosen", Broken())
     with pytest.raises(InputError, match="the score broken is nan"):

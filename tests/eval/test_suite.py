@@ -8,7 +8,10 @@ import pytest
 
 from llmops.config import load
 from llmops.errors import FileFaults
-from llmops.eval.scorers import Bleu, Chrf, ExactMatch, Rouge, scorers
+from llmops.eval.scorers.corpus import Bleu, Chrf
+from llmops.eval.scorers.ours import scorers
+from llmops.eval.scorers.rouge import Rouge
+from llmops.eval.scorers.text import ExactMatch
 from llmops.eval.suite import Suite
 from llmops.explain import keys
 
