@@ -72,7 +72,13 @@ def _pairs(first: str, second: str, suites: list[Path], listener: Any) -> list[t
     workspace = Workspace.current()
     asked = [(suite, items_of(suite)) for suite in (load(path, Suite, what="suite") for path in suites)]
     one, two = (
-        measure(loaded(model, workspace, listener), asked, folder=workspace.folder("reports"), listener=listener)
+        measure(
+            loaded(model, workspace, listener),
+            asked,
+            folder=workspace.folder("reports"),
+            listener=listener,
+            judged=workspace.cache / "judged",
+        )
         for model in (first, second)
     )
     return [(one[suite.name], two[suite.name]) for suite, _ in asked]

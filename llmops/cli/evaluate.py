@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -87,7 +86,11 @@ def evaluate(
     asked = [(suite, items_of(suite)) for suite in (wanted if limit is None else map(_limited(limit), wanted))]
     workspace = Workspace.current()
     folder = out or workspace.folder("reports")
-    key = _key(api_key_env) if api_key_env is not None else None
+    key = None
+    if api_key_env is not None:
+        from llmops.eval.engines.endpoint import key_in
+
+        key = key_in(api_key_env)
     with watching(quiet=as_json) as listener:
         from llmops.lifecycle.measure import loaded, measure, recorded, served
 
@@ -97,9 +100,10 @@ def evaluate(
             subject = served(model, endpoint, workspace, key=key, concurrency=concurrency, keep=not no_cache)
         else:
             subject = loaded(model, workspace, listener, through=engine, keep=not no_cache)
+        judged = None if no_cache else workspace.cache / "judged"
         verdict = None
         if rules is None:
-            found = measure(subject, asked, folder=folder, listener=listener)
+            found = measure(subject, asked, folder=folder, listener=listener, judged=judged)
         else:
             from llmops.eval.verdict import judge
             from llmops.files import write_json
@@ -107,7 +111,7 @@ def evaluate(
             from llmops.registry.verdicts import plain
 
             other = compared_with(rules, subject.source, against, workspace, listener)
-            found = measure(subject, asked, folder=folder, listener=listener)
+            found = measure(subject, asked, folder=folder, listener=listener, judged=judged)
             others = _others(other, asked, folder, workspace, listener, through=engine)
             verdict = judge(rules, found, others, name=str(gate), against=other)
             write_json(folder / f"verdict-{verdict.digest[:12]}.json", plain(verdict))
@@ -131,13 +135,6 @@ def _limited(limit: int) -> Callable[[Suite], Suite]:
     return lambda suite: suite.model_copy(update={"items": suite.items.model_copy(update={"limit": limit})})
 
 
-def _key(variable: str) -> str:
-    key = os.environ.get(variable, "")
-    if not key.strip():
-        raise InputError(f"the variable {variable} is empty or not set", fix=f"put the key there: export {variable}=…")
-    return key.strip()
-
-
 def _others(
     other: str | None,
     asked: Suites,
@@ -157,7 +154,13 @@ def _others(
         return {str(report.suite["name"]): report}
     from llmops.lifecycle.measure import loaded, measure
 
-    return measure(loaded(other, workspace, listener, through=through), asked, folder=folder, listener=listener)
+    return measure(
+        loaded(other, workspace, listener, through=through),
+        asked,
+        folder=folder,
+        listener=listener,
+        judged=workspace.cache / "judged",
+    )
 
 
 def _next(model: str, suites: list[Path], found: dict[str, Measured], *, is_loaded: bool) -> str:

@@ -13,6 +13,7 @@ from llmops.eval.engines.engine import Answer, Engine, Generated
 from llmops.eval.items import Item, suite_digest
 from llmops.eval.measured import ALL, Answered, Measured, content_of
 from llmops.eval.metric import Metric, estimates
+from llmops.eval.scorers.consulting import Consulted, Consulting
 from llmops.eval.suite import Suite
 from llmops.events import Listener, Silent
 from llmops.files import digest_of, write_json
@@ -31,6 +32,7 @@ def evaluate(
     generate: Engine,
     out: Path | None = None,
     listener: Listener | None = None,
+    judged: Path | None = None,
 ) -> Report:
     """Have `model` answer `items` of `suite`, score the answers, and write the report into the folder `out`.
 
@@ -41,20 +43,31 @@ def evaluate(
         items: of the suite, from `items_of`; at least one.
         generate: makes the answers; it is called once.
         out: gets `<suite>-<digest>.json` with every item; None writes nothing.
+        judged: folder in which scorers that ask others keep what those said; None keeps nothing.
 
     Raises:
-        InputError: there are no items, or a score is no number.
+        InputError: there are no items, a score is no number, or a judge gives too few verdicts.
+        EnvironmentFault: a judge does not answer.
     """
     listener = listener or Silent()
     if not items:
         raise InputError(f"the suite {suite.name} has no items", fix="give its source at least one row")
+    for scorer in suite.scorers:
+        if isinstance(scorer.chosen, Consulting):
+            scorer.chosen.check()
     made = generate(items, suite.generation, listener=listener)
     answers = _in_order(items, made.answers)
     answered = [_answered(*pair) for pair in zip(items, answers, strict=True)]
     metrics: list[Metric] = []
+    consulted: dict[str, Consulted] = {}
     for number, scorer in enumerate(suite.scorers):
         listener.advance(f"scores of {suite.name}", number, len(suite.scorers))
-        metrics += scorer.chosen.measure(answered)
+        chosen = scorer.chosen
+        if isinstance(chosen, Consulting):
+            said = consulted[chosen.names()[0]] = chosen.consult(answered, listener=listener, cache=judged)
+            metrics += said.metrics
+        else:
+            metrics += chosen.measure(answered)
     listener.advance(f"scores of {suite.name}", len(suite.scorers), len(suite.scorers))
     _check_numbers(metrics)
     measured = Measured(
@@ -64,7 +77,8 @@ def evaluate(
         engine=made.engine,
         items=tuple(_scored(place, item, metrics) for place, item in enumerate(answered)),
         metrics=tuple(metrics),
-        measures=measures(made),
+        measures=measures(made) | {name: value for said in consulted.values() for name, value in said.measures.items()},
+        judges={name: said.record for name, said in consulted.items()},
     )
     found = estimates(metrics, measured.groups, measured.clusters)
     by_group = {group: _scores(metrics, of_group) for group, of_group in found.items()}
@@ -141,6 +155,8 @@ def _scores(metrics: Sequence[Metric], found: Mapping[str, Estimate]) -> tuple[S
     scores = []
     for metric in metrics:
         estimate = found[metric.name]
+        if math.isnan(estimate.value):
+            continue  # a slice in which no item has a value of its own
         low, high = estimate.interval(CONFIDENCE)
         scores.append(Score(metric.name, estimate.value, metric.signature, _finite(low), _finite(high), metric.better))
     return tuple(scores)

@@ -19,6 +19,7 @@ import numpy as np
 from llmops.errors import InputError, nearest
 from llmops.eval.compare import check_comparable, in_order_of
 from llmops.eval.gates import AnyRule, AtLeast, AtMost, BetterBy, Gate, NoWorseBy
+from llmops.eval.judge.calibration import from_record
 from llmops.eval.measured import ALL, Measured
 from llmops.eval.metric import Groups, differences, estimates
 from llmops.records import Verdict
@@ -38,12 +39,14 @@ class Question:
         bound: what the estimate must be on the right side of.
         above: that side is above the bound.
         estimate: None where the rule compares and there is nothing to compare with.
+        known: what a reader should know of the number, such as how far its judge agrees with people.
     """
 
     rule: str
     bound: float
     above: bool
     estimate: Estimate | None
+    known: str = ""
 
 
 def judge(
@@ -63,8 +66,8 @@ def judge(
         against: that version; None where there is none.
 
     Raises:
-        InputError: a rule asks for a suite, metric or measure that was not measured; or the reports of the two
-            models cannot be compared.
+        InputError: a rule asks for a suite, metric or measure that was not measured, or for a judge's metric whose
+            agreement with people is not known or too small; or the reports of the two models cannot be compared.
     """
     check_gate(gate, {suite: [metric.name for metric in report.metrics] for suite, report in reports.items()})
     questions = [question for rule in gate.rules for question in _questions(rule, reports, others)]
@@ -131,6 +134,7 @@ def _questions(rule: AnyRule, reports: Mapping[str, Measured], others: Mapping[s
         return
     metric = report.metric(str(rule.metric))
     assert metric is not None, "check_gate has looked"
+    known = judge_agreement(rule, report)
     groups: Groups = report.groups if rule.per_slice else {ALL: report.groups[ALL]}
     sign = 1.0 if metric.better == "higher" else -1.0
     if isinstance(rule, AtLeast | AtMost):
@@ -138,21 +142,57 @@ def _questions(rule: AnyRule, reports: Mapping[str, Measured], others: Mapping[s
         bound, above = (rule.at_least, True) if isinstance(rule, AtLeast) else (rule.at_most, False)
         for group in groups:
             words = f"{_where(rule, group)} {'≥' if above else '≤'} {bound:g}"
-            yield Question(words, bound, above, found[group][metric.name])
+            yield Question(words, bound, above, found[group][metric.name], known)
         return
     allowed = -rule.no_worse_by if isinstance(rule, NoWorseBy) else rule.better_by
     what = f"no worse by {rule.no_worse_by:g}" if isinstance(rule, NoWorseBy) else f"better by {rule.better_by:g}"
     other = others.get(rule.suite)
     if other is None:
         for group in groups:
-            yield Question(f"{_where(rule, group)} {what}", sign * allowed, sign > 0, None)
+            yield Question(f"{_where(rule, group)} {what}", sign * allowed, sign > 0, None, known)
         return
     check_comparable(report, other)
     before = in_order_of(report, other).metric(metric.name)
     assert before is not None
     found = differences([before], [metric], groups, report.clusters)
     for group in groups:
-        yield Question(f"{_where(rule, group)} {what}", sign * allowed, sign > 0, found[group][metric.name])
+        yield Question(f"{_where(rule, group)} {what}", sign * allowed, sign > 0, found[group][metric.name], known)
+
+
+def judge_agreement(rule: AnyRule, report: Measured) -> str:
+    """How far the judge behind a rule's metric agrees with people, in words; empty where no judge made it.
+
+    Raises:
+        InputError: that is not known, or less than the rule asks for; or the rule asks it of no judge.
+    """
+    made = report.judges.get(str(rule.metric))
+    if made is None:
+        if rule.judge_agreement_at_least is not None:
+            raise InputError(
+                f"the gate asks how far the judge of {rule.number} agrees with people, and no judge made it",
+                fix="take judge_agreement_at_least out of the rule",
+            )
+        return ""
+    wanted = made["minimum_agreement"] if rule.judge_agreement_at_least is None else rule.judge_agreement_at_least
+    if made["calibration"] is None:
+        raise InputError(
+            f"the gate rests on {rule.number}, and how far its judge {made['model']} agrees with people is not known",
+            fix="rate some answers, run `llmops judge calibrate`, and name its file as the scorer's `calibration`",
+        )
+    found = from_record(made["calibration"], f"the calibration in the report on {rule.suite}")
+    if found.judge_digest != made["digest"]:
+        raise InputError(
+            f"the calibration in the report on {rule.suite} is not of the judge that made it",
+            fix="evaluate the model again with `llmops eval`",
+        )
+    low = found.kappa["low"]
+    if low is None or low < wanted:
+        raise InputError(
+            f"the gate rests on {rule.number}, and its judge {made['model']} agrees too little with people: "
+            f"{found.sentence}, whose low end must reach {wanted:g}",
+            fix="rate more answers, or take a better judge or prompt; llmops judge calibrate says what changed",
+        )
+    return f"judge {made['model']}: {found.sentence}"
 
 
 def _where(rule: AnyRule, group: str) -> str:
@@ -175,6 +215,10 @@ def _of_measure(rule: AnyRule, report: Measured) -> Question:
 def measure_estimate(report: Measured, name: str) -> Estimate:
     """A measure with its uncertainty over items, where it is one of items."""
     items = report.items
+    for metric, made in report.judges.items():
+        part, whole = made["counts"].get(name.removeprefix(f"{metric}_"), (0, 0))
+        if name.startswith(f"{metric}_") and whole:
+            return Proportion(part, whole)
     if name in ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms"):
         share = int(name[len("latency_p") : -len("_ms")]) / 100
         seconds = [item.seconds for item in items if item.seconds is not None]
@@ -214,7 +258,7 @@ def _answer(question: Question, p: float, confidence: float) -> dict[str, Any]:
             "high": None,
             "bound": question.bound,
             "result": "PASS",
-            "note": "nothing to compare with",
+            "note": "; ".join(filter(None, ["nothing to compare with", question.known])),
         }
     low, high = estimate.interval(confidence)
     note = ""
@@ -232,12 +276,13 @@ def _answer(question: Question, p: float, confidence: float) -> dict[str, Any]:
         )
     return {
         "rule": question.rule,
-        "value": estimate.value,
+        # JSON has no NaN: of a slice in which no item has a value, none is known.
+        "value": estimate.value if math.isfinite(estimate.value) else None,
         "low": low if math.isfinite(low) else None,
         "high": high if math.isfinite(high) else None,
         "bound": question.bound,
         "result": result,
-        "note": note,
+        "note": "; ".join(filter(None, [note, question.known])),
     }
 
 

@@ -274,7 +274,7 @@ def _reports(
         for model, on in ((base, None), (tuned, beneath))
     ]
     reports = [
-        summary(measure(one, [pair], folder=folder, listener=listener)[pair[0].name])
+        summary(measure(one, [pair], folder=folder, listener=listener, judged=workspace.cache / "judged")[pair[0].name])
         for pair in suites
         for one in subjects
     ]

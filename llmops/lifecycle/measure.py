@@ -80,11 +80,19 @@ def recorded(name: str, file: Path, *, prompt: str, answer: str) -> Subject:
     return Subject(ModelSource(name, file.parent, None, engine.digest()), engine)
 
 
-def measure(asked: Subject, suites: Suites, *, folder: Path, listener: Listener) -> dict[str, Measured]:
-    """Its reports by the suite's name, their files in `folder`."""
+def measure(
+    asked: Subject, suites: Suites, *, folder: Path, listener: Listener, judged: Path | None = None
+) -> dict[str, Measured]:
+    """Its reports by the suite's name, their files in `folder`.
+
+    Args:
+        judged: folder in which the verdicts of judges are kept; None keeps none.
+    """
     found = {}
     for suite, items in suites:
-        report = evaluate(suite, items, asked.source, generate=asked.engine, out=folder, listener=listener)
+        report = evaluate(
+            suite, items, asked.source, generate=asked.engine, out=folder, listener=listener, judged=judged
+        )
         assert report.file is not None
         found[suite.name] = read(report.file)
     return found

@@ -7,6 +7,7 @@ is where it is served and what the server says of it.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -132,6 +133,14 @@ def endpoint(
     plain = url.rstrip("/").removesuffix("/chat/completions")
     found = Endpoint(plain, model, key, concurrency, patience or Patience())
     return replace(found, said=asyncio.run(_said_by(found)))
+
+
+def key_in(variable: str) -> str:
+    """The key in an environment variable; raises InputError where there is none."""
+    key = os.environ.get(variable, "")
+    if not key.strip():
+        raise InputError(f"the variable {variable} is empty or not set", fix=f"put the key there: export {variable}=…")
+    return key.strip()
 
 
 async def _said_by(endpoint: Endpoint) -> dict[str, str]:

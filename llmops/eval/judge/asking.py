@@ -53,6 +53,30 @@ class Preference:
         return None not in (self.forward, self.backward) and self.forward != self.backward
 
 
+Counts = dict[str, list[int]]
+"""Shares by name, each as its part and its whole."""
+
+
+def counts_of_opinions(said: Sequence[Opinion]) -> Counts:
+    """How many gave no verdict, and how many were asked again."""
+    return {
+        "unparsed_share": [sum(one.verdict is None for one in said), len(said)],
+        "asked_again_share": [sum(len(one.replies) > 1 for one in said), len(said)],
+    }
+
+
+def counts_of_preferences(said: Sequence[Preference]) -> Counts:
+    """The same of pairs; how many the order changed; and of single choices how many took what was shown first."""
+    first = sum((one.forward == "A") + (one.backward == "B") for one in said)
+    chose = sum(choice in ("A", "B") for one in said for choice in (one.forward, one.backward))
+    return {
+        "unparsed_share": [sum(one.choice is None for one in said), len(said)],
+        "asked_again_share": [sum(len(one.replies) > 2 for one in said), len(said)],
+        "inconsistent_share": [sum(one.inconsistent for one in said), len(said)],
+        "first_share": [first, chose],
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Judge:
     """A model with what it is asked.

@@ -30,6 +30,7 @@ class Columns:
     answer: str = "{answer}"
     first: str = "{first}"
     second: str = "{second}"
+    reference: str = ""
     ratings: tuple[str, ...] = ("rating",)
     means: Mapping[str, str] = field(default_factory=dict)
 
@@ -41,6 +42,7 @@ class Rated:
     prompt: str
     texts: tuple[str, ...]
     ratings: tuple[Given, ...]
+    reference: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +87,14 @@ def ratings_of(
 ) -> Ratings:
     """As `ratings_in`, of rows with their line numbers."""
     found: dict[tuple[str, ...], list[Given]] = {}
+    references: dict[tuple[str, ...], str] = {}
     left_out: list[str] = []
     pairwise = isinstance(rubric.scale, Pairwise)
     for line, row in records:
         where = f"{name}:{line}"
         try:
             prompt = fill(columns.prompt, row)
+            reference = fill(columns.reference, row)
             texts = tuple(fill(one, row) for one in (_pair(columns) if pairwise else (columns.answer,)))
         except UnusableCell as problem:
             _check_there(row, str(problem), where)
@@ -106,9 +110,10 @@ def ratings_of(
             found[turned] += [_turned(one) for one in given]
         else:
             found.setdefault((prompt, *texts), []).extend(given)
+            references.setdefault((prompt, *texts), reference)
     if not found:
         raise InputError(f"{name} holds no ratings", fix="give rows with a rating, and say where with --rating COLUMN")
-    rated = tuple(Rated(prompt, tuple(texts), tuple(given)) for (prompt, *texts), given in found.items())
+    rated = tuple(Rated(key[0], key[1:], tuple(given), references[key]) for key, given in found.items())
     return Ratings(rated, tuple(left_out))
 
 
