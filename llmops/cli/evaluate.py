@@ -80,9 +80,10 @@ def evaluate(
     wanted = [load(path, Suite, what="suite") for path in suites]
     rules = None if gate is None else load(gate, Gate, what="gate")
     if rules is not None:
-        from llmops.eval.verdict import check_gate
+        from llmops.eval.verdict import check_gate, check_judges
 
         check_gate(rules, {suite.name: suite.metrics for suite in wanted})
+        check_judges(rules, wanted)
     asked = [(suite, items_of(suite)) for suite in (wanted if limit is None else map(_limited(limit), wanted))]
     workspace = Workspace.current()
     folder = out or workspace.folder("reports")

@@ -183,6 +183,19 @@ class Judge:
         }
         return [found[question] for question in questions]
 
+    def check_parsed(self, counts: Counts, *, at_most: float, listener: Listener) -> None:
+        """Say how many have no verdict; raise InputError where they are more than a share of `at_most`, or all."""
+        without, number = counts["unparsed_share"]
+        if not without:
+            return
+        if without == number or without / number > at_most:
+            raise InputError(
+                f"the judge {self.model} gives no verdict on {without} of {number} items, asked twice; "
+                f"{at_most:.1%} may be left out",
+                fix="ask for the verdict more plainly in its prompt, raise its max_tokens, or take a stronger judge",
+            )
+        listener.say(f"judge {self.model}: {without} of {number} items have no verdict and are left out of the mean")
+
     def _again(self, asked: tuple[Mapping[str, Any], ...], reply: Answer) -> tuple[Mapping[str, Any], ...]:
         # At temperature 0 the same question would get the same reply, so it is told what was missing.
         missing = (

@@ -144,7 +144,7 @@ class JudgeScorer(Consulting):
             opinions = judge.rate(asked, answers, references, listener=listener)
             values = [_value(scale, one) for one in opinions]
             counts, replies = counts_of_opinions(opinions), [one.replies for one in opinions]
-        self._check_parsed(judge, counts["unparsed_share"], listener)
+        judge.check_parsed(counts, at_most=self.unparsed_at_most, listener=listener)
         record = {
             **judge.identity,
             "endpoint": judge.where,
@@ -168,18 +168,6 @@ class JudgeScorer(Consulting):
         statistics = np.stack([np.where(there, each, 0.0), there.astype(np.float64)], axis=1)
         how = "order:swapped|ties:half" if isinstance(judge.prompt.rubric.scale, Pairwise) else "scaled:0-1"
         return Metric(self.name, f"{judge.signature}|{how}", "mean", statistics, each, span=1.0)
-
-    def _check_parsed(self, judge: Judge, unparsed: Sequence[int], listener: Listener) -> None:
-        without, number = unparsed
-        if not without:
-            return
-        if without == number or without / number > self.unparsed_at_most:
-            raise InputError(
-                f"the judge {judge.model} gives no verdict on {without} of {number} items, asked twice; "
-                f"{self.unparsed_at_most:.1%} may be left out",
-                fix="ask for the verdict more plainly in its prompt, raise its max_tokens, or take a stronger judge",
-            )
-        listener.say(f"judge {judge.model}: {without} of {number} items have no verdict and are left out of the mean")
 
 
 def _value(scale: Likert | Attributes, opinion: Opinion) -> float:
