@@ -80,7 +80,8 @@ def evaluate(
     wanted = [load(path, Suite, what="suite") for path in suites]
     rules = None if gate is None else load(gate, Gate, what="gate")
     if rules is not None:
-        from llmops.eval.verdict import check_gate, check_judges
+        from llmops.eval.judge.gated import check_judges
+        from llmops.eval.verdict import check_gate
 
         check_gate(rules, {suite.name: suite.metrics for suite in wanted})
         check_judges(rules, wanted)

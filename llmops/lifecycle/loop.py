@@ -15,6 +15,7 @@ from llmops.data.versions import prepare, rows_of
 from llmops.errors import EnvironmentFault, InputError, Interrupted, LlmopsError
 from llmops.eval.gates import Gate
 from llmops.eval.items import Item, suite_digest
+from llmops.eval.judge.gated import standing
 from llmops.eval.measured import FORMAT, read, summary
 from llmops.eval.suite import Suite
 from llmops.events import Listener
@@ -260,7 +261,7 @@ def _reports(
     """Base and tuned model on every suite; a finished run whose suites did not change is not asked again."""
     folder = finished.folder / "report"
     index = folder / "summary.json"
-    wanted = [suite_digest(suite, items) for suite, items in suites]
+    wanted = [suite_digest(suite, items) + standing(suite) for suite, items in suites]
     if index.is_file():
         known = json.loads(index.read_text())
         files = [folder / name for name in known.get("files", ())]

@@ -9,8 +9,9 @@ from llmops.config import load
 from llmops.data.section import DataSection
 from llmops.eval.gates import Gate
 from llmops.eval.items import Item, items_of, prompts
+from llmops.eval.judge.gated import check_judges
 from llmops.eval.suite import Suite
-from llmops.eval.verdict import check_gate, check_judges
+from llmops.eval.verdict import check_gate
 from llmops.finetune.recipe import Evaluate
 
 

@@ -225,7 +225,7 @@ class _Refused(Exception):
     def explained(self, endpoint: Endpoint) -> InputError:
         fix = "change what it names, or ask another endpoint"
         if self.status in (401, 403):
-            fix = "name the environment variable that holds its key with --api-key-env"
+            fix = "name the environment variable that holds its key: --api-key-env, or `api_key_env` of a judge"
         return InputError(f"{endpoint.url} refuses the request with status {self.status}: {self.said}", fix=fix)
 
 
@@ -272,7 +272,7 @@ async def _tried(
             await asyncio.sleep(min(wait, patience.longest_wait_s))
     raise EnvironmentFault(
         f"the endpoint {endpoint.url} failed {patience.attempts} times in a row: {why}",
-        fix="see that it is up and has the capacity (--concurrency)",
+        fix="see that it is up and has the capacity (--concurrency, or `concurrency` of a judge)",
     )
 
 

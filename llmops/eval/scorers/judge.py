@@ -133,6 +133,8 @@ class JudgeScorer(Consulting):
 
         judge = self.judge(cache)
         calibration = self.calibrated(judge)
+        known = "how far it agrees with people is not known" if calibration is None else calibration.sentence
+        listener.say(f"judge {judge.model}: {known}")
         asked, answers = [item.messages for item in items], [item.answer for item in items]
         references = [item.references[0] for item in items]
         scale = judge.prompt.rubric.scale

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,15 +12,19 @@ import pytest
 
 from llmops.errors import InputError
 from llmops.eval.gates import Gate
+from llmops.eval.items import suite_digest
 from llmops.eval.judge.calibration import Calibration, calibrate
+from llmops.eval.judge.gated import standing
 from llmops.eval.measured import Measured
 from llmops.eval.metric import mean_of
+from llmops.eval.suite import Suite
 from llmops.eval.verdict import judge as decide
 from llmops.eval.verdict import lines
 from llmops.events import Silent
 from llmops.files import digest_of
 from llmops.records import Verdict
 from llmops.stats import wilson
+from tests.conftest import REPOSITORY as ROOT
 from tests.eval.judge.test_calibration import made
 from tests.eval.measurements import measured
 
@@ -94,3 +100,19 @@ def test_a_judges_shares_are_shares_of_items_with_their_uncertainty() -> None:
     verdict = ask(report(None), metric=None, measure="judge_unparsed_share", at_most=0.1, at_least=None)
     (rule,) = verdict.rules
     assert (rule["low"], rule["high"]) == pytest.approx(wilson(2, 100, 0.95))
+
+
+def test_a_calibration_that_comes_later_leaves_the_suite_as_it_was_but_not_its_standing(tmp_path: Path) -> None:
+    rubric, prompt = ROOT / "feedback/rubrics/fluency.yaml", ROOT / "eval/judges/rating.md"
+    judge = {"rubric": str(rubric), "prompt": str(prompt), "endpoint": "http://h/v1", "model": "m"}
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps(calibration().plain()))
+
+    def suite(*scorers: dict[str, Any]) -> Suite:
+        items = {"source": "s.csv", "prompt": "{q}", "references": "{a}"}
+        return Suite.model_validate({"name": "s", "items": items, "scorers": list(scorers)})
+
+    before, after = suite({"judge": judge}), suite({"judge": {**judge, "calibration": str(file)}})
+    assert suite_digest(before, []) == suite_digest(after, [])
+    assert standing(before) != standing(after)
+    assert standing(suite({"bleu": {}})) == ""
