@@ -38,6 +38,15 @@ def mean(sums: Values) -> Values:
     return ratio(1.0, np.nan, sums)
 
 
+def whole(sums: Values) -> Values:
+    """Of the sum over all items of (value / items, 1 / items) that value; undefined over any other number of them.
+
+    For a number that was only ever computed on all items at once. A resample has as many items, which this cannot
+    tell: `Metric.by_item` says what may not be resampled.
+    """
+    return np.where(np.abs(sums[..., 1] - 1) < 1e-9, sums[..., 0], np.nan)
+
+
 def bleu(sums: Values) -> Values:
     """Corpus BLEU from (answer length, reference length, 4 × matched, 4 × possible n-grams), in points.
 
@@ -93,21 +102,44 @@ def perplexity(sums: Values) -> Values:
 
 def macro_f1(sums: Values) -> Values:
     """Mean over classes of F1, from (both, predicted, true) of each; a class nobody has or predicts is left out."""
+    both, predicted, true = _classes(sums)
+    return _over_classes(2 * both, predicted + true, predicted + true)
+
+
+def macro_precision(sums: Values) -> Values:
+    """As `macro_f1`, of precision, which is 0 for a class that is never predicted."""
+    both, predicted, true = _classes(sums)
+    return _over_classes(both, predicted, predicted + true)
+
+
+def macro_recall(sums: Values) -> Values:
+    """As `macro_f1`, of recall, which is 0 for a class that is only predicted."""
+    both, predicted, true = _classes(sums)
+    return _over_classes(both, true, predicted + true)
+
+
+def _classes(sums: Values) -> tuple[Values, Values, Values]:
     classes = sums.reshape(*sums.shape[:-1], -1, 3)
-    below = classes[..., 1] + classes[..., 2]
-    there = below > 0
-    each = np.where(there, 2 * classes[..., 0] / np.where(there, below, 1), 0)
-    number = there.sum(-1)
+    return classes[..., 0], classes[..., 1], classes[..., 2]
+
+
+def _over_classes(above: Values, below: Values, there: Values) -> Values:
+    """Mean of above / below over the classes that are there; undefined without any."""
+    each = ratio(1.0, 0.0, np.stack([above, below], axis=-1))
+    number = (there > 0).sum(-1)
     return np.where(number > 0, each.sum(-1) / np.maximum(number, 1), np.nan)
 
 
 _FORMULAS: dict[str, Callable[..., Values]] = {
     "mean": mean,
     "ratio": ratio,
+    "whole": whole,
     "bleu": bleu,
     "bleu_alone": bleu_alone,
     "chrf": chrf,
     "ter": ter,
     "perplexity": perplexity,
     "macro_f1": macro_f1,
+    "macro_precision": macro_precision,
+    "macro_recall": macro_recall,
 }

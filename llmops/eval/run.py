@@ -156,7 +156,7 @@ def _scores(metrics: Sequence[Metric], found: Mapping[str, Estimate]) -> tuple[S
     for metric in metrics:
         estimate = found[metric.name]
         if math.isnan(estimate.value):
-            continue  # a slice in which no item has a value of its own
+            continue  # not known of this slice
         low, high = estimate.interval(CONFIDENCE)
         scores.append(Score(metric.name, estimate.value, metric.signature, _finite(low), _finite(high), metric.better))
     return tuple(scores)

@@ -134,6 +134,11 @@ def _questions(rule: AnyRule, reports: Mapping[str, Measured], others: Mapping[s
         return
     metric = report.metric(str(rule.metric))
     assert metric is not None, "check_gate has looked"
+    if rule.per_slice and not metric.by_item:
+        raise InputError(
+            f"the gate asks for {metric.name} of every slice, but it is only known of all items together",
+            fix="take `per_slice` out of the rule, or use a metric that has a value for each item",
+        )
     known = judge_agreement(rule, report)
     groups: Groups = report.groups if rule.per_slice else {ALL: report.groups[ALL]}
     sign = 1.0 if metric.better == "higher" else -1.0
