@@ -113,7 +113,7 @@ def corrected_mean(
         judge=float(np.concatenate([f, g]).mean()),
         labelled=len(y),
         unlabelled=len(g),
-        worth=len(y) * plain / variance if variance > 0 else math.inf if plain > 0 else float(len(y)),
+        worth=len(y) * plain / variance if variance > 0 else float(len(y) + len(g)) if plain > 0 else float(len(y)),
         clusters=labelled,
         freedom=_freedom(parts, labelled, len(np.unique(given[1]))),
         span=span,

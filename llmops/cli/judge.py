@@ -65,7 +65,8 @@ def calibrate(
     with watching(quiet=as_json) as listener:
         if rated.left_out:
             listener.say(f"{len(rated.left_out)} rows are left out, such as {rated.left_out[0]}")
-        found = run(scorer.judge(None if no_cache else workspace.cache / "judged"), rated, listener=listener)
+        judge = scorer.judge(None if no_cache else workspace.cache / "judged")
+        found = run(judge, rated, unparsed_at_most=scorer.unparsed_at_most, listener=listener)
     file = out or workspace.folder("calibrations") / f"{found.judge['model']}-{found.digest[:12]}.json".replace(
         "/", "-"
     )
@@ -73,9 +74,13 @@ def calibrate(
     if as_json:
         typer.echo(json.dumps({**found.plain(), "file": str(file)}, indent=2, ensure_ascii=False))
         return
-    _print(found, scorer.minimum_agreement)
+    enough = _print(found, scorer.minimum_agreement)
     typer.echo(f"calibration: {file}")
-    typer.echo(f"next: write `calibration: {file}` into the judge of {suite}, so that a gate may rest on it")
+    typer.echo(
+        f"next: write `calibration: {file}` into the judge of {suite}, so that a gate may rest on it"
+        if enough
+        else f"next: rate more answers, or change the judge's prompt {scorer.prompt}, and calibrate again"
+    )
 
 
 @app.command()
@@ -103,7 +108,9 @@ def correct(
     name = metric or _the_one(list(measured.judges), f"the report {report}")
     rubric = rubric_of(measured, name)
     rated = ratings_in(Origin(source=ratings), rubric, _columns(prompt, answer, first, second, rating, means))
-    found = run(measured, name, rubric, rated)
+    made = measured.metric(name)
+    assert made is not None
+    found = run(measured.items, made.per_item.tolist(), rubric, rated, where=f"in {report}")
     if as_json:
         rows = {"people": found.alone, "corrected": found.estimate}
         plain: dict[str, Any] = {key: _plain(one, confidence) for key, one in rows.items()}
@@ -177,7 +184,16 @@ def _columns(
     )
 
 
-def _print(found: Calibration, wanted: float) -> None:
+_SHARES = {
+    "unparsed_share": "no verdict",
+    "asked_again_share": "asked again",
+    "inconsistent_share": "order changed",  # what it said of a pair
+    "first_share": "first shown",  # wins so many of the single choices; half where the place does not matter
+}
+
+
+def _print(found: Calibration, wanted: float) -> bool:
+    """Show it, and say whether a gate may rest on it."""
     ratings = found.ratings
     typer.echo(
         f"judge {found.judge['model']} by {found.judge['rubric']['name']}@{found.judge['rubric']['version']}: "
@@ -191,7 +207,7 @@ def _print(found: Calibration, wanted: float) -> None:
     typer.echo(f"length bias    {_range(found.length)}")
     for name, (part, whole) in found.counts.items():
         if whole:
-            typer.echo(f"{name.removesuffix('_share').replace('_', ' '):<13}  {part / whole:.1%} of {whole:,}")
+            typer.echo(f"{_SHARES[name]:<13}  {part / whole:.1%} of {whole:,}")
     low = found.kappa["low"]
     enough = low is not None and low >= wanted
     typer.echo(
@@ -199,6 +215,7 @@ def _print(found: Calibration, wanted: float) -> None:
         if enough
         else f"no gate may rest on it: the low end of kappa does not reach {wanted:g}"
     )
+    return enough
 
 
 def _range(numbers: Any) -> str:

@@ -22,6 +22,7 @@ from llmops.eval.gates import AnyRule, AtLeast, AtMost, BetterBy, Gate, NoWorseB
 from llmops.eval.judge.gated import judge_agreement
 from llmops.eval.measured import ALL, Measured
 from llmops.eval.metric import Groups, differences, estimates
+from llmops.prediction_powered import PredictionPowered
 from llmops.records import Verdict
 from llmops.registry.verdicts import sealed
 from llmops.stats import Estimate, Exact, Proportion, Quantile, Resampled, holm, items_to_decide, one_sided_p, resampled
@@ -188,6 +189,8 @@ def measure_estimate(report: Measured, name: str) -> Estimate:
         part, whole = made["counts"].get(name.removeprefix(f"{metric}_"), (0, 0))
         if name.startswith(f"{metric}_") and whole:
             return Proportion(part, whole)
+        if name == f"{metric}_corrected" and "corrected" in made:
+            return PredictionPowered(**made["corrected"])
     if name in ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms"):
         share = int(name[len("latency_p") : -len("_ms")]) / 100
         seconds = [item.seconds for item in items if item.seconds is not None]

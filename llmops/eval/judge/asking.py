@@ -13,7 +13,7 @@ from llmops.errors import EnvironmentFault, InputError
 from llmops.eval.engines.engine import Answer, Engine
 from llmops.eval.items import Item
 from llmops.eval.judge.prompt import JudgePrompt, conversation, verdict_text
-from llmops.eval.judge.reply import Verdict, verdict_in
+from llmops.eval.judge.reply import Judgement, verdict_in
 from llmops.eval.suite import Generation
 from llmops.events import Listener
 from llmops.files import digest_of
@@ -28,7 +28,7 @@ _SWAPPED: Mapping[Any, Choice] = {"A": "B", "B": "A", "TIE": "TIE"}
 class Opinion:
     """What a judge replied to one question; `verdict` is None where two replies held none."""
 
-    verdict: Verdict | None
+    verdict: Judgement | None
     replies: tuple[str, ...]
 
 

@@ -17,7 +17,7 @@ from llmops.agreement import Agreement, Weights, agreement
 from llmops.errors import InputError
 from llmops.eval.judge.asking import Judge, counts_of_opinions, counts_of_preferences
 from llmops.eval.judge.ratings import Given, Rated, Ratings
-from llmops.eval.judge.reply import Verdict
+from llmops.eval.judge.reply import Judgement
 from llmops.events import Listener
 from llmops.files import digest_of
 from llmops.rubric import Attributes, Likert, Pairwise, value_of
@@ -75,19 +75,22 @@ class Calibration:
         return f"kappa {_shown(self.kappa['value'])} ({interval}) with {self.ratings['ratings']:,} human ratings"
 
 
-def calibrate(judge: Judge, ratings: Ratings, *, listener: Listener) -> Calibration:
+def calibrate(judge: Judge, ratings: Ratings, *, unparsed_at_most: float = 0.05, listener: Listener) -> Calibration:
     """Ask the judge about everything that people rated, and say how far it agrees with them.
 
     Each human rating counts as one comparison with the judge: the agreement is with a person, not with the majority of
     several. Things of one prompt are resampled together.
 
+    Args:
+        unparsed_at_most: share of things that may be without a verdict; they count for nothing but in that share.
+
     Raises:
-        InputError: the judge gives no verdict on anything.
+        InputError: the judge gives fewer verdicts, or its prompt shows a reference that the ratings lack.
         EnvironmentFault: it does not answer.
     """
     asked = [({"role": "user", "content": one.prompt},) for one in ratings.rated]
     scale = judge.prompt.rubric.scale
-    verdicts: Sequence[Verdict | None]
+    verdicts: Sequence[Judgement | None]
     if isinstance(scale, Pairwise):
         pairs = judge.prefer(
             asked, [one.texts[0] for one in ratings.rated], [one.texts[1] for one in ratings.rated], listener=listener
@@ -102,12 +105,7 @@ def calibrate(judge: Judge, ratings: Ratings, *, listener: Listener) -> Calibrat
         references = [one.reference for one in ratings.rated]
         opinions = judge.rate(asked, [one.texts[0] for one in ratings.rated], references, listener=listener)
         verdicts, counts = [one.verdict for one in opinions], counts_of_opinions(opinions)
-    unparsed, number = counts["unparsed_share"]
-    if unparsed == number:
-        raise InputError(
-            f"the judge {judge.model} gives no verdict on any of {number} things",
-            fix="ask for the verdict more plainly in its prompt, or take a stronger judge",
-        )
+    judge.check_parsed(counts, at_most=unparsed_at_most, listener=listener)
     clusters = ratings.clusters
     known = [
         (rated, verdict, cluster)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmops.errors import InputError, nearest
 from llmops.eval.judge.prompt import conversation
-from llmops.eval.judge.ratings import Given, Rated, Ratings
+from llmops.eval.judge.ratings import Given, Ratings
 from llmops.eval.measured import Answered, Measured
 from llmops.eval.scorers.judge import WORTH
 from llmops.prediction_powered import PredictionPowered, corrected_mean
@@ -19,15 +19,14 @@ from llmops.rubric import Pairwise, Rubric, load_rubric, value_of
 
 @dataclass(frozen=True, slots=True)
 class Corrected:
-    """The corrected mean of a report's metric, beside the one without the judge.
+    """The corrected mean of a judge's metric, beside the one without the judge.
 
     Attributes:
         alone: of the human ratings alone, without the judge.
-        strange: things people rated that are no answer of this report.
+        strange: things people rated that are none of these answers.
         without: answers without a verdict, which are left out.
     """
 
-    metric: str
     estimate: PredictionPowered
     alone: PredictionPowered
     strange: int
@@ -57,45 +56,49 @@ def rubric_of(report: Measured, metric: str) -> Rubric:
     return rubric
 
 
-def correct(report: Measured, metric: str, rubric: Rubric, ratings: Ratings) -> Corrected:
-    """The mean people would give all answers of a report, of which they rated some, chosen at random.
+def correct(
+    items: Sequence[Answered], judged: Sequence[float], rubric: Rubric, ratings: Ratings, *, where: str
+) -> Corrected:
+    """The mean people would give all these answers, of which they rated some, chosen at random.
 
-    Unbiased however wrong the judge is; the better it follows people, the narrower. Ratings of other answers than
-    this report's say nothing about them and are counted only.
+    Unbiased however wrong the judge is; the better it follows people, the narrower. Ratings of other answers say
+    nothing about these and are counted only.
+
+    Args:
+        judged: `(items,)` the judge's value of each; NaN where it gave no verdict.
+        where: whose answers they are, in words.
 
     Raises:
-        InputError: people rated fewer than two of its answers.
+        InputError: people rated fewer than two of them.
     """
-    made = report.metric(metric)
-    assert made is not None, "rubric_of has looked"
-    known: dict[tuple[str, ...], Rated] = {}
-    for one in ratings.rated:
-        known[(one.prompt, *one.texts)] = one
+    known = {(one.prompt, *one.texts): one for one in ratings.rated}
+    clusters: dict[str, int] = {}
     human: list[tuple[float, float, int]] = []
     alone: list[tuple[float, int]] = []
     used: set[tuple[str, ...]] = set()
     without = 0
-    for item, value, cluster in zip(report.items, made.per_item.tolist(), report.clusters, strict=True):
+    for item, value in zip(items, judged, strict=True):
+        cluster = clusters.setdefault(item.cluster, len(clusters))
+        key = next((key for key in _keys(item, rubric) if key in known), None)
+        if key is not None:
+            used.add(key)
         if math.isnan(value):
             without += 1
-            continue
-        key = next((key for key in _keys(item, rubric) if key in known), None)
-        if key is None:
+        elif key is None:
             alone.append((value, cluster))
-            continue
-        used.add(key)
-        turned = isinstance(rubric.scale, Pairwise) and key[1] != item.answer
-        human.append((_mean(known[key].ratings, rubric, turned=turned), value, cluster))
+        else:
+            turned = isinstance(rubric.scale, Pairwise) and key[1] != item.answer
+            human.append((_mean(known[key].ratings, rubric, turned=turned), value, cluster))
     if len(human) < 2:
         raise InputError(
-            f"people rated {len(human)} of the {len(report.items)} answers in this report, and two are needed",
-            fix="rate answers of this report, chosen at random; prompt and answer must be the very texts",
+            f"people rated {len(human)} of the {len(items)} answers {where}, and two are needed",
+            fix="rate some of these very answers, chosen at random; prompt and answer must be the same texts",
         )
-    said, judged, clusters = (list(one) for one in zip(*human, strict=True))
+    said, theirs, of_rated = (list(one) for one in zip(*human, strict=True))
     values, others = [value for value, _ in alone], [cluster for _, cluster in alone]
-    estimate = corrected_mean(said, judged, values, clusters=clusters, clusters_alone=others, span=1.0)
-    plain = corrected_mean(said, judged, values, clusters=clusters, clusters_alone=others, power=0.0)
-    return Corrected(metric, estimate, plain, len(known.keys() - used), without)
+    estimate = corrected_mean(said, theirs, values, clusters=of_rated, clusters_alone=others, span=1.0)
+    plain = corrected_mean(said, theirs, values, clusters=of_rated, clusters_alone=others, power=0.0)
+    return Corrected(estimate, plain, len(known.keys() - used), without)
 
 
 def _keys(item: Answered, rubric: Rubric) -> list[tuple[str, ...]]:

@@ -11,7 +11,7 @@ from llmops.eval.judge.calibration import Calibration, from_record, read
 from llmops.eval.measured import Measured
 from llmops.eval.scorers.judge import JudgeScorer
 from llmops.eval.suite import Suite
-from llmops.files import digest_of
+from llmops.files import digest_of, file_digest
 
 
 def judge_agreement(rule: Rule, report: Measured) -> str:
@@ -58,13 +58,14 @@ def check_judges(gate: Gate, suites: Sequence[Suite]) -> None:
 
 
 def standing(suite: Suite) -> str:
-    """Stands for the calibrations of a suite's judges as they are now, which a report carries and `suite_digest` leaves
+    """Stands for what people said to a suite's judges as it is now, which a report carries and `suite_digest` leaves
     out: a judge that is calibrated later has measured the same. Empty where the suite has no judge."""
     judges = [one.chosen for one in suite.scorers if isinstance(one.chosen, JudgeScorer)]
     if not judges:
         return ""
-    files = [None if one.calibration is None else read(Path(one.calibration)).digest for one in judges]
-    return digest_of([files, [one.minimum_agreement for one in judges]])
+    files = [file for one in judges for file in (one.calibration, one.ratings)]
+    held = [file_digest(Path(file)) if file is not None and Path(file).is_file() else file for file in files]
+    return digest_of([held, [one.minimum_agreement for one in judges]])
 
 
 def _agrees(rule: Rule, model: str, found: Calibration | None, *, minimum: float) -> str:

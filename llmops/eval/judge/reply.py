@@ -9,14 +9,14 @@ from typing import Any
 
 from llmops.rubric import Attributes, Likert, Pairwise
 
-Verdict = str | int | Mapping[str, str]
+Judgement = str | int | Mapping[str, str]
 """A choice (A, B, TIE), a step, or yes and no by attribute."""
 
 _LINE = re.compile(r"VERDICT:\s*(\S.*)")
 _FENCE = re.compile(r"```(?:json)?\s*(\{.*\})\s*```", re.DOTALL)
 
 
-def verdict_in(reply: str, scale: Pairwise | Likert | Attributes) -> Verdict | None:
+def verdict_in(reply: str, scale: Pairwise | Likert | Attributes) -> Judgement | None:
     """The verdict that a reply gives; None where it gives none, or one that is not on the scale.
 
     Read is the last line, `VERDICT: …`, or a reply that is one JSON object with `verdict` (in a code fence or not).
@@ -31,7 +31,7 @@ def verdict_in(reply: str, scale: Pairwise | Likert | Attributes) -> Verdict | N
     return _on_scale(given["verdict"], scale) if isinstance(given, dict) and "verdict" in given else None
 
 
-def _on_scale(given: Any, scale: Pairwise | Likert | Attributes) -> Verdict | None:
+def _on_scale(given: Any, scale: Pairwise | Likert | Attributes) -> Judgement | None:
     match scale:
         case Pairwise():
             return given if isinstance(given, str) and given in scale.choices else None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, computed_field
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from llmops.eval.judge.prompt import JudgePrompt
     from llmops.eval.measured import Answered
     from llmops.eval.metric import Metric
+    from llmops.prediction_powered import PredictionPowered
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -32,8 +34,10 @@ WORTH = {"A": 1.0, "TIE": 0.5, "B": 0.0}
 
 @scorers.add("judge")
 class JudgeScorer(Consulting):
-    """What a language model says of the answers, from 0 to 1: the mean rating on a rubric's scale, or with a pairwise
-    rubric the share of items where it prefers the answer to the first reference, asked in both orders, ties half."""
+    """Mean (0 to 1) of what a language model says of each answer, on a rubric.
+
+    By itself on a scale, or with a pairwise rubric against the first reference, asked in both orders, ties half.
+    """
 
     rubric: str
     """File of feedback/rubrics/ with the question and the scale. On a scale of k steps, step 1 counts 0 and step k 1;
@@ -60,6 +64,10 @@ class JudgeScorer(Consulting):
     minimum_agreement: Annotated[float, Field(ge=-1, le=1, exclude=True)] = 0.6
     """Cohen's kappa with people that a gate on this metric asks for, unless its rule says another: the low end of the
     calibration's interval must reach it."""
+    ratings: str | None = Field(default=None, exclude=True)
+    """Table of human ratings of some of these very answers, chosen at random (columns prompt, answer or first and
+    second, rating): gives the measure `judge_corrected`, the mean that people would give all of them, on which a gate
+    may rest whatever the judge is worth. Null, or a model whose answers nobody rated, has none."""
     concurrency: PositiveInt = Field(default=16, exclude=True)
     """Requests at the server at one time."""
     attempts: PositiveInt = Field(default=6, exclude=True)
@@ -147,7 +155,7 @@ class JudgeScorer(Consulting):
             values = [_value(scale, one) for one in opinions]
             counts, replies = counts_of_opinions(opinions), [one.replies for one in opinions]
         judge.check_parsed(counts, at_most=self.unparsed_at_most, listener=listener)
-        record = {
+        record: dict[str, Any] = {
             **judge.identity,
             "endpoint": judge.where,
             "digest": judge.digest,
@@ -157,7 +165,32 @@ class JudgeScorer(Consulting):
             "replies": {item.id: list(said) for item, said in zip(items, replies, strict=True)},
         }
         measures = {f"{self.name}_{what}": part / whole for what, (part, whole) in counts.items() if whole}
+        if self.ratings is not None and (corrected := self._corrected(items, values, judge, listener)) is not None:
+            record["corrected"] = asdict(corrected)
+            measures[f"{self.name}_corrected"] = corrected.value
         return Consulted([self._metric(judge, values)], measures, record)
+
+    def _corrected(
+        self, items: Sequence[Answered], values: Sequence[float], judge: Judge, listener: Listener
+    ) -> PredictionPowered | None:
+        """The mean people would give; None where they rated none of these answers."""
+        from llmops.data.section import Origin
+        from llmops.eval.judge.correction import correct
+        from llmops.eval.judge.ratings import Columns, ratings_in
+
+        rubric = judge.prompt.rubric
+        rated = ratings_in(Origin(source=str(self.ratings)), rubric, Columns())
+        try:
+            found = correct(items, values, rubric, rated, where=f"judged as {self.name}")
+        except InputError as none:
+            listener.say(f"judge {judge.model}: no {self.name}_corrected, since {none.problem}")
+            return None
+        low, high = found.estimate.interval(0.95)
+        listener.say(
+            f"judge {judge.model}: {self.name}_corrected {found.estimate.value:.4f} ({low:.4f} to {high:.4f}), "
+            f"by {found.estimate.labelled} answers that people rated"
+        )
+        return found.estimate
 
     def _metric(self, judge: Judge, values: Sequence[float]) -> Metric:
         """The mean over the items with a verdict; those without add nothing, to the sum and to the count."""

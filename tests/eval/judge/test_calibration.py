@@ -143,9 +143,12 @@ def test_attributes_agree_answer_by_answer() -> None:
 def test_what_has_no_verdict_is_counted_and_left_out_and_none_at_all_is_refused() -> None:
     rated = [Rated(f"p{place}", (f"t{place}",), (1 + place % 5,)) for place in range(20)]
     half = judge(lambda text: "VERDICT: 3" if int(answer_in(text)[1:]) % 2 else "Well.")
-    assert calibrate(half, of(*rated), listener=Silent()).counts["unparsed_share"] == [10, 20]
-    with pytest.raises(InputError, match="no verdict on any of 20 things"):
-        calibrate(judge(lambda text: "Well."), of(*rated), listener=Silent())
+    found = calibrate(half, of(*rated), unparsed_at_most=0.5, listener=Silent())
+    assert found.counts["unparsed_share"] == [10, 20]
+    with pytest.raises(InputError, match="no verdict on 10 of 20 items"):
+        calibrate(half, of(*rated), listener=Silent())
+    with pytest.raises(InputError, match="no verdict on 20 of 20 items"):
+        calibrate(judge(lambda text: "Well."), of(*rated), unparsed_at_most=1.0, listener=Silent())
 
 
 def test_a_prompt_with_a_reference_needs_one_for_every_rated_answer() -> None:

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from llmops.errors import InputError
-from llmops.eval.judge.correction import correct, rubric_of
+from llmops.eval.judge.correction import Corrected, correct, rubric_of
 from llmops.eval.judge.ratings import Rated, Ratings
 from llmops.eval.measured import Measured
 from llmops.eval.metric import mean_of
 from llmops.prediction_powered import corrected_mean
-from llmops.rubric import load_rubric
+from llmops.rubric import Rubric, load_rubric
 from tests.eval.judge.rubrics import LIKERT, PAIRWISE
 from tests.eval.measurements import measured
 
@@ -26,8 +26,11 @@ JUDGE = np.clip(TRUTH + DRAW.integers(0, 3, NUMBER), 1, 5)  # kinder than people
 
 
 def report(values: Any = (JUDGE - 1) / 4) -> Measured:
-    made = measured([mean_of("judge", "v1", np.asarray(values).tolist(), span=1.0)])
-    return replace(made, judges={"judge": {"model": "j"}})
+    return measured([mean_of("judge", "v1", np.asarray(values).tolist(), span=1.0)])
+
+
+def ask(found: Measured, rubric: Rubric, *ratings: Rated) -> Corrected:
+    return correct(found.items, found.metrics[0].per_item.tolist(), rubric, Ratings(ratings, ()), where="here")
 
 
 def rated(place: int, answer: str = "answer of m") -> Rated:
@@ -35,7 +38,7 @@ def rated(place: int, answer: str = "answer of m") -> Rated:
 
 
 def test_it_is_the_prediction_powered_mean_of_the_items_that_people_rated_and_of_the_rest() -> None:
-    found = correct(report(), "judge", LIKERT, Ratings(tuple(rated(place) for place in range(50)), ()))
+    found = ask(report(), LIKERT, *(rated(place) for place in range(50)))
     people, judge = (TRUTH - 1) / 4, (JUDGE - 1) / 4
     assert found.estimate == corrected_mean(people[:50], judge[:50], judge[50:], span=1.0)
     assert found.alone.value == people[:50].mean()
@@ -48,23 +51,23 @@ def test_it_is_the_prediction_powered_mean_of_the_items_that_people_rated_and_of
 def test_ratings_of_other_answers_and_answers_without_a_verdict_count_for_nothing() -> None:
     values = (JUDGE - 1) / 4.0
     values[7] = np.nan
-    other = Ratings((*(rated(place) for place in range(50)), rated(60, "of another model")), ())
-    found = correct(report(values), "judge", LIKERT, other)
-    assert (found.strange, found.without, found.estimate.labelled, found.estimate.unlabelled) == (1 + 1, 1, 49, 150)
+    other = rated(60, "of another model")
+    found = ask(report(values), LIKERT, *(rated(place) for place in range(50)), other)
+    assert (found.strange, found.without, found.estimate.labelled, found.estimate.unlabelled) == (1, 1, 49, 150)
 
 
 def test_a_pair_may_be_rated_either_way_round() -> None:
     pairs = [("answer of m", "good"), ("good", "answer of m")]
     ratings = tuple(Rated(f"question {place:06}", pairs[place % 2], ("A",)) for place in range(10))
-    found = correct(report(), "judge", PAIRWISE, Ratings(ratings, ()))
+    found = ask(report(), PAIRWISE, *ratings)
     assert found.alone.value == 0.5  # the first place wins: five for the answer, five for the reference
-    only = correct(report(), "judge", PAIRWISE, Ratings(ratings[::2], ()))
+    only = ask(report(), PAIRWISE, *ratings[::2])
     assert only.alone.value == 1.0
 
 
 def test_too_few_ratings_of_this_report_are_refused() -> None:
     with pytest.raises(InputError, match="people rated 1 of the 200 answers"):
-        correct(report(), "judge", LIKERT, Ratings((rated(0), rated(1, "x")), ()))
+        ask(report(), LIKERT, rated(0), rated(1, "x"))
 
 
 def test_the_rubric_must_be_the_one_it_was_judged_by(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmops.eval.judge.reply import Verdict, verdict_in
+from llmops.eval.judge.reply import Judgement, verdict_in
 from llmops.rubric import Rubric
 from tests.eval.judge.rubrics import ATTRIBUTES, FORCED, LIKERT, PAIRWISE
 
@@ -27,7 +27,7 @@ BOTH = {"right": "yes", "rude": "no"}
         ('{"verdict": {"rude": "no", "right": "yes"}}', ATTRIBUTES, BOTH),
     ],
 )
-def test_what_is_a_verdict(reply: str, rubric: Rubric, verdict: Verdict) -> None:
+def test_what_is_a_verdict(reply: str, rubric: Rubric, verdict: Judgement) -> None:
     assert verdict_in(reply, rubric.scale) == verdict
 
 

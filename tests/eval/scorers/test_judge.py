@@ -13,18 +13,24 @@ import pytest
 from llmops.errors import EnvironmentFault, InputError
 from llmops.eval.compare import compare
 from llmops.eval.engines.engine import Answer, Generated
+from llmops.eval.gates import Gate
 from llmops.eval.items import Item
-from llmops.eval.measured import Measured, read
+from llmops.eval.measured import Answered, Measured, read
 from llmops.eval.run import evaluate
 from llmops.eval.suite import Generation, Suite
+from llmops.eval.verdict import judge as decide
 from llmops.events import Listener
+from llmops.prediction_powered import corrected_mean
 from llmops.records import ModelSource
 from tests.eval.chat_server import Reply, Served, chat, serving
 from tests.eval.conftest import item_of
 
 LIKERT = "scale: {kind: likert, labels: [bad, poor, so-so, good, best]}"
 PAIRWISE = "scale: {kind: pairwise}"
-ITEMS = [item_of(f"q{place}", "r" * (place + 1), half="a" if place < 10 else "b") for place in range(20)]
+ITEMS = [
+    replace(item_of(f"q{place}", "r" * (place + 1), half="a" if place < 10 else "b"), cluster=f"c{place}")
+    for place in range(20)
+]
 
 
 @pytest.fixture
@@ -263,3 +269,32 @@ def test_how_fast_it_is_asked_changes_nothing_that_is_measured(suite: Callable[.
     with serving(steps) as served:
         one, other = (run(suite(served, concurrency=number), tmp_path) for number in (1, 4))
     assert one.digest == other.digest
+
+
+def test_people_who_rated_some_of_the_answers_correct_the_mean_in_the_report(
+    suite: Callable[..., Suite], tmp_path: Path
+) -> None:
+    # The judge says 1 to 5 evenly; people, of half of the answers, one less where they can: 0, 0, 1, 2, 3 of 4.
+    table = tmp_path / "ratings.jsonl"
+    rows = [{"prompt": f"q{n}", "answer": f"to q{n}", "rating": max(1, n % 5)} for n in range(10)]
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with serving(steps) as served:
+        judged = suite(served, ratings=str(table))
+        report = run(judged, tmp_path, lambda item: f"to {item.prompt}")
+        unrated = run(judged, tmp_path, lambda item: "another answer")
+    people, judge = [max(0, n % 5 - 1) / 4 for n in range(10)], [n % 5 / 4 for n in range(20)]
+    expected = corrected_mean(people, judge[:10], judge[10:], span=1.0)
+    assert report.measures["judge_corrected"] == pytest.approx(expected.value)
+    gate = Gate.model_validate({"rules": [{"suite": "s", "measure": "judge_corrected", "at_least": 0.1}]})
+    (rule,) = decide(gate, {"s": report}, {}, name="g", against=None).rules
+    assert (rule["low"], rule["high"]) == pytest.approx(expected.interval(0.95))
+    assert "judge_corrected" not in unrated.measures
+    with pytest.raises(InputError, match="judge_corrected, which the report on s does not hold"):
+        decide(gate, {"s": unrated}, {}, name="g", against=None)
+
+
+def test_it_measures_like_any_other_scorer(suite: Callable[..., Suite]) -> None:
+    items = [Answered(one.id, one.messages, one.references, {}, one.cluster, "x") for one in ITEMS]
+    with serving(steps) as served:
+        (metric,) = suite(served).scorers[0].chosen.measure(items)
+    assert metric.value() == pytest.approx(0.5)
