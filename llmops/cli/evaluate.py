@@ -52,6 +52,10 @@ def evaluate(
         str | None,
         typer.Option(help="Model or report the gate compares with instead of the version it names; or `none`."),
     ] = None,
+    trained: Annotated[
+        str | None,
+        typer.Option(help="What training left, where MODEL is merged or quantized: for `served_equals`."),
+    ] = None,
     junit: Annotated[Path | None, typer.Option(help="Write the verdict there as JUnit XML.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write scores and verdict there as Markdown.")] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Ask everything anew, and keep no answers.")] = False,
@@ -71,7 +75,7 @@ def evaluate(
     from llmops.eval.suite import Suite
     from llmops.workspace import Workspace
 
-    if gate is None and (against or junit):
+    if gate is None and (against or junit or trained):
         raise InputError("there is no gate to judge by", fix="name one with --gate eval/gates/….yaml")
     if api_key_env is not None and endpoint is None:
         raise InputError("--api-key-env is for an --endpoint, and there is none", fix="give both, or none")
@@ -81,10 +85,12 @@ def evaluate(
     rules = None if gate is None else load(gate, Gate, what="gate")
     if rules is not None:
         from llmops.eval.judge.gated import check_judges
-        from llmops.eval.verdict import check_gate
+        from llmops.eval.verdict import check_gate, check_without_model
 
         check_gate(rules, {suite.name: suite.metrics for suite in wanted})
         check_judges(rules, wanted)
+        if answers is not None or endpoint is not None:
+            check_without_model(rules)
     asked = [(suite, items_of(suite)) for suite in (wanted if limit is None else map(_limited(limit), wanted))]
     workspace = Workspace.current()
     folder = out or workspace.folder("reports")
@@ -102,20 +108,23 @@ def evaluate(
             subject = served(model, endpoint, workspace, key=key, concurrency=concurrency, keep=not no_cache)
         else:
             subject = loaded(model, workspace, listener, through=engine, keep=not no_cache)
-        judged = None if no_cache else workspace.cache / "judged"
+        said = None if no_cache else workspace.cache / "judged"
         verdict = None
         if rules is None:
-            found = measure(subject, asked, folder=folder, listener=listener, judged=judged)
+            found = measure(subject, asked, folder=folder, listener=listener, judged=said)
         else:
-            from llmops.eval.verdict import judge
             from llmops.files import write_json
-            from llmops.lifecycle.gate import compared_with, kept
+            from llmops.lifecycle.gate import Judged, compared_with, kept, verdict_on
             from llmops.registry.verdicts import plain
 
             other = compared_with(rules, subject.source, against, workspace, listener)
-            found = measure(subject, asked, folder=folder, listener=listener, judged=judged)
+            found = measure(subject, asked, folder=folder, listener=listener, judged=said)
             others = _others(other, asked, folder, workspace, listener, through=engine)
-            verdict = judge(rules, found, others, name=str(gate), against=other)
+            source = subject.source
+            judged = Judged(None, source, loaded(trained, workspace, listener).source if trained else source, asked)
+            verdict = verdict_on(
+                rules, judged, found, others, named=str(gate), against=other, workspace=workspace, listener=listener
+            )
             write_json(folder / f"verdict-{verdict.digest[:12]}.json", plain(verdict))
             # What was answered elsewhere, in part, or compared with something else is no ground for a promotion.
             whole = limit is None and answers is None and endpoint is None and against is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from llmops.data.dedup import grams, words
@@ -57,25 +57,41 @@ class Contamination:
 
     def __init__(self, held_out: Mapping[str, Sequence[str]]) -> None:
         self._prompts: dict[str, str] = {}
-        self._grams: dict[int, str] = {}
+        self._grams: dict[int, list[str]] = {}
         for suite, items in held_out.items():
-            distinct = dict.fromkeys(one_line(item).casefold() for item in items)
+            distinct = dict.fromkeys(_plain(item) for item in items)
             distinct.pop("", None)
             self._prompts |= dict.fromkeys(distinct, suite)
-            counts: Counter[int] = Counter()
+            holders: dict[int, list[str]] = {}
             for item in distinct:
-                counts.update(grams(words(item), GRAM))
+                for gram in grams(words(item), GRAM):
+                    holders.setdefault(gram, []).append(item)
             common = max(1, min(_COMMON, len(distinct) // 20))
-            self._grams |= {gram: suite for gram, count in counts.items() if count <= common}
+            self._grams |= {gram: those for gram, those in holders.items() if len(those) <= common}
 
     def why(self, row: Row) -> str | None:
         """What the row shares with which suite; None for a clean row."""
         for prompt in prompts(row):
-            suite = self._prompts.get(one_line(prompt).casefold())
+            suite = self._prompts.get(_plain(prompt))
             if suite is not None:
                 return f"its prompt is an item of the suite {suite}"
         for place, text in texts(row):
             shared = grams(words(text), GRAM) & self._grams.keys()
             if shared:
-                return f"the {place} shares {GRAM} words in a row with an item of the suite {self._grams[min(shared)]}"
+                suite = self._prompts[self._grams[min(shared)][0]]
+                return f"the {place} shares {GRAM} words in a row with an item of the suite {suite}"
         return None
+
+    def share_found(self, rows: Iterable[Row]) -> float:
+        """Share (0 to 1) of the suites' prompts that any of `rows` holds, whole or 13 words of it."""
+        found: set[str] = set()
+        for row in rows:
+            found |= {prompt for one in prompts(row) if (prompt := _plain(one)) in self._prompts}
+            for _, text in texts(row):
+                for gram in grams(words(text), GRAM) & self._grams.keys():
+                    found.update(self._grams[gram])
+        return len(found) / max(1, len(self._prompts))
+
+
+def _plain(prompt: str) -> str:
+    return one_line(prompt).casefold()

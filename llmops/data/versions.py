@@ -115,6 +115,11 @@ def load_version(folder: Path) -> DatasetVersion:
     )
 
 
+def version_folder(objects: Path, digest: str) -> Path:
+    """Where `prepare` puts the version with this digest."""
+    return objects / f"dataset-{digest[:16]}"
+
+
 def rows_of(version: DatasetVersion, split: Split) -> Iterator[Row]:
     """The rows of one split, in their order."""
     with (version.folder / f"{split}.jsonl").open("rb") as file:
@@ -196,7 +201,7 @@ def _kept(version: DatasetVersion, key: str, work: Path, objects: Path, cache: P
     written |= {"findings": [asdict(found) for found in version.findings]}
     names = [f"{name}.jsonl" for name in FILES]
     write_json(work / "version.json", written | {"bytes": {name: (work / name).stat().st_size for name in names}})
-    folder = objects / f"dataset-{version.digest[:16]}"
+    folder = version_folder(objects, version.digest)
     sync_tree(work)
     try:
         put_in_place(work, folder)
@@ -212,7 +217,7 @@ def _remembered(cache: Path, objects: Path, key: str) -> DatasetVersion | None:
     memory = cache / "datasets" / f"{key}.json"
     if not memory.is_file():
         return None
-    folder = objects / f"dataset-{json.loads(memory.read_bytes())['digest'][:16]}"
+    folder = version_folder(objects, json.loads(memory.read_bytes())["digest"])
     try:
         version = load_version(folder)
     except InputError:

@@ -21,11 +21,16 @@ from llmops.errors import nearest
 from llmops.records import ALIASES
 
 
-class Rule(Settings):
-    """What every rule says: on which suite, and on which number of its report."""
+class OfSuite(Settings):
+    """What every rule says: on which suite."""
 
     suite: Annotated[str, Field(min_length=1)]
     """Name of the suite (its `name`, not its file)."""
+
+
+class Rule(OfSuite):
+    """A rule on a number of the suite's report."""
+
     metric: str | None = None
     """A scorer's metric, such as bleu or rougeL; give this or `measure`."""
     measure: str | None = None
@@ -80,7 +85,43 @@ class BetterBy(Rule):
     """Gain that must be passed, in the metric's own points; 0 asks that it is better at all."""
 
 
-_KINDS = ("at_least", "at_most", "no_worse_by", "better_by")
+class Distance(Settings):
+    """How far what is served may be from what was trained, along the model's own answers; give one or both."""
+
+    kl: PositiveFloat | None = None
+    """Largest KL divergence of the next token's distribution that passes, in nats a token."""
+    flips: Annotated[PositiveFloat, Field(lt=1)] | None = None
+    """Largest share (0 to 1) of tokens that passes where another token became the likeliest."""
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.bounds:
+            raise ValueError("give `kl`, `flips` or both")
+        return self
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """The bounds that were given, by what they bound."""
+        given = {"kl": self.kl, "flips": self.flips}
+        return {number: bound for number, bound in given.items() if bound is not None}
+
+
+class ServedEquals(OfSuite):
+    """What vLLM serves must surely be what was trained: merged, adapter or quantized is measured, not assumed."""
+
+    served_equals: Distance
+    """Bounds on the distance of the two, read along the answers to the suite."""
+
+
+class ContaminatedAtMost(OfSuite):
+    """The model's training data must hardly hold the suite's items."""
+
+    contaminated_at_most: Annotated[NonNegativeFloat, Field(lt=1)]
+    """Largest share (0 to 1) of the suite's prompts that passes of which a training row has the whole prompt or 13
+    words in a row; rows the data's checks dropped were not trained on and do not count."""
+
+
+_KINDS = ("at_least", "at_most", "no_worse_by", "better_by", "served_equals", "contaminated_at_most")
 
 
 def _kind(value: Any) -> str | None:
@@ -95,11 +136,13 @@ AnyRule = Annotated[
     Annotated[AtLeast, Tag("<at_least>")]
     | Annotated[AtMost, Tag("<at_most>")]
     | Annotated[NoWorseBy, Tag("<no_worse_by>")]
-    | Annotated[BetterBy, Tag("<better_by>")],
+    | Annotated[BetterBy, Tag("<better_by>")]
+    | Annotated[ServedEquals, Tag("<served_equals>")]
+    | Annotated[ContaminatedAtMost, Tag("<contaminated_at_most>")],
     Discriminator(
         _kind,
         custom_error_type="no_bound",
-        custom_error_message="a rule needs one of at_least, at_most, no_worse_by, better_by",
+        custom_error_message=f"a rule needs one of {', '.join(_KINDS)}",
     ),
 ]
 

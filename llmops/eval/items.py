@@ -80,6 +80,7 @@ def _grouped(source: ItemSource, read: Read | None) -> list[Item]:
         from llmops.data.sources import read as read_source
 
         read = read_source
+    shown = _examples(source, read)
     found: dict[str, Item] = {}
     for line, columns in read(source):
         where = f"{source.source}:{line}"
@@ -87,13 +88,41 @@ def _grouped(source: ItemSource, read: Read | None) -> list[Item]:
             items = [_item(source, row, columns) for row in _rows(source, line, columns)]
         except UnusableCell as problem:
             raise _unusable(where, str(problem), columns) from problem
-        for item in items:
+        for item in (_shown_before(item, shown) for item in items):
             first = found.setdefault(item.id, item)
             if first is not item:
                 found[item.id] = _joined(first, item, where)
     if not found:
         raise InputError(f"{source.source} has no rows, so there is nothing to measure", fix="give a source with items")
     return list(found.values())
+
+
+def _examples(source: ItemSource, read: Read) -> list[Item]:
+    """Solved items to be shown, by their digests, and one to spare; none where the source asks for none."""
+    if source.few_shot is None:
+        return []
+    origin = source.few_shot.model_dump(exclude={"count"}) | {"few_shot": None, "slices": {}, "cluster": None}
+    found = sorted(_grouped(source.model_copy(update=origin), read), key=lambda item: item.id)
+    if len(found) < source.few_shot.count:
+        raise InputError(
+            f"{source.few_shot.source} has {len(found)} examples, {source.few_shot.count} are to be shown",
+            fix="lower few_shot.count, or name a larger source",
+        )
+    return found[: source.few_shot.count + 1]
+
+
+def _shown_before(item: Item, shown: Sequence[Item]) -> Item:
+    """The item with the examples as earlier turns, after its system turn; the spare one stands in for itself."""
+    if not shown:
+        return item
+    others = [one for one in shown if one.prompt != item.prompt][: max(1, len(shown) - 1)]
+    turns: list[Message] = []
+    for one in others:
+        turns += [turn for turn in one.messages if turn["role"] != "system"]
+        turns.append({"role": "assistant", "content": one.references[0]})
+    begin = next((place for place, turn in enumerate(item.messages) if turn["role"] != "system"), 0)
+    messages = (*item.messages[:begin], *turns, *item.messages[begin:])
+    return replace(item, id=digest_of(list(messages)), messages=messages)
 
 
 def _rows(source: ItemSource, line: int, columns: Mapping[str, Any]) -> Iterator[Row]:

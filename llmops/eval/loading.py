@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from llmops.data.chat import render, template_digest
+from llmops.data.chat import encode_prompt, encode_text, render, template_digest
 from llmops.errors import EnvironmentFault, InputError
 from llmops.eval.items import Item
 
@@ -114,6 +114,24 @@ def checked_template(folder: Path, tokenizer: Any) -> str:
             fix="put the tokenizer files of its run back, or train it again with this template",
         )
     return found
+
+
+def asked_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]], prompt: Literal["chat", "plain"]) -> list[int]:
+    """What a model is given to answer or go on with; exactly one BOS where the tokenizer has one."""
+    if prompt == "chat":
+        return encode_prompt(tokenizer, [dict(turn) for turn in messages])
+    return encode_text(tokenizer, plain_text(messages))
+
+
+def plain_text(messages: Sequence[Mapping[str, Any]]) -> str:
+    """Turns as bare text: an answer follows its prompt after a space, and an empty line follows each answer."""
+    text = ""
+    for turn in messages:
+        if turn["role"] == "assistant":
+            text += f" {turn['content']}\n\n"
+        else:
+            text += ("\n\n" if text and not text.endswith("\n\n") else "") + str(turn["content"])
+    return text
 
 
 def end_tokens(model: Any, tokenizer: Any) -> set[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -14,6 +14,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveInt,
     Tag,
+    ValidationInfo,
     create_model,
     field_validator,
     model_validator,
@@ -46,8 +47,18 @@ Templates = Annotated[
 ]
 
 
+class FewShot(Origin):
+    """Solved examples that are shown before each item: rows of another source or split, under the same templates."""
+
+    count: PositiveInt = 5
+    """How many; chosen by hash, the same ones for every item. An item is never among its own examples."""
+
+
 class ItemSource(Origin):
     """What both kinds of items share."""
+
+    few_shot: FewShot | None = None
+    """Solved examples shown before each item as earlier turns; null shows none."""
 
     slices: dict[Annotated[str, Field(pattern=r"^\w[\w-]*$")], str] = Field(default_factory=dict)
     """Breakdowns by name: a column, or a pattern with one group that is searched in the prompt.
@@ -57,6 +68,13 @@ class ItemSource(Origin):
     resampled together, which widens the intervals. Null takes items with one prompt together."""
     limit: PositiveInt | None = None
     """Measure only so many items, chosen by hash: the same ones whatever the order of the file; null takes all."""
+
+    @field_validator("few_shot")
+    @classmethod
+    def _not_the_items(cls, shown: FewShot | None, others: ValidationInfo) -> FewShot | None:
+        if shown is not None and (shown.source, shown.split) == (others.data.get("source"), others.data.get("split")):
+            raise ValueError("the examples are the items themselves, whose answers would be shown; name another split")
+        return shown
 
     @field_validator("slices")
     @classmethod
@@ -107,6 +125,10 @@ Items = Annotated[
 
 class Generation(Settings):
     """How answers are made. Nothing else is taken from the model's own generation settings."""
+
+    prompt: Literal["chat", "plain"] = "chat"
+    """`chat` asks through the model's chat template; `plain` gives the bare text to go on with, for models that were
+    never taught to chat: examples are then prompt, space and answer, an empty line after each."""
 
     max_tokens: PositiveInt = 256
     """Longest answer in tokens; one that is cut there is counted as truncated."""

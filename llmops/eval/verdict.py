@@ -18,10 +18,21 @@ import numpy as np
 
 from llmops.errors import InputError, nearest
 from llmops.eval.compare import check_comparable, in_order_of
-from llmops.eval.gates import AnyRule, AtLeast, AtMost, BetterBy, Gate, NoWorseBy
+from llmops.eval.gates import (
+    AnyRule,
+    AtLeast,
+    AtMost,
+    BetterBy,
+    ContaminatedAtMost,
+    Gate,
+    NoWorseBy,
+    Rule,
+    ServedEquals,
+)
 from llmops.eval.judge.gated import judge_agreement
 from llmops.eval.measured import ALL, Measured
 from llmops.eval.metric import Groups, differences, estimates
+from llmops.eval.parity import Parity
 from llmops.prediction_powered import PredictionPowered
 from llmops.records import Verdict
 from llmops.registry.verdicts import sealed
@@ -57,6 +68,8 @@ def judge(
     *,
     name: str,
     against: str | None,
+    parities: Mapping[str, Parity] | None = None,
+    contaminated: Mapping[str, float] | None = None,
 ) -> Verdict:
     """The verdict of `gate` on the model of `reports`.
 
@@ -65,13 +78,17 @@ def judge(
         others: those of the version it is compared with; empty where there is none yet.
         name: of the gate, as people know it.
         against: that version; None where there is none.
+        parities: what is served against what was trained, by the suite's name, where a rule asks for it.
+        contaminated: share of each suite's prompts that the model was trained on, by the suite's name, likewise.
 
     Raises:
         InputError: a rule asks for a suite, metric or measure that was not measured, or for a judge's metric whose
             agreement with people is not known or too small; or the reports of the two models cannot be compared.
     """
     check_gate(gate, {suite: [metric.name for metric in report.metrics] for suite, report in reports.items()})
-    questions = [question for rule in gate.rules for question in _questions(rule, reports, others)]
+    parities = parities or {}
+    evidence = _Evidence(reports, others, parities, contaminated or {})
+    questions = [question for rule in gate.rules for question in _questions(rule, evidence)]
     # Where the value lies on the right side there is nothing that could fail.
     ps = holm([_p_of_failure(question) for question in questions])
     rules = [_answer(question, p, gate.confidence) for question, p in zip(questions, ps, strict=True)]
@@ -90,7 +107,10 @@ def judge(
             "confidence": gate.confidence,
             "rules": rules,
             "reports": [
-                by_suite[suite].digest for suite in asked for by_suite in (reports, others) if suite in by_suite
+                by_suite[suite].digest
+                for suite in asked
+                for by_suite in (reports, others, parities)
+                if suite in by_suite
             ],
             "code_version": version("llmops"),
         }
@@ -112,6 +132,8 @@ def check_gate(gate: Gate, metrics: Mapping[str, Collection[str]]) -> None:
                 f"the gate asks for the suite {rule.suite}, which was not measured{nearest(rule.suite, metrics)}",
                 fix=f"measure it too, or take the rule out; measured: {', '.join(metrics) or 'nothing'}",
             )
+        if not isinstance(rule, Rule):
+            continue
         known = metrics[rule.suite]
         if rule.metric is not None and rule.metric not in known:
             raise InputError(
@@ -125,11 +147,41 @@ def check_gate(gate: Gate, metrics: Mapping[str, Collection[str]]) -> None:
             )
 
 
+def check_without_model(gate: Gate) -> None:
+    """Raises InputError where a rule looks into the model, which stands elsewhere."""
+    for rule in gate.rules:
+        if isinstance(rule, ServedEquals | ContaminatedAtMost):
+            key = "served_equals" if isinstance(rule, ServedEquals) else "contaminated_at_most"
+            raise InputError(
+                f"the gate's rule {key} looks into the model, and only its answers are here",
+                fix="judge the model itself, without --answers and --endpoint, or take the rule out",
+            )
+
+
 # Questions
 
 
-def _questions(rule: AnyRule, reports: Mapping[str, Measured], others: Mapping[str, Measured]) -> Iterator[Question]:
-    report = reports[rule.suite]
+@dataclass(frozen=True, slots=True)
+class _Evidence:
+    """All that rules ask of, by the suite's name."""
+
+    reports: Mapping[str, Measured]
+    others: Mapping[str, Measured]
+    parities: Mapping[str, Parity]
+    contaminated: Mapping[str, float]
+
+
+def _questions(rule: AnyRule, evidence: _Evidence) -> Iterator[Question]:
+    if isinstance(rule, ServedEquals):
+        for number, bound in rule.served_equals.bounds.items():
+            words = f"{rule.suite} served equals trained: {number} ≤ {bound:g}"
+            yield Question(words, bound, False, evidence.parities[rule.suite].estimate(number))
+        return
+    if isinstance(rule, ContaminatedAtMost):
+        share, bound = evidence.contaminated[rule.suite], rule.contaminated_at_most
+        yield Question(f"{rule.suite} contaminated ≤ {bound:g}", bound, False, Exact(share))
+        return
+    report = evidence.reports[rule.suite]
     if rule.measure is not None:
         yield _of_measure(rule, report)
         return
@@ -152,7 +204,7 @@ def _questions(rule: AnyRule, reports: Mapping[str, Measured], others: Mapping[s
         return
     allowed = -rule.no_worse_by if isinstance(rule, NoWorseBy) else rule.better_by
     what = f"no worse by {rule.no_worse_by:g}" if isinstance(rule, NoWorseBy) else f"better by {rule.better_by:g}"
-    other = others.get(rule.suite)
+    other = evidence.others.get(rule.suite)
     if other is None:
         for group in groups:
             yield Question(f"{_where(rule, group)} {what}", sign * allowed, sign > 0, None, known)
@@ -165,11 +217,11 @@ def _questions(rule: AnyRule, reports: Mapping[str, Measured], others: Mapping[s
         yield Question(f"{_where(rule, group)} {what}", sign * allowed, sign > 0, found[group][metric.name], known)
 
 
-def _where(rule: AnyRule, group: str) -> str:
+def _where(rule: Rule, group: str) -> str:
     return rule.number + (f" [{group}]" if group != ALL else "")
 
 
-def _of_measure(rule: AnyRule, report: Measured) -> Question:
+def _of_measure(rule: Rule, report: Measured) -> Question:
     name = str(rule.measure)
     if name not in report.measures:
         raise InputError(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from llmops.database import open_database
 from llmops.errors import EnvironmentFault, InputError
-from llmops.eval.gates import BetterBy, Gate, NoWorseBy
+from llmops.eval.gates import BetterBy, ContaminatedAtMost, Gate, NoWorseBy, ServedEquals
 from llmops.eval.items import suite_digest
 from llmops.eval.measured import Measured, read
 from llmops.eval.verdict import judge
 from llmops.events import Listener
 from llmops.files import digest_of, write_json
+from llmops.lifecycle.contamination import contaminated_shares
 from llmops.lifecycle.measure import Suites, loaded, measure
+from llmops.lifecycle.serving_parity import served_parity
 from llmops.records import ALIASES, ModelSource, Report, Verdict
 from llmops.registry import store
 from llmops.registry.promote import aliases_of
@@ -27,12 +30,28 @@ NOTHING = "none"
 """Given as what to compare with, it leaves out the rules that compare."""
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a gate judges.
+
+    Attributes:
+        name: under which its versions are registered; None for what has none.
+        served: the artifact.
+        trained: what training left, where the artifact is what became of it (merged, quantized); else the same.
+        suites: that it answered.
+    """
+
+    name: str | None
+    served: ModelSource
+    trained: ModelSource
+    suites: Suites
+
+
 def verdict_of(
     gate: Gate,
+    judged: Judged,
     *,
     named: str,
-    model: str,
-    suites: Suites,
     reports: Sequence[Report],
     folder: Path,
     workspace: Workspace,
@@ -44,16 +63,17 @@ def verdict_of(
 
     Args:
         named: the gate's file.
-        model: the name under which the other version is registered.
         reports: the model's own, with their files.
         folder: gets the other version's reports, and `verdict.json`.
     """
-    other = other_version(gate, model, {report.model_digest for report in reports}, workspace, listener)
+    artifacts = {report.model_digest for report in reports}
+    other = None if judged.name is None else other_version(gate, judged.name, artifacts, workspace, listener)
     asked = digest_of(
         {
             "gate": gate.model_dump(mode="json"),
             "reports": [report.digest for report in reports],
-            "suites": [suite_digest(suite, items) for suite, items in suites],
+            "suites": [suite_digest(suite, items) for suite, items in judged.suites],
+            "trained": judged.trained.digest,
             "against": None if other is None else other.digest or other.reference,
         }
     )
@@ -64,7 +84,7 @@ def verdict_of(
     if other is not None:
         wanted = {rule.suite for rule in gate.rules}
         listener.say(f"gate: {other.reference} answers {', '.join(sorted(wanted))}, to be compared with")
-        asked_of = [(suite, items) for suite, items in suites if suite.name in wanted]
+        asked_of = [(suite, items) for suite, items in judged.suites if suite.name in wanted]
         others = measure(
             loaded(other.reference, workspace, listener),
             asked_of,
@@ -73,10 +93,43 @@ def verdict_of(
             judged=workspace.cache / "judged",
         )
     own = {report.suite: read(report.file) for report in reports if report.file is not None}
-    verdict = judge(gate, own, others, name=named, against=None if other is None else other.reference)
+    against = None if other is None else other.reference
+    verdict = verdict_on(
+        gate, judged, own, others, named=named, against=against, workspace=workspace, listener=listener
+    )
     for file in (folder / "verdict.json", known):
         write_json(file, plain(verdict))
     return verdict
+
+
+def verdict_on(
+    gate: Gate,
+    judged: Judged,
+    reports: Mapping[str, Measured],
+    others: Mapping[str, Measured],
+    *,
+    named: str,
+    against: str | None,
+    workspace: Workspace,
+    listener: Listener,
+) -> Verdict:
+    """The gate's verdict; what its rules ask beside the reports is measured now.
+
+    Args:
+        reports, others: by the suite's name, of the model and of the one it is compared with.
+    """
+    apart = {rule.suite for rule in gate.rules if isinstance(rule, ServedEquals)}
+    held = {rule.suite for rule in gate.rules if isinstance(rule, ContaminatedAtMost)}
+    parities = {
+        suite: served_parity(
+            reports[suite], trained=judged.trained, served=judged.served, workspace=workspace, listener=listener
+        )
+        for suite in sorted(apart)
+    }
+    contaminated = contaminated_shares(
+        judged.served, [suite for suite, _ in judged.suites if suite.name in held], workspace, listener
+    )
+    return judge(gate, reports, others, name=named, against=against, parities=parities, contaminated=contaminated)
 
 
 def kept(verdict: Verdict, reference: str, *, workspace: Workspace) -> bool:

@@ -19,7 +19,7 @@ from llmops.eval.judge.gated import standing
 from llmops.eval.measured import FORMAT, read, summary
 from llmops.eval.suite import Suite
 from llmops.events import Listener
-from llmops.files import write_json
+from llmops.files import folder_digest, write_json
 from llmops.finetune.identity import run_digest
 from llmops.finetune.plan import Plan, gib
 from llmops.finetune.recipe import Recipe
@@ -36,7 +36,7 @@ from llmops.finetune.run import (
     plan_run,
     train_run,
 )
-from llmops.lifecycle.gate import verdict_of
+from llmops.lifecycle.gate import Judged, verdict_of
 from llmops.lifecycle.measure import measure, subject
 from llmops.lifecycle.prepare import gate_of, held_out, suites_of
 from llmops.records import DatasetVersion, ModelSource, Report, RunManifest, Split, Step, Verdict
@@ -298,12 +298,17 @@ def _verdict(
     """What the recipe's gate says; None without one, and where the other version cannot be had: silence is no pass."""
     if gate is None or recipe.evaluate is None:
         return None
+    manifest = finished.manifest
+    served = ModelSource(manifest.name, finished.artifact, None, manifest.artifact_digest)
+    trained = served
+    if manifest.kind == "merged":
+        adapter = finished.folder / "adapter"
+        trained = ModelSource(f"{manifest.name} before merging", adapter, None, folder_digest(adapter))
     try:
         return verdict_of(
             gate,
+            Judged(recipe.name, served, trained, suites),
             named=str(recipe.evaluate.gate),
-            model=recipe.name,
-            suites=suites,
             reports=reports[1::2],
             folder=finished.folder / "report",
             workspace=workspace,

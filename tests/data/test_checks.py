@@ -81,3 +81,10 @@ def test_structured_prompts_with_the_same_fields_are_no_copies() -> None:
 
 def test_empty_items_match_nothing() -> None:
     assert Contamination({"s": ["", " "]}).why(text_row(" ")) is None
+
+
+def test_the_share_found_counts_prompts_once_however_many_rows_hold_them() -> None:
+    check = Contamination({"s": ["What is 2 + 2?", "What is 2 + 3?", counted(0, 20), counted(50, 20)]})
+    rows = [row("what is 2 + 2?"), row("What is  2 + 2?"), row("hi", f"so: {counted(3, 15)}"), row("clean")]
+    assert check.share_found(rows) == 2 / 4
+    assert check.share_found([row("clean")]) == 0.0

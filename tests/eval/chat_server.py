@@ -28,6 +28,7 @@ class Served:
     url: str = ""
     asked: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     at_once: int = 0
     most_at_once: int = 0
@@ -38,6 +39,7 @@ class Served:
             return self.models if path == "/v1/models" else (404, {}, b"")
         with self.lock:
             self.asked.append(json.loads(body))
+            self.paths.append(path)
             self.headers.append(headers)
             self.times.append(time.monotonic())
             number = len(self.asked)

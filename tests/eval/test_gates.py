@@ -8,7 +8,7 @@ import pytest
 
 from llmops.config import load
 from llmops.errors import FileFaults
-from llmops.eval.gates import AtLeast, AtMost, BetterBy, Gate, NoWorseBy
+from llmops.eval.gates import AtLeast, AtMost, BetterBy, ContaminatedAtMost, Distance, Gate, NoWorseBy, ServedEquals
 
 SHIPPED = Path(__file__).parents[2] / "eval" / "gates" / "e2e.yaml"
 
@@ -37,9 +37,22 @@ def test_a_rule_that_asks_for_a_gain_needs_a_model_to_compare_with(tmp_path: Pat
         gate_of(tmp_path, rule)
 
 
+def test_rules_on_what_is_served_and_on_the_training_data(tmp_path: Path) -> None:
+    found = gate_of(
+        tmp_path,
+        "rules:\n  - {suite: s, served_equals: {kl: 0.05, flips: 0.02}}\n  - {suite: s, contaminated_at_most: 0}\n",
+    )
+    assert found.rules == [
+        ServedEquals(suite="s", served_equals=Distance(kl=0.05, flips=0.02)),
+        ContaminatedAtMost(suite="s", contaminated_at_most=0.0),
+    ]
+
+
 @pytest.mark.parametrize(
     ("rule", "says"),
     [
+        pytest.param("{suite: s, served_equals: {}}", "give `kl`, `flips` or both", id="no distance"),
+        pytest.param("{suite: s, served_equals: {kll: 1}}", "did you mean `kl`?", id="a misspelt distance"),
         pytest.param("{suite: s, metric: bleu}", "a rule needs one of at_least", id="no bound"),
         pytest.param("{suite: s, metric: bleu, at_least: 1, at_most: 2}", "at_most: no such key", id="two bounds"),
         pytest.param("{suite: s, metric: bleu, at_leest: 1}", "did you mean `at_least`?", id="a misspelt bound"),

@@ -82,6 +82,43 @@ def test_a_conversation_is_answered_at_its_end() -> None:
     assert same == item
 
 
+SOLVED = [{"q": f"q{number}", "a": f"a{number}"} for number in range(9)]
+
+
+def shown_to(rows: list[dict[str, str]], **few_shot: Any) -> list[Item]:
+    def read(origin: Origin) -> Iterator[tuple[int, dict[str, Any]]]:
+        return reading(SOLVED if origin.source == "train.csv" else rows)(origin)
+
+    return items_of(suite(few_shot={"source": "train.csv", **few_shot}, system="be brief {q}"), read)
+
+
+def test_solved_examples_are_earlier_turns_the_same_for_every_item() -> None:
+    first, second = shown_to([{"q": "x", "a": "1"}, {"q": "y", "a": "2"}], count=3)
+    roles = [turn["role"] for turn in first.messages]
+    assert roles == ["system", *["user", "assistant"] * 3, "user"]
+    assert first.messages[0]["content"] == "be brief x"
+    assert first.messages[1:-1] == second.messages[1:-1]
+    pairs = [turn["content"] for turn in first.messages[1:-1]]
+    assert {(one["q"], one["a"]) for one in SOLVED} >= set(zip(pairs[::2], pairs[1::2], strict=True))
+    assert (first.prompt, first.id) == ("x", digest_of(list(first.messages)))
+
+
+def test_no_item_is_shown_its_own_answer() -> None:
+    items = shown_to(SOLVED, count=4)
+    for item in items:
+        shown = [turn["content"] for turn in item.messages[1:-1:2]]
+        assert len(set(shown)) == 4
+        assert item.prompt not in shown
+
+
+def test_examples_come_from_elsewhere_and_there_must_be_enough() -> None:
+    with pytest.raises(InputError, match=r"train\.csv has 9 examples, 10 are to be shown"):
+        shown_to([{"q": "x", "a": "1"}], count=10)
+    with pytest.raises(ValueError, match="whose answers would be shown"):
+        suite(few_shot={"source": "s.csv"})
+    suite(source="hub:a/b", few_shot={"source": "hub:a/b", "split": "validation"})
+
+
 def test_slices_are_columns_or_patterns_on_the_prompt_and_may_be_absent() -> None:
     rows: list[dict[str, Any]] = [{"q": "kids[yes] z", "a": "1", "city": "Ulm"}, {"q": "z", "a": "2", "city": None}]
     first, second = items_of(suite(slices={"kids": r"kids\[(\w+)\]", "city": "city"}), reading(rows))

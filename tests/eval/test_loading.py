@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.errors import EnvironmentFault
+from llmops.eval import loading
 from llmops.eval.engines.transformers import generate
 from llmops.eval.items import Item
 from llmops.eval.loading import (
@@ -139,3 +140,17 @@ def test_a_template_that_is_not_the_one_of_training_is_refused(lively_model: Pat
     (folder / "manifest.json").write_text(json.dumps({"lineage": {"template": "0" * 64}}))
     with pytest.raises(EnvironmentFault, match=r"is not the one it was trained with .*its manifest says 000000000000"):
         generate(folder, [], Generation())
+
+
+def test_a_plain_prompt_is_the_bare_text_with_one_bos(random_base: Path) -> None:
+    tokenizer = loading.load_tokenizer(random_base)
+    turns = [
+        {"role": "user", "content": "Q: 1 + 1\nA:"},
+        {"role": "assistant", "content": "2"},
+        {"role": "user", "content": "Q: 1 + 2\nA:"},
+    ]
+    assert loading.plain_text(turns) == "Q: 1 + 1\nA: 2\n\nQ: 1 + 2\nA:"
+    ids = loading.asked_ids(tokenizer, turns, "plain")
+    assert ids.count(tokenizer.bos_token_id) == 1
+    assert tokenizer.decode(ids, skip_special_tokens=True) == loading.plain_text(turns)
+    assert loading.asked_ids(tokenizer, turns[:1], "chat") != ids

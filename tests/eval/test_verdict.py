@@ -12,7 +12,8 @@ from llmops.errors import InputError
 from llmops.eval.gates import Gate
 from llmops.eval.measured import Measured
 from llmops.eval.metric import mean_of
-from llmops.eval.verdict import EXIT_CODES, judge, lines
+from llmops.eval.parity import Parity
+from llmops.eval.verdict import EXIT_CODES, check_without_model, judge, lines
 from llmops.files import digest_of
 from llmops.records import Verdict
 from llmops.registry.verdicts import plain
@@ -197,3 +198,34 @@ def test_what_was_not_measured_is_no_verdict(rule: dict[str, Any], said: str) ->
         ask(gate(rule), right([1, 0]))
     with pytest.raises(InputError, match="asks for the suite s, which was not measured"):
         judge(gate(rule), {"other": right([1, 0])}, {}, name="g", against=None)
+
+
+def test_what_is_served_must_surely_be_what_was_trained() -> None:
+    rng = np.random.default_rng(0)
+    statistics = np.stack([rng.uniform(0, 0.6, 50), rng.integers(0, 2, 50), np.full(50, 20.0)], 1)
+    near = Parity("s", "merged", statistics, tuple(range(50)))  # 0.015 nats and 2.5 % a token on average
+    report = right([1.0] * 50)
+
+    def judged(**bounds: float) -> Verdict:
+        rules = gate({"served_equals": bounds})
+        return judge(rules, {"s": report}, {}, name="g", against=None, parities={"s": near})
+
+    passed = judged(kl=0.05, flips=0.1)
+    assert [rule["result"] for rule in passed.rules] == ["PASS", "PASS"]
+    assert passed.rules[0]["value"] == pytest.approx(statistics[:, 0].sum() / 1000)
+    assert passed.reports == (report.digest, near.digest)
+    assert judged(kl=0.005).result == "FAIL"
+    assert judged(flips=float(statistics[:, 1].sum() / 1000)).result == "INCONCLUSIVE"
+
+
+def test_the_share_of_the_suite_that_was_trained_on_is_counted_not_estimated() -> None:
+    for share, result in ((0.0, "PASS"), (0.01, "PASS"), (0.02, "FAIL")):
+        rules = gate({"contaminated_at_most": 0.01})
+        found = judge(rules, {"s": right([1, 0])}, {}, name="g", against=None, contaminated={"s": share})
+        assert (found.result, found.rules[0]["value"]) == (result, share)
+
+
+@pytest.mark.parametrize("rule", [{"served_equals": {"kl": 1}}, {"contaminated_at_most": 0}])
+def test_answers_alone_cannot_be_judged_by_rules_that_look_into_the_model(rule: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="looks into the model"):
+        check_without_model(gate(rule))

@@ -1,4 +1,4 @@
-"""Answers of a model that someone serves: any OpenAI-compatible chat endpoint, our gateway among them.
+"""Answers of a model that someone serves: any OpenAI-compatible endpoint, our gateway among them.
 
 The server renders the chat template and holds the bytes of the model; neither is seen here. What stands for the model
 is where it is served and what the server says of it.
@@ -23,6 +23,7 @@ from llmops.errors import EnvironmentFault, InputError, nearest
 from llmops.eval.cache import AnswerCache, answer_new, prompt_digest
 from llmops.eval.engines.engine import Answer, Finish, Generated
 from llmops.eval.items import Item
+from llmops.eval.loading import plain_text
 from llmops.eval.suite import Generation
 from llmops.events import Listener
 from llmops.files import digest_of
@@ -171,10 +172,15 @@ async def _said_by(endpoint: Endpoint) -> dict[str, str]:
 async def _ask_all(
     endpoint: Endpoint, items: Sequence[Item], generation: Generation, keep: Callable[[Answer], None]
 ) -> None:
+    plain = generation.prompt == "plain"
+    address = f"{endpoint.url}/{'' if plain else 'chat/'}completions"
+
     def body_of(item: Item) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": endpoint.model,
-            "messages": [dict(turn) for turn in item.messages],
+            **(
+                {"prompt": plain_text(item.messages)} if plain else {"messages": [dict(turn) for turn in item.messages]}
+            ),
             "max_tokens": generation.max_tokens,
             "temperature": generation.temperature,
         }
@@ -188,7 +194,7 @@ async def _ask_all(
         for item in waiting:
             try:
                 (text, tokens, finish), seconds = await _tried(
-                    endpoint, session, "POST", f"{endpoint.url}/chat/completions", body_of(item), _completion
+                    endpoint, session, "POST", address, body_of(item), _completion
                 )
             except _Refused as refused:
                 raise refused.explained(endpoint) from refused
@@ -287,7 +293,8 @@ def _completion(body: Any) -> tuple[str, int | None, Finish | None]:
     """Text, tokens and end of the first choice."""
     try:
         choice = body["choices"][0]
-        text = choice["message"]["content"] or ""  # null where it only thought, or called a tool
+        # A chat's content is null where it only thought, or called a tool.
+        text = choice["text"] if "text" in choice else choice["message"]["content"] or ""
         finish = choice.get("finish_reason")
         tokens = (body.get("usage") or {}).get("completion_tokens")
     except (TypeError, KeyError, IndexError, AttributeError) as error:

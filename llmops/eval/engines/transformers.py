@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmops.data.chat import encode_prompt
 from llmops.errors import EnvironmentFault
 from llmops.eval.cache import AnswerCache, answer_new, prompt_digest
 from llmops.eval.engines.engine import Answer, Finish, Generated
 from llmops.eval.items import Item
 from llmops.eval.loading import (
     Precision,
+    asked_ids,
     check_room,
     checked_template,
     end_tokens,
@@ -75,7 +75,7 @@ def generate(
         "template": checked_template(folder, tokenizer),
     }
     prompts = {
-        item.id: prompt_digest(item, encode_prompt(tokenizer, [dict(turn) for turn in item.messages]), generation)
+        item.id: prompt_digest(item, asked_ids(tokenizer, item.messages, generation.prompt), generation)
         for item in items
     }
 
@@ -113,7 +113,7 @@ def answered(
     import transformers
 
     listener = listener or Silent()
-    prompts = [encode_prompt(tokenizer, [dict(turn) for turn in item.messages]) for item in items]
+    prompts = [asked_ids(tokenizer, item.messages, generation.prompt) for item in items]
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     room = [generation.max_tokens if context is None else context - len(prompt) for prompt in prompts]
     check_room(items, prompts, room, context)

@@ -10,18 +10,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from llmops.data.chat import encode_prompt
+import numpy as np
+
 from llmops.errors import EnvironmentFault, InputError
 from llmops.eval.cache import AnswerCache, answer_new, prompt_digest
 from llmops.eval.engines.engine import Answer, Generated
+from llmops.eval.engines.reading import Passage, Reading
 from llmops.eval.items import Item
 from llmops.eval.loading import (
     Precision,
+    asked_ids,
     check_room,
     checked_template,
     end_tokens,
@@ -53,31 +57,13 @@ def generate(
         InputError: a prompt leaves no room for an answer, or vLLM cannot load such an adapter.
         EnvironmentFault: vLLM is missing, or fails with this model.
     """
-    import torch
-    from transformers import AutoConfig
-
     listener = listener or Silent()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if precision is None:
-        precision, reason = precision_for(device)
-        listener.say(f"answers in {precision}: {reason}")
-    whole = whole_folder(folder, base)
-    rank = _lora_rank(folder) if whole != folder else None
-    tokenizer = load_tokenizer(folder, base=base)
-    config = AutoConfig.from_pretrained(str(whole), local_files_only=True)
-    engine = {
-        "name": "vllm",
-        "version": _version(),
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name(device) if device == "cuda" else "cpu",
-        "precision": precision,
-        "template": checked_template(folder, tokenizer),
-    }
-    ids = {item.id: encode_prompt(tokenizer, [dict(turn) for turn in item.messages]) for item in items}
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    model = _model(folder, base, precision, listener)
+    ids = {item.id: asked_ids(model.tokenizer, item.messages, generation.prompt) for item in items}
+    context = model.context
     room = {one: generation.max_tokens if context is None else context - len(prompt) for one, prompt in ids.items()}
     check_room(items, [ids[item.id] for item in items], [room[item.id] for item in items], context)
-    closing = _end_tokens(whole, config, tokenizer)
+    closing = _end_tokens(model.whole, model.config, model.tokenizer)
 
     def ask(rest: Sequence[Item], keep: Callable[[Sequence[Answer]], None]) -> float:
         requests = [
@@ -89,14 +75,8 @@ def generate(
             }
             for item in rest
         ]
-        job = {
-            "model": str(whole),
-            "tokenizer": str(folder if (folder / "tokenizer_config.json").is_file() else whole),
-            "adapter": str(folder) if rank else None,
-            "lora_rank": rank,
-            "dtype": _DTYPES[precision],
+        job = model.job | {
             "length": max(len(ids[item.id]) + min(generation.max_tokens, room[item.id]) for item in rest),
-            "rows": _ROWS[device],
             "temperature": generation.temperature,
             "stop": list(generation.stop),
             "closing": sorted(closing),
@@ -107,27 +87,127 @@ def generate(
         def hear(said: dict[str, Any]) -> None:
             nonlocal done, ended
             ended = time.monotonic()
-            keep([_answer(said, tokenizer, closing, generation)])
+            keep([_answer(said, model.tokenizer, closing, generation)])
             done += 1
             listener.advance("answers", done, len(rest))
 
-        started = time.monotonic()
-
-        def on_ready() -> None:
-            listener.say(f"vLLM ready in {time.monotonic() - started:.1f} s")
-
-        ready = _run(job, hear, on_gpu=device == "cuda", on_ready=on_ready)
+        ready = _run(job, hear, on_gpu=model.on_gpu, listener=listener)
         return ended - ready
 
     prompts = {item.id: prompt_digest(item, ids[item.id], generation) for item in items}
-    return answer_new(items, generation, engine, prompts=prompts, ask=ask, cache=cache, listener=listener)
+    return answer_new(items, generation, model.engine, prompts=prompts, ask=ask, cache=cache, listener=listener)
 
 
-def _run(
-    job: dict[str, Any], hear: Callable[[dict[str, Any]], None], *, on_gpu: bool, on_ready: Callable[[], None]
-) -> float:
+def read(
+    folder: Path,
+    passages: Sequence[Passage],
+    *,
+    base: Path | None = None,
+    others: int,
+    precision: Precision | None = None,
+    listener: Listener | None = None,
+) -> list[Reading]:
+    """What vLLM with the model in `folder` makes of the passages, in their order.
+
+    Args:
+        others: how many of the likeliest tokens are told at each place, at least 1; the passage's own token has a
+            log-probability where it is one of them, else NaN.
+
+    Raises:
+        InputError, EnvironmentFault: as `generate`.
+    """
+    listener = listener or Silent()
+    model = _model(folder, base, precision, listener)
+    others = min(others, int(model.config.get_text_config().vocab_size))
+    places = [
+        (number, end) for number, passage in enumerate(passages) for end in range(passage.start, len(passage.ids))
+    ]
+    job = model.job | {
+        # One token more than is read: vLLM always writes one.
+        "length": max(len(passage.ids) for passage in passages) + 1,
+        "others": others,
+        "requests": [
+            {"id": str(place), "prompt": list(passages[number].ids[:end])} for place, (number, end) in enumerate(places)
+        ],
+    }
+    said: dict[int, dict[str, Any]] = {}
+
+    def hear(one: dict[str, Any]) -> None:
+        said[int(one["item"])] = one
+        listener.advance("tokens read", len(said), len(places))
+
+    _run(job, hear, on_gpu=model.on_gpu, listener=listener)
+    told: list[list[dict[str, Any]]] = [[] for _ in passages]
+    for place, (number, _) in enumerate(places):
+        told[number].append(said[place])
+    return [_reading(passage, of_passage) for passage, of_passage in zip(passages, told, strict=True)]
+
+
+def _reading(passage: Passage, told: Sequence[dict[str, Any]]) -> Reading:
+    ids = np.array([one["ids"] for one in told], np.int64)
+    at = np.array([one["at"] for one in told], np.float64)
+    own = np.array(passage.ids[passage.start :])[:, None]
+    logprobs = np.where((ids == own).any(1), np.where(ids == own, at, 0.0).sum(1), np.nan)
+    return Reading(logprobs, ids[:, 0], ids, at)
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """What is known of the model before vLLM starts.
+
+    Attributes:
+        whole: the folder itself, or its base's where it is an adapter.
+        engine: everything but the model and the decoding that an answer may depend on.
+        job: what the process is told of the model.
+    """
+
+    whole: Path
+    tokenizer: Any
+    config: Any
+    engine: dict[str, str]
+    job: dict[str, Any]
+    on_gpu: bool
+
+    @property
+    def context(self) -> int | None:
+        length: int | None = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        return length
+
+
+def _model(folder: Path, base: Path | None, precision: Precision | None, listener: Listener) -> _Model:
+    import torch
+    from transformers import AutoConfig
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if precision is None:
+        precision, reason = precision_for(device)
+        listener.say(f"answers in {precision}: {reason}")
+    whole = whole_folder(folder, base)
+    rank = _lora_rank(folder) if whole != folder else None
+    tokenizer = load_tokenizer(folder, base=base)
+    engine = {
+        "name": "vllm",
+        "version": _version(),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device == "cuda" else "cpu",
+        "precision": precision,
+        "template": checked_template(folder, tokenizer),
+    }
+    job = {
+        "model": str(whole),
+        "tokenizer": str(folder if (folder / "tokenizer_config.json").is_file() else whole),
+        "adapter": str(folder) if rank else None,
+        "lora_rank": rank,
+        "dtype": _DTYPES[precision],
+        "rows": _ROWS[device],
+    }
+    config = AutoConfig.from_pretrained(str(whole), local_files_only=True)
+    return _Model(whole, tokenizer, config, engine, job, on_gpu=device == "cuda")
+
+
+def _run(job: dict[str, Any], hear: Callable[[dict[str, Any]], None], *, on_gpu: bool, listener: Listener) -> float:
     """Have a process do the job, and hear its answers; returns when it was ready for them, on the monotonic clock."""
-    ready = 0.0
+    started, ready = time.monotonic(), 0.0
     # vLLM puts sockets here, and their paths have room for about 100 characters.
     with tempfile.TemporaryDirectory(prefix="vllm-", dir="/tmp", ignore_cleanup_errors=True) as temporary:
         asked, log = Path(temporary) / "job.json", Path(temporary) / "log"
@@ -154,7 +234,7 @@ def _run(
                     said = json.loads(line)
                     if "ready" in said:
                         ready = time.monotonic()
-                        on_ready()
+                        listener.say(f"vLLM ready in {ready - started:.1f} s")
                     else:
                         hear(said)
                 process.wait()

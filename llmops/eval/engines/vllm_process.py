@@ -1,4 +1,4 @@
-"""The process that holds a vLLM engine: reads a job from a file, writes each answer to a pipe as it is done.
+"""The process that holds a vLLM engine: reads a job from a file, writes each result to a pipe as it is done.
 
 Run as `python -m llmops.eval.engines.vllm_process JOB PIPE`. It knows token ids alone, no text and no template.
 """
@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ def main() -> None:
     with os.fdopen(int(sys.argv[2]), "w", encoding="utf-8", buffering=1) as pipe:
         engine = _engine(job)
         pipe.write(json.dumps({"ready": True}) + "\n")
-        for answer in _answers(engine, job):
-            pipe.write(json.dumps(answer) + "\n")
+        for said in _readings(engine, job) if "others" in job else _answers(engine, job):
+            pipe.write(json.dumps(said) + "\n")
         engine.engine_core.shutdown()
 
 
@@ -38,6 +38,9 @@ def _engine(job: Mapping[str, Any]) -> Any:
         settings["gpu_memory_utilization"] = round(0.9 * free / total, 3)  # others may use the GPU too
     else:
         settings["enforce_eager"] = True  # compiling for a CPU takes longer than most suites
+    if "others" in job:
+        # The prefixes of one passage share all but their last tokens.
+        settings |= {"max_logprobs": job["others"], "enable_prefix_caching": True}
     if job["lora_rank"]:
         settings |= {"enable_lora": True, "max_lora_rank": job["lora_rank"], "max_loras": 1}
     return LLM(
@@ -54,8 +57,51 @@ def _engine(job: Mapping[str, Any]) -> Any:
 
 
 def _answers(engine: Any, job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Answers in the order they end; as many are under way as the engine takes at once, so times hold no queue."""
-    from vllm import SamplingParams, TokensPrompt
+    """Answers in the order they end."""
+    from vllm import SamplingParams
+
+    def sampling(request: Mapping[str, Any]) -> Any:
+        return SamplingParams(
+            temperature=job["temperature"],
+            seed=request["seed"],
+            max_tokens=request["allowed"],
+            stop=job["stop"],
+            stop_token_ids=job["closing"],
+            detokenize=bool(job["stop"]),
+        )
+
+    for done, seconds in _done(engine, job, sampling):
+        (written,) = done.outputs
+        yield {
+            "item": done.request_id,
+            "tokens": list(written.token_ids),
+            "finish": "length" if written.finish_reason == "length" else "stop",
+            "seconds": seconds,
+        }
+
+
+def _readings(engine: Any, job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """For each request the likeliest next tokens with their log-probabilities, the likeliest first.
+
+    A token is foretold by the sampler of the token after its prefix, as when it is served: log-probabilities of a
+    prompt fail with an adapter (vLLM 0.32), and need memory for all of it at once.
+    """
+    from vllm import SamplingParams
+
+    def sampling(_: Mapping[str, Any]) -> Any:
+        return SamplingParams(temperature=0.0, max_tokens=1, logprobs=job["others"], detokenize=False)
+
+    for done, _ in _done(engine, job, sampling):
+        (written,) = done.outputs
+        ranked = sorted(written.logprobs[0].items(), key=lambda entry: entry[1].rank)[: job["others"]]
+        yield {"item": done.request_id, "ids": [token for token, _ in ranked], "at": [one.logprob for _, one in ranked]}
+
+
+def _done(
+    engine: Any, job: Mapping[str, Any], sampling: Callable[[Mapping[str, Any]], Any]
+) -> Iterator[tuple[Any, float]]:
+    """Requests as they end, with their seconds; as many are under way as the engine takes, so times hold no queue."""
+    from vllm import TokensPrompt
     from vllm.lora.request import LoRARequest
 
     adapter = LoRARequest("adapter", 1, job["adapter"]) if job["adapter"] else None
@@ -64,17 +110,9 @@ def _answers(engine: Any, job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
     def send() -> None:
         for request in waiting:
-            sampling = SamplingParams(
-                temperature=job["temperature"],
-                seed=request["seed"],
-                max_tokens=request["allowed"],
-                stop=job["stop"],
-                stop_token_ids=job["closing"],
-                detokenize=bool(job["stop"]),
-            )
             started[request["id"]] = time.monotonic()
             prompt = TokensPrompt(prompt_token_ids=request["prompt"])
-            engine.add_request(request["id"], prompt, sampling, lora_request=adapter)
+            engine.add_request(request["id"], prompt, sampling(request), lora_request=adapter)
             if len(started) >= job["rows"]:
                 return
 
@@ -82,13 +120,7 @@ def _answers(engine: Any, job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     while started:
         for done in engine.step():
             if done.finished:
-                (written,) = done.outputs
-                yield {
-                    "item": done.request_id,
-                    "tokens": list(written.token_ids),
-                    "finish": "length" if written.finish_reason == "length" else "stop",
-                    "seconds": time.monotonic() - started.pop(done.request_id),
-                }
+                yield done, time.monotonic() - started.pop(done.request_id)
         if len(started) < job["rows"]:
             send()
 

@@ -51,8 +51,7 @@ def check_judges(gate: Gate, suites: Sequence[Suite]) -> None:
         if isinstance(one.chosen, JudgeScorer)
     }
     for rule in gate.rules:
-        scorer = judges.get((rule.suite, str(rule.metric)))
-        if scorer is not None:
+        if isinstance(rule, Rule) and (scorer := judges.get((rule.suite, str(rule.metric)))) is not None:
             found = None if scorer.calibration is None else read(Path(scorer.calibration))
             _agrees(rule, scorer.model, found, minimum=scorer.minimum_agreement)
 

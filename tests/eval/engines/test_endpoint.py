@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from email.utils import formatdate
@@ -196,3 +197,14 @@ def test_an_address_that_cannot_be_asked_or_shown_is_refused(address: str) -> No
     with pytest.raises(InputError) as refused:
         endpoint(address, "m")
     assert "pass@" not in refused.value.problem
+
+
+def test_a_plain_prompt_is_completed_not_chatted_about(items: list[Item]) -> None:
+    def says(number: int, body: dict[str, Any]) -> Reply:
+        assert "messages" not in body
+        return 200, {}, json.dumps({"choices": [{"text": f" {body['prompt']}!", "finish_reason": "stop"}]}).encode()
+
+    with serving(says) as served:
+        made = ask(served, items[:2], Generation(max_tokens=7, prompt="plain"))
+    assert [answer.text for answer in made.answers] == [" question 0!", " question 1!"]
+    assert set(served.paths) == {"/v1/completions"}

@@ -7,13 +7,17 @@ from collections.abc import Callable
 from importlib.metadata import distributions
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from llmops.errors import EnvironmentFault, InputError
 from llmops.eval.cache import AnswerCache
-from llmops.eval.engines import transformers, vllm
+from llmops.eval.engines import transformers, transformers_reading, vllm
 from llmops.eval.items import Item
+from llmops.eval.parity import statistics_of
 from llmops.eval.suite import Generation
+from tests.eval.engines.test_reading import passages
+from tests.eval.vllm_models import small_adapter, small_llama
 
 pytestmark = [
     # One start at a time: an engine takes some gigabytes.
@@ -29,52 +33,12 @@ GREEDY = Generation(max_tokens=16)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama with large random weights, of a shape that vLLM has kernels for."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from tests.finetune.small_models import make_tokenizer
-
-    folder = tmp_path_factory.mktemp("vllm-model")
-    tokenizer = make_tokenizer()
-    torch.manual_seed(3)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        tie_word_embeddings=False,
-        initializer_range=0.2,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return small_llama(tmp_path_factory.mktemp("vllm-model"))
 
 
 @pytest.fixture(scope="module")
 def adapter(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter of rank 4 that changes what its base says."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    folder = tmp_path_factory.mktemp("vllm-adapter")
-    torch.manual_seed(5)
-    tuned = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(str(model)),
-        LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "o_proj"], task_type="CAUSAL_LM"),
-    )
-    for name, weight in tuned.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.3)
-    tuned.save_pretrained(str(folder))
-    return folder
+    return small_adapter(model, tmp_path_factory.mktemp("vllm-adapter"))
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +101,21 @@ def test_a_model_that_vllm_cannot_run_is_said_with_its_reason_and_the_log_stays(
     log = Path(failed.value.fix.split()[1].rstrip(","))
     assert "Traceback" in log.read_text()
     log.unlink()
+
+
+def test_what_it_reads_is_what_transformers_reads(model: Path, adapter: Path) -> None:
+    asked = passages()
+    served = vllm.read(adapter, asked, base=model, others=8, precision="fp32")
+    trained = transformers_reading.read(adapter, asked, base=model, at=[one.ids for one in served], precision="fp32")
+    for passage, one, other in zip(asked, trained, served, strict=True):
+        among = (other.ids == np.array(passage.ids[passage.start :])[:, None]).any(1)
+        assert (np.isnan(other.logprobs) == ~among).all()
+        assert np.allclose(one.logprobs[among], other.logprobs[among], atol=1e-3)
+        assert np.allclose(one.at, other.at, atol=1e-3)
+    numbers = np.stack([statistics_of(one, other) for one, other in zip(trained, served, strict=True)]).sum(0)
+    assert numbers[0] / numbers[2] < 1e-6
+    assert numbers[1] <= 1  # near ties may turn
+    # The base without its adapter is another model.
+    base = transformers_reading.read(model, asked, at=[one.ids for one in served], precision="fp32")
+    apart = np.stack([statistics_of(one, other) for one, other in zip(base, served, strict=True)]).sum(0)
+    assert apart[0] / apart[2] > 0.1
