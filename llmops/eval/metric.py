@@ -58,9 +58,11 @@ class Metric:
         return float(formula(self.formula)(chosen.sum(0)))
 
 
-def share_of(name: str, signature: str, hits: Sequence[bool | float]) -> Metric:
-    """A metric that is the share of items that are right."""
-    return mean_of(name, signature, [float(hit) for hit in hits], span=1.0, binary=True)
+def share_of(
+    name: str, signature: str, hits: Sequence[bool | float], *, better: Literal["higher", "lower"] = "higher"
+) -> Metric:
+    """A metric that is the share of items that are right, or whatever else `hits` says of them."""
+    return mean_of(name, signature, [float(hit) for hit in hits], better=better, span=1.0, binary=True)
 
 
 def mean_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from inspect import cleandoc
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -182,7 +183,7 @@ else:
         __base__=_OneScorer,
         __doc__=_OneScorer.__doc__,
         **{
-            name: (scorers[name] | None, Field(default=None, description=(scorers[name].__doc__ or "").split("\n")[0]))
+            name: (scorers[name] | None, Field(default=None, description=cleandoc(scorers[name].__doc__ or "")))
             for name in scorers
         },
     )

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal
 
-import numpy as np
-
 from llmops.errors import InputError, nearest
 from llmops.eval.compare import check_comparable, in_order_of
 from llmops.eval.gates import (
@@ -31,12 +29,12 @@ from llmops.eval.gates import (
 )
 from llmops.eval.judge.gated import judge_agreement
 from llmops.eval.measured import ALL, Measured
+from llmops.eval.measures import measure_estimate
 from llmops.eval.metric import Groups, differences, estimates
 from llmops.eval.parity import Parity
-from llmops.prediction_powered import PredictionPowered
 from llmops.records import Verdict
 from llmops.registry.verdicts import sealed
-from llmops.stats import Estimate, Exact, Proportion, Quantile, Resampled, holm, items_to_decide, one_sided_p, resampled
+from llmops.stats import Estimate, Exact, holm, items_to_decide, one_sided_p
 
 Result = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 EXIT_CODES: Mapping[str, int] = {"PASS": 0, "FAIL": 3, "INCONCLUSIVE": 4}
@@ -232,30 +230,6 @@ def _of_measure(rule: Rule, report: Measured) -> Question:
     above = isinstance(rule, AtLeast)
     bound = rule.at_least if isinstance(rule, AtLeast) else rule.at_most
     return Question(f"{rule.number} {'≥' if above else '≤'} {bound:g}", bound, above, measure_estimate(report, name))
-
-
-def measure_estimate(report: Measured, name: str) -> Estimate:
-    """A measure with its uncertainty over items, where it is one of items."""
-    items = report.items
-    for metric, made in report.judges.items():
-        part, whole = made["counts"].get(name.removeprefix(f"{metric}_"), (0, 0))
-        if name.startswith(f"{metric}_") and whole:
-            return Proportion(part, whole)
-        if name == f"{metric}_corrected" and "corrected" in made:
-            return PredictionPowered(**made["corrected"])
-    if name in ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms"):
-        share = int(name[len("latency_p") : -len("_ms")]) / 100
-        seconds = [item.seconds for item in items if item.seconds is not None]
-        return Quantile(np.sort(1000 * np.array(seconds, dtype=np.float64)), share)
-    if name == "truncated_share":
-        return Proportion(sum(item.finish == "length" for item in items), len(items))
-    if name == "empty_share":
-        return Proportion(sum(not item.answer.strip() for item in items), len(items))
-    if name == "tokens_mean":
-        tokens = np.array([[item.tokens, 1.0] for item in items])
-        samples = resampled(tokens, lambda sums: sums[..., 0] / sums[..., 1], report.clusters)
-        return Resampled(report.measures[name], samples, len(set(report.clusters)))
-    return Exact(float(report.measures[name]))
 
 
 # Answers

@@ -15,6 +15,7 @@ from llmops.config import Settings
 
 if TYPE_CHECKING:
     # Suites are read and explained where only the core is installed, which has no numpy.
+    from llmops.eval.items import Item
     from llmops.eval.measured import Answered
     from llmops.eval.metric import Metric
 
@@ -25,6 +26,12 @@ class Scorer(Settings, ABC):
     @abstractmethod
     def names(self) -> tuple[str, ...]:
         """The metrics it yields, in order; known before anything is measured, so that a gate can be checked."""
+
+    def check_items(self, items: Sequence[Item]) -> None:
+        """Raise what `measure` would raise of these items whatever their answers are, before hours go into answers.
+
+        Nothing to raise unless a scorer says so: most take any text.
+        """
 
     @abstractmethod
     def measure(self, items: Sequence[Answered]) -> list[Metric]:

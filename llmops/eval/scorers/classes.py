@@ -12,6 +12,7 @@ from llmops.eval.scorers.catalog import Scorer, scorers
 from llmops.eval.scorers.text import Pattern, extracted, normal
 
 if TYPE_CHECKING:
+    from llmops.eval.items import Item
     from llmops.eval.measured import Answered
     from llmops.eval.metric import Metric
     from llmops.stats import Values
@@ -50,6 +51,9 @@ class Classes(Scorer):
 
     def names(self) -> tuple[str, ...]:
         return (*_OF_ALL, *(f"{name}[{label}]" for label in self.labels or () for name in _OF_ONE))
+
+    def check_items(self, items: Sequence[Item]) -> None:
+        self._classes([[self._label(one) for one in item.references] for item in items])
 
     def measure(self, items: Sequence[Answered]) -> list[Metric]:
         import numpy as np
@@ -91,8 +95,8 @@ class Classes(Scorer):
         return normal(text, lowercase=self.lowercase)
 
     def _given(self, answer: str) -> str | None:
-        text = answer if self.pattern is None else extracted(self.pattern, answer)
-        return None if text is None else self._label(text)
+        found = [answer] if self.pattern is None else extracted(self.pattern, answer)
+        return self._label(found[-1]) if found else None
 
     def _classes(self, references: Sequence[Sequence[str]]) -> list[str]:
         there = {label for refs in references for label in refs}

@@ -13,6 +13,7 @@ from llmops.eval.sandbox import Limits, Program, available, passed
 from llmops.eval.scorers.catalog import Scorer, scorers
 
 if TYPE_CHECKING:
+    from llmops.eval.items import Item
     from llmops.eval.measured import Answered
     from llmops.eval.metric import Metric
 
@@ -43,12 +44,14 @@ class Code(Scorer):
     def names(self) -> tuple[str, ...]:
         return ("pass@1",)
 
-    def measure(self, items: Sequence[Answered]) -> list[Metric]:
-        from llmops.eval.metric import share_of
-
+    def check_items(self, items: Sequence[Item]) -> None:
         for item in items:
             for tests in item.references:
                 _check_compiles(tests)
+
+    def measure(self, items: Sequence[Answered]) -> list[Metric]:
+        from llmops.eval.metric import share_of
+
         programs = [Program(self._code(item), item.references) for item in items]
         kind = available()
         hits = passed(programs, Limits(seconds=self.seconds, memory_mb=self.memory_mb), kind=kind)

@@ -1,4 +1,4 @@
-"""Scorers that ask somebody else, such as a judge: they are checked before a model answers, and leave a record."""
+"""Scorers that ask somebody else, such as a judge: they keep what was said, and leave a record."""
 
 from __future__ import annotations
 
@@ -32,10 +32,6 @@ class Consulted:
 
 class Consulting(Scorer):
     """A scorer whose numbers come from outside of this process."""
-
-    @abstractmethod
-    def check(self) -> None:
-        """Raise what would be raised later anyway, before hours are spent on answers."""
 
     @abstractmethod
     def consult(self, items: Sequence[Answered], *, listener: Listener, cache: Path | None) -> Consulted:

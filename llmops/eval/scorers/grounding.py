@@ -10,9 +10,10 @@ from pydantic import PositiveInt
 
 from llmops.errors import InputError
 from llmops.eval.scorers.catalog import Scorer, scorers
-from llmops.eval.scorers.text import Pattern
+from llmops.eval.scorers.text import Pattern, extracted
 
 if TYPE_CHECKING:
+    from llmops.eval.items import Item
     from llmops.eval.measured import Answered
     from llmops.eval.metric import Metric
 
@@ -33,13 +34,18 @@ class Grounding(Scorer):
     ngram: PositiveInt = 3
     """Words in a row that must stand in the context in a row; 1 asks only for the words."""
     context: Literal["prompt", "references", "both"] = "prompt"
-    """What answers are drawn from: all turns of the conversation that is answered, the references, or either."""
+    """What answers are drawn from: the prompt (the system's turn and the user's last: earlier answers and solved
+    examples support nothing), the references, or either."""
     pattern: Pattern | None = None
     """Finds the context in the prompt, with what its group holds, as in `(?s)Context:(.*?)Question:`; all places count.
     Null takes all of the prompt, so that words of the question count as support too."""
 
     def names(self) -> tuple[str, ...]:
         return ("grounding",)
+
+    def check_items(self, items: Sequence[Item]) -> None:
+        for item in items:
+            self._texts(item)
 
     def measure(self, items: Sequence[Answered]) -> list[Metric]:
         from llmops.eval.metric import mean_of
@@ -57,20 +63,22 @@ class Grounding(Scorer):
         grams = _grams(words, length)
         return sum(gram in known for gram in grams) / len(grams)
 
-    def _texts(self, item: Answered) -> list[str]:
+    def _texts(self, item: Item | Answered) -> list[str]:
         texts: list[str] = [] if self.context == "prompt" else list(item.references)
         if self.context == "references":
             return texts
-        turns = [str(turn["content"]) for turn in item.messages]
+        system = [turn for turn in item.messages if turn["role"] == "system"]
+        asked = [turn for turn in item.messages if turn["role"] == "user"]
+        turns = [str(turn["content"]) for turn in (*system, *asked[-1:])]
         if self.pattern is None:
             return texts + turns
-        found = [place.group(place.re.groups) for turn in turns for place in re.finditer(self.pattern, turn)]
+        found = [one for turn in turns for one in extracted(self.pattern, turn)]
         if not found:
             raise InputError(
                 f"the pattern {self.pattern!r} finds no context in the prompt {item.prompt[:60]!r}",
                 fix="mend `pattern` of the scorer `grounding`, or leave it out to take the whole prompt",
             )
-        return texts + [one for one in found if one is not None]
+        return texts + found
 
 
 def _words(text: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,9 +16,12 @@ from llmops.eval.scorers.text import MetricName
 from llmops.files import digest_of
 
 if TYPE_CHECKING:
+    from llmops.eval.items import Item
     from llmops.eval.measured import Answered
     from llmops.eval.metric import Metric
 
+Take = Callable[[str, str], Any]
+"""From a text, and whether it is an answer or a reference, to the value that a metric asks for."""
 _PROBE = 40
 """Items on whose references it is tried whether the metric is a mean over items."""
 
@@ -54,20 +57,24 @@ class Evaluate(Scorer):
     def names(self) -> tuple[str, ...]:
         return (self.name or self.field or Path(self.metric).name.removesuffix(".py"),)
 
+    def check_items(self, items: Sequence[Item]) -> None:
+        self._references(*_features(self._load(), self.metric), items)
+
     def measure(self, items: Sequence[Answered]) -> list[Metric]:
         from llmops.eval.metric import mean_of, whole
 
         loaded = self._load()
         take, several = _features(loaded, self.metric)
+        references = self._references(take, several, items)
         answers = [take(item.answer, "answer") for item in items]
-        references = [[take(one, "reference") for one in item.references] for item in items]
-        if not several and any(len(refs) > 1 for refs in references):
-            raise InputError(
-                f"the metric {self.metric} takes one reference per item, and some items have several",
-                fix="give items one reference each, or use another metric",
-            )
         wanted = references if several else [one for (one,) in references]
-        result = loaded.compute(predictions=answers, references=wanted, **self.settings)
+        try:
+            result = loaded.compute(predictions=answers, references=wanted, **self.settings)
+        except Exception as error:  # whatever code of others raises
+            raise InputError(
+                f"the metric {self.metric} failed: {type(error).__name__}: {error}",
+                fix="mend its `settings`, or the metric",
+            ) from error
         value = self._value(result, len(items))
         each = value if isinstance(value, list) else None
         if isinstance(value, float) and self._is_mean_of_references(loaded, references, several):
@@ -90,7 +97,7 @@ class Evaluate(Scorer):
         try:
             # In memory, since files of two evaluations at a time would lock each other.
             return evaluate.load(self.metric, config_name=self.config, keep_in_memory=True)
-        except (ConnectionError, FileNotFoundError, OSError) as error:
+        except OSError as error:
             if Path(self.metric).exists():
                 raise InputError(
                     f"the metric in {self.metric} cannot be loaded: {error}",
@@ -110,6 +117,15 @@ class Evaluate(Scorer):
                 fix="set `config` of the scorer `evaluate` to one it has",
             ) from error
 
+    def _references(self, take: Take, several: bool, items: Sequence[Item] | Sequence[Answered]) -> list[list[Any]]:
+        """Those of each item, as the metric takes them."""
+        if not several and any(len(item.references) > 1 for item in items):
+            raise InputError(
+                f"the metric {self.metric} takes one reference per item, and some items have several",
+                fix="give items one reference each, or use another metric",
+            )
+        return [[take(one, "reference") for one in item.references] for item in items]
+
     def _value(self, result: Any, items: int) -> float | list[float]:
         """The number asked for, or a list of one per item."""
         if self.field is None and len(result) != 1:
@@ -123,6 +139,7 @@ class Evaluate(Scorer):
                 fix=f"use one of: {', '.join(result)}",
             )
         found = result[field]
+        found = found.tolist() if hasattr(found, "tolist") else found
         try:
             if isinstance(found, list | tuple) and len(found) == items:
                 return [float(one) for one in found]
@@ -137,16 +154,20 @@ class Evaluate(Scorer):
         """What each item gets alone, None where the metric has no value of one item."""
         values = []
         for answer, reference in zip(answers, references, strict=True):
-            try:
-                # Not `compute`, which writes and reads a table for each call.
-                result = loaded._compute(predictions=[answer], references=[reference], **self.settings)
-                value = self._value(result, 2)
-            except Exception:  # whatever code of others raises on a single item: it then has no value of one
-                return None
-            if isinstance(value, list) or not math.isfinite(value):
+            value = self._tried(loaded, [answer], [reference])
+            if value is None:
                 return None
             values.append(value)
         return values
+
+    def _tried(self, loaded: Any, answers: Sequence[Any], references: Sequence[Any]) -> float | None:
+        """What these get together, None where the metric has no value of so few."""
+        try:
+            # Not `compute`, which writes and reads a table for each call.
+            value = self._value(loaded._compute(predictions=answers, references=references, **self.settings), -1)
+        except Exception:  # whatever code of others raises on items it was not made for
+            return None
+        return value if isinstance(value, float) and math.isfinite(value) else None
 
     def _is_mean_of_references(self, loaded: Any, references: Sequence[Sequence[Any]], several: bool) -> bool:
         """Whether the metric is a mean over items, where half of the answers are references drawn from other items.
@@ -160,8 +181,8 @@ class Evaluate(Scorer):
         for _ in range(5):
             given = [(own if draw.random() < 0.5 else draw.choice(some))[0] for own in some]
             each = self._alone(loaded, given, wanted)
-            value = self._value(loaded._compute(predictions=given, references=wanted, **self.settings), -1)
-            if each is None or not isinstance(value, float) or not _same(value, each):
+            value = self._tried(loaded, given, wanted)
+            if each is None or value is None or not _same(value, each):
                 return False
         return True
 
@@ -170,7 +191,7 @@ def _same(value: float, each: Sequence[float]) -> bool:
     return math.isclose(sum(each) / len(each), value, rel_tol=1e-6, abs_tol=1e-9)
 
 
-def _features(loaded: Any, metric: str) -> tuple[Any, bool]:
+def _features(loaded: Any, metric: str) -> tuple[Take, bool]:
     """How the metric takes a text, and whether it takes several references of an item.
 
     Raises:

@@ -19,6 +19,7 @@ from llmops.files import file_digest
 from llmops.rubric import Attributes, Likert, Pairwise, load_rubric, value_of
 
 if TYPE_CHECKING:
+    from llmops.eval.items import Item
     from llmops.eval.judge.asking import Judge, Opinion
     from llmops.eval.judge.calibration import Calibration
     from llmops.eval.judge.prompt import JudgePrompt
@@ -77,14 +78,14 @@ class JudgeScorer(Consulting):
     @property
     def contents(self) -> dict[str, str | None]:
         """Digests of the two files as they are now, so that a suite whose rubric was edited is another suite; None
-        where one is missing, which `check` tells."""
+        where one is missing, which `check_items` tells."""
         files = {"rubric": Path(self.rubric), "prompt": Path(self.prompt)}
         return {name: file_digest(file) if file.is_file() else None for name, file in files.items()}
 
     def names(self) -> tuple[str, ...]:
         return (self.name,)
 
-    def check(self) -> None:
+    def check_items(self, items: Sequence[Item]) -> None:
         self.calibrated(self.judge())
 
     def question(self) -> JudgePrompt:

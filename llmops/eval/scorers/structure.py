@@ -13,6 +13,7 @@ from llmops.eval.scorers.catalog import Scorer, scorers
 from llmops.files import digest_of
 
 if TYPE_CHECKING:
+    from llmops.eval.items import Item
     from llmops.eval.measured import Answered
     from llmops.eval.metric import Metric
 
@@ -40,6 +41,12 @@ class JsonSchema(Scorer):
 
     def names(self) -> tuple[str, ...]:
         return ("json_valid", "json_fields") if self.fields else ("json_valid",)
+
+    def check_items(self, items: Sequence[Item]) -> None:
+        _validator(self._schema())
+        for item in items if self.fields else ():
+            for reference in item.references:
+                _reference_fields(reference)
 
     def measure(self, items: Sequence[Answered]) -> list[Metric]:
         from llmops.eval.metric import mean_of, share_of

@@ -15,6 +15,7 @@ from llmops.errors import InputError
 from llmops.eval.scorers.catalog import Scorer, scorers
 
 if TYPE_CHECKING:
+    from llmops.eval.items import Item
     from llmops.eval.measured import Answered
     from llmops.eval.metric import Metric
 
@@ -30,17 +31,14 @@ def _pattern(text: str) -> str:
 
 
 Pattern = Annotated[str, Field(min_length=1), AfterValidator(_pattern)]
-"""A regular expression (Python's `re`) with at most one group."""
+"""A regular expression (Python's `re`) with at most one group; `^` and `$` are the ends of lines."""
 MetricName = Annotated[str, Field(pattern=r"^[a-z][\w@+-]*$", max_length=60)]
 
 
-def extracted(pattern: str, text: str, which: Literal["first", "last"] = "last", flags: int = 0) -> str | None:
-    """What `pattern`, or its group, matches in `text`; None where it does not match."""
-    found = list(re.finditer(pattern, text, flags))
-    if not found:
-        return None
-    one = found[0 if which == "first" else -1]
-    return one.group(one.re.groups) or ""
+def extracted(pattern: str, text: str, *, lowercase: bool = False) -> list[str]:
+    """What `pattern`, or its group, holds at each place in `text` where it is found."""
+    flags = re.MULTILINE | (re.IGNORECASE if lowercase else 0)
+    return [found.group(found.re.groups) or "" for found in re.finditer(pattern, text, flags)]
 
 
 def normal(text: str, *, lowercase: bool) -> str:
@@ -122,24 +120,37 @@ class Number(Scorer):
     def names(self) -> tuple[str, ...]:
         return ("number",)
 
+    def check_items(self, items: Sequence[Item]) -> None:
+        for item in items:
+            _wanted_numbers(item.references)
+
     def measure(self, items: Sequence[Answered]) -> list[Metric]:
         from llmops.eval.metric import share_of
         from llmops.eval.numbers import final_number
 
         hits = []
         for item in items:
-            wanted = [final_number(one) for one in item.references]
-            if any(one is None for one in wanted):
-                raise InputError(
-                    f"the reference {item.references[wanted.index(None)][:60]!r} holds no number",
-                    fix="give references that end in a number, or use another scorer than `number`",
-                )
-            given = final_number(item.answer)
-            hits.append(given is not None and any(self._equal(given, one) for one in wanted if one is not None))
+            wanted, given = _wanted_numbers(item.references), final_number(item.answer)
+            hits.append(given is not None and any(self._equal(given, one) for one in wanted))
         return [share_of("number", f"extract:marked-or-last|refs:any|tolerance:{self.tolerance:g}", hits)]
 
     def _equal(self, given: Fraction, wanted: Fraction) -> bool:
         return abs(given - wanted) <= Fraction(self.tolerance) * abs(wanted)
+
+
+def _wanted_numbers(references: Sequence[str]) -> list[Fraction]:
+    from llmops.eval.numbers import final_number
+
+    found = []
+    for reference in references:
+        number = final_number(reference)
+        if number is None:
+            raise InputError(
+                f"the reference {reference[:60]!r} holds no number",
+                fix="give references that end in a number, or use another scorer than `number`",
+            )
+        found.append(number)
+    return found
 
 
 @scorers.add("regex")
@@ -172,11 +183,13 @@ class Regex(Scorer):
         from llmops.eval.metric import share_of
 
         compares = re.compile(self.pattern).groups == 1
-        flags = re.MULTILINE | (re.IGNORECASE if self.lowercase else 0)
         hits = []
         for item in items:
-            found = extracted(self.pattern, item.answer, self.which, flags)
-            wanted = {normal(one, lowercase=self.lowercase) for one in item.references}
-            hits.append(found is not None and (not compares or normal(found, lowercase=self.lowercase) in wanted))
+            found = extracted(self.pattern, item.answer, lowercase=self.lowercase)
+            if not found or not compares:
+                hits.append(bool(found))
+                continue
+            given = normal(found[0 if self.which == "first" else -1], lowercase=self.lowercase)
+            hits.append(given in {normal(one, lowercase=self.lowercase) for one in item.references})
         how = f"equals:reference|which:{self.which}" if compares else "found"
         return [share_of(self.name, f"{how}|case:{'lc' if self.lowercase else 'mixed'}|pattern:{self.pattern}", hits)]

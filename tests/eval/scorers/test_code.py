@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from llmops.errors import InputError
+from llmops.eval.items import Item
 from llmops.eval.sandbox import available
 from llmops.eval.scorers.code import Code
 from tests.eval.measurements import answered
@@ -38,6 +41,6 @@ def test_a_completion_goes_on_where_the_prompt_ends_if_asked() -> None:
     assert together.per_item.tolist() == [1.0, 1.0]
 
 
-def test_unit_tests_that_are_no_python_are_refused() -> None:
+def test_unit_tests_that_are_no_python_are_refused(make_item: Callable[..., Item]) -> None:
     with pytest.raises(InputError, match="the unit tests 'assert'"):
-        Code().measure(answered([RIGHT], [["assert"]]))
+        Code().check_items([make_item("q", TESTS, "assert")])

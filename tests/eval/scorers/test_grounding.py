@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -51,6 +52,15 @@ def test_it_is_what_a_slow_count_says(answer: list[str], context: list[str], ngr
     hits = [" " + " ".join(words[place : place + length]) + " " in known for place in places]
     expected = sum(hits) / len(hits) if hits else 0.0
     assert support("".join(answer), prompt="".join(context), ngram=ngram) == pytest.approx(expected)
+
+
+def test_the_systems_turn_is_context_and_earlier_turns_are_not() -> None:
+    (item,) = answered(["by the river"], [["r"]])
+    context, other = {"role": "system", "content": "It stands by the river."}, {"role": "user", "content": "Where?"}
+    shown = ({"role": "user", "content": "by the river?"}, {"role": "assistant", "content": "by the river"})
+    for messages, share in (((context, other), 1.0), ((*shown, other), 0.0)):
+        (metric,) = Grounding().measure([replace(item, messages=messages)])
+        assert metric.value() == share
 
 
 def test_a_prompt_without_the_context_asked_for_is_refused() -> None:

@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score
 from llmops.errors import EnvironmentFault, InputError
 from llmops.eval.compare import compare
 from llmops.eval.gates import Gate
-from llmops.eval.metric import Metric, estimates
+from llmops.eval.metric import Metric, estimates, from_json, to_json
 from llmops.eval.scorers.hub import Evaluate
 from llmops.eval.verdict import judge
 from tests.eval.measurements import answered, measured
@@ -123,6 +123,22 @@ def test_whether_it_is_one_does_not_depend_on_how_good_the_model_is(metric: Any)
     )
     with pytest.raises(InputError, match="only known of all items together"):
         judge(sliced, {"s": right}, {}, name="g", against=None)
+
+
+def test_a_metric_that_has_no_value_of_one_item_is_kept_as_it_is(metric: Any) -> None:
+    folder = metric("pairs", "assert len(predictions) == 6\nreturn {'pairs': 0.25}")
+    found = one(Evaluate(metric=folder), ANSWERS, [[t] for t in TRUTH])
+    assert found.value() == pytest.approx(0.25)
+    assert not found.by_item
+    again = from_json(to_json(found), found.statistics.tolist(), found.per_item.tolist())
+    assert again.value() == pytest.approx(0.25)
+    assert not again.by_item
+
+
+def test_a_metric_that_fails_says_why(metric: Any) -> None:
+    folder = metric("picky", "return {'picky': settings['beta']}")
+    with pytest.raises(InputError, match="failed: KeyError: 'beta'"):
+        one(Evaluate(metric=folder), ["a"], [["a"]])
 
 
 def test_a_metric_that_takes_several_references_gets_all_of_them(metric: Any) -> None:
