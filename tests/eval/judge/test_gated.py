@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from llmops.errors import InputError
+from llmops.eval.compare import compare
 from llmops.eval.gates import Gate
 from llmops.eval.items import suite_digest
 from llmops.eval.judge.calibration import Calibration, calibrate
 from llmops.eval.judge.gated import standing
 from llmops.eval.measured import Measured
-from llmops.eval.metric import mean_of
+from llmops.eval.metric import Metric, mean_of
 from llmops.eval.suite import Suite
 from llmops.eval.verdict import judge as decide
 from llmops.eval.verdict import lines
@@ -116,3 +117,19 @@ def test_a_calibration_that_comes_later_leaves_the_suite_as_it_was_but_not_its_s
     assert suite_digest(before, []) == suite_digest(after, [])
     assert standing(before) != standing(after)
     assert standing(suite({"bleu": {}})) == ""
+
+
+def test_a_slice_in_which_the_judge_gave_no_verdict_decides_nothing() -> None:
+    half = [1.0] * 50
+    each = np.array([*half, *[np.nan] * 50])
+    there = ~np.isnan(each)
+    metric = Metric("judge", "v1", "mean", np.stack([np.nan_to_num(each), there * 1.0], axis=1), each, span=1.0)
+    slices = [{"half": "a" if place < 50 else "b"} for place in range(100)]
+    found = replace(measured([metric], slices=slices), judges=report(calibration()).judges)
+    verdict = ask(found, per_slice=True)
+    assert [(rule["rule"], rule["result"], rule["value"]) for rule in verdict.rules] == [
+        ("s judge ≥ 0.5", "PASS", 1.0),
+        ("s judge [half=a] ≥ 0.5", "PASS", 1.0),
+        ("s judge [half=b] ≥ 0.5", "INCONCLUSIVE", None),
+    ]
+    assert compare(found, found).of("judge", "half=b").finding == "inconclusive"
