@@ -43,15 +43,21 @@ def file_digest(path: Path) -> str:
     return sha.hexdigest()
 
 
-def folder_digest(folder: Path, *, suffixes: tuple[str, ...] = (".safetensors", ".json", ".jinja", ".model")) -> str:
-    """sha256 over the sorted `(relative name, file digest)` of a folder's model files.
+_MODEL_FILES = (".safetensors", ".json", ".jinja", ".model")
 
-    `manifest.json` and the card are left out: they describe the bytes, they are not part of them.
-    """
+
+def is_model_file(path: Path, suffixes: tuple[str, ...] = _MODEL_FILES) -> bool:
+    """Whether a file is part of a model: `manifest.json`, the card and the bill of materials only describe it."""
+    describes = path.name == "manifest.json" or path.name.endswith(".cdx.json")
+    return path.is_file() and path.suffix in suffixes and not describes
+
+
+def folder_digest(folder: Path, *, suffixes: tuple[str, ...] = _MODEL_FILES) -> str:
+    """sha256 over the sorted `(relative name, file digest)` of a folder's model files."""
     parts = [
         [path.relative_to(folder).as_posix(), file_digest(path)]
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix in suffixes and path.name != "manifest.json"
+        if is_model_file(path, suffixes)
     ]
     return digest_of(parts)
 

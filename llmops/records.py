@@ -174,7 +174,7 @@ class Report:
         digest: sha256 over everything in it but times.
         measures: numbers beside the scores by name; the unit is the name's last part.
         suite_digest: over items, decoding and scorers; reports with different ones must not be compared.
-        slices: the scores of each slice, by `breakdown=value`.
+        slices: the scores of each slice, by `breakdown=value`; `slice_items` how many items each has.
     """
 
     suite: str
@@ -187,6 +187,7 @@ class Report:
     suite_digest: str = ""
     model_digest: str = ""
     slices: Mapping[str, tuple[Score, ...]] = field(default_factory=dict)
+    slice_items: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,4 +59,4 @@ def test_the_two_locks_differ_only_in_what_depends_on_the_machine() -> None:
 
 
 def test_the_core_stays_light() -> None:
-    assert {one.name for one in asked_for()} == {"pydantic", "pyyaml", "typer", "rich"}
+    assert {one.name for one in asked_for()} == {"pydantic", "pyyaml", "typer", "rich", "license-expression"}

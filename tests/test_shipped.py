@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from llmops.config import load
+from llmops.config import Settings, load
 from llmops.eval.gates import Gate
 from llmops.eval.suite import Suite
 from llmops.finetune.recipe import Fsdp, Lora, Recipe
+from llmops.rubric import load_rubric
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("recipes", "configs", "eval", "feedback")
@@ -42,6 +43,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "recipes": recipe,
     "eval/suites": suite,
     "eval/gates": gate,
+    "feedback/rubrics": load_rubric,
     "configs/prices.yaml": prices,
 }
 
@@ -186,10 +188,13 @@ rules:
     ],
 )
 def test_an_example_of_the_design_loads_and_is_the_shipped_file(
-    tmp_path: Path, text: str, read: Callable[[Path], object], shipped: str
+    tmp_path: Path, text: str, read: Callable[[Path], Settings], shipped: str
 ) -> None:
+    """What a file only states beside, such as the licence of rows, is no part of what it asks for."""
     (tmp_path / "example.yaml").write_text(text)
-    assert read(tmp_path / "example.yaml") == read(ROOT / shipped)
+    example, file = read(tmp_path / "example.yaml"), read(ROOT / shipped)
+    assert type(example) is type(file)
+    assert example.model_dump(mode="json") == file.model_dump(mode="json")
 
 
 @pytest.mark.parametrize("variant", ["plain", "dora", "rslora"])

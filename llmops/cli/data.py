@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llmops.cli import lineage
 from llmops.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="data",
-    help="Dataset versions: check, show, diff.",
+    help="Dataset versions: check, show, diff, who-saw.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -109,6 +110,7 @@ def diff(a: _Version, b: _Version, as_json: _Json = False) -> None:
 
 
 def register(parent: typer.Typer) -> None:
+    lineage.register_data(app)
     parent.add_typer(app)
 
 

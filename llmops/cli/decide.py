@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmops.errors import EnvironmentFault, InputError
+from llmops.registry.decisions import sentence
 
 if TYPE_CHECKING:
     from llmops.registry.decisions import Decision
@@ -24,18 +25,22 @@ def approve(
     model: Reference,
     actor: As = None,
     override: Annotated[
-        str | None, typer.Option(help="Approve without a PASS, for this reason; recorded and shown for ever.")
+        str | None,
+        typer.Option(help="Approve without a PASS or with unknown licences, for this reason; shown for ever."),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Say that a version may be promoted. It needs a PASS, and another person than the one who trained it."""
     from llmops.registry import promote
+    from llmops.registry.licence_chain import of_version, unknown
 
     if override is not None and not override.strip():
         raise InputError("an override needs its reason", fix="write it: --override 'why it is right all the same'")
-    workspace, version = _version(model)
+    workspace, version = version_of(model)
     who = actor or promote.this_person()
     made = promote.approve(version, who, override=override or "", workspace=workspace)
+    if override is None and (missing := unknown(of_version(version))):
+        typer.echo(f"licences: not known for {'; '.join(missing)}; a promotion will be refused", err=True)
     _tell(made, as_json, next_command=f"llmops models promote {version.reference}")
 
 
@@ -48,7 +53,7 @@ def reject(
     """Say that a version must not be promoted; an approval it had is gone."""
     from llmops.registry import promote
 
-    workspace, version = _version(model)
+    workspace, version = version_of(model)
     made = promote.reject(version, actor or promote.this_person(), reason=reason, workspace=workspace)
     _tell(made, as_json, next_command=f"llmops models history {version.name}")
 
@@ -57,7 +62,7 @@ def promote(model: Reference, actor: As = None, as_json: Json = False) -> None:
     """Make an approved version champion, once its bytes were read and checked."""
     from llmops.registry import promote as deciding
 
-    workspace, version = _version(model)
+    workspace, version = version_of(model)
     made = deciding.promote(version, actor or deciding.this_person(), workspace=workspace)
     _tell(made, as_json, next_command=f"llmops models show {version.name}@champion")
 
@@ -121,7 +126,7 @@ def history(name: Name, as_json: Json = False) -> None:
     decisions.check_chain(links)
 
 
-def _version(model: str) -> tuple[Workspace, ModelVersion]:
+def version_of(model: str) -> tuple[Workspace, ModelVersion]:
     from llmops.registry import store
     from llmops.registry.reference import registry_name
     from llmops.workspace import Workspace
@@ -141,23 +146,6 @@ def _tell(made: Decision, as_json: bool, *, next_command: str) -> None:
         return
     typer.echo(sentence(made))
     typer.echo(f"next: {next_command}")
-
-
-def sentence(link: Decision) -> str:
-    """A decision as people read it."""
-    reference = f"models:/{link.model}/{link.version}"
-    said = {
-        "register": f"{link.actor} trained {reference}",
-        "approve": f"{link.actor} approved {reference}",
-        "reject": f"{link.actor} rejected {reference}",
-        "promote": f"{link.actor} made {reference} champion",
-        "rollback": f"{link.actor} went back to {reference}",
-    }[link.kind]
-    if link.override:
-        said += " WITHOUT A PASS"
-    elif link.verdict:
-        said += f" on verdict {link.verdict[:12]}"
-    return said + (f": {link.reason}" if link.reason else "")
 
 
 def register(models: typer.Typer) -> None:

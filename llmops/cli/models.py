@@ -1,4 +1,4 @@
-"""Commands on the model registry: list, show."""
+"""Commands on the model registry: list, show; those that decide and those that trace have files of their own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmops.cli import decide
+from llmops.cli import card, decide, lineage
 from llmops.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def show(
     """Say what one version is: what made it, how it scored and where its bytes are."""
     from llmops.registry import store
     from llmops.registry.connection import without_credentials
+    from llmops.registry.licence_chain import TAG, joint, of_version, unknown
     from llmops.registry.reference import registry_name
     from llmops.workspace import Workspace
 
@@ -70,6 +71,7 @@ def show(
         typer.echo(json.dumps({**_plain(one), **judged}, indent=2))
         return
     typer.echo(one.reference)
+    chain = of_version(one)
     facts = {
         "what": one.description,
         "aliases": ", ".join(one.aliases),
@@ -78,12 +80,13 @@ def show(
         "verdict": "; ".join(judged["verdicts"]),
         "decisions": "; ".join(judged["decisions"]),
         "MLflow run": one.run_id,
+        "licence": joint(chain) or f"not known: {'; '.join(unknown(chain))}",
         "digest": one.digest,
         "source": without_credentials(one.source),
         **{
             key.removeprefix("llmops.").replace("_", " "): value
             for key, value in sorted(one.tags.items())
-            if key.startswith("llmops.") and key != "llmops.digest"
+            if key.startswith("llmops.") and key not in ("llmops.digest", TAG)
         },
     }
     for key, value in facts.items():
@@ -94,9 +97,8 @@ def show(
 
 def _judged(one: ModelVersion, workspace: Workspace) -> dict[str, list[str]]:
     """What gates said of a version and what was decided about it, overrides in capitals."""
-    from llmops.cli.decide import sentence
     from llmops.database import open_database
-    from llmops.registry.decisions import chain
+    from llmops.registry.decisions import chain, sentence
     from llmops.registry.verdicts import verdicts_of
 
     engine = open_database(workspace)
@@ -136,4 +138,6 @@ def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def register(app: typer.Typer) -> None:
     decide.register(models)
+    lineage.register(models)
+    card.register(models)
     app.add_typer(models, name="models")

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, field_validator, model_validator
 
 from llmops.config import Settings
+from llmops.licences import spdx
 
 
 class Origin(Settings):
@@ -44,6 +45,14 @@ class Origin(Settings):
 class TrainOrigin(Origin):
     weight: PositiveFloat = 1.0
     """How often one epoch sees each row: 2 twice, 0.5 every other epoch."""
+    licence: str | None = Field(default=None, exclude=True)
+    """SPDX id of the rows' licence, as `CC-BY-SA-4.0`; `LicenseRef-NAME` for rows of your own or under a contract.
+    Recorded with the model, and no part of what is trained; null is unknown, which stops a promotion."""
+
+    @field_validator("licence")
+    @classmethod
+    def _is_one(cls, licence: str | None) -> str | None:
+        return None if licence is None else spdx(licence)
 
 
 class PromptRows(TrainOrigin):
@@ -128,6 +137,11 @@ class DataSection(Settings):
     `train`. Zero holds nothing out: no best checkpoint, no early stopping."""
     checks: Checks = Checks()
     """What is looked for in the rows before training."""
+
+    @property
+    def sources(self) -> list[Rows]:
+        """All of them, those of the validation rows last."""
+        return [*self.train, *(self.validation if isinstance(self.validation, list) else [])]
 
     @field_validator("validation")
     @classmethod

@@ -14,6 +14,7 @@ from llmops.eval.items import Item, suite_digest
 from llmops.eval.measured import ALL, Answered, Measured, content_of
 from llmops.eval.measures import measures
 from llmops.eval.metric import Metric, estimates
+from llmops.eval.scorers.consulting import Consulted, Consulting
 from llmops.eval.suite import Suite
 from llmops.events import Listener, Silent
 from llmops.files import digest_of, write_json
@@ -32,6 +33,7 @@ def evaluate(
     generate: Engine,
     out: Path | None = None,
     listener: Listener | None = None,
+    judged: Path | None = None,
 ) -> Report:
     """Have `model` answer `items` of `suite`, score the answers, and write the report into the folder `out`.
 
@@ -42,9 +44,12 @@ def evaluate(
         items: of the suite, from `items_of`; at least one.
         generate: makes the answers; it is called once.
         out: gets `<suite>-<digest>.json` with every item; None writes nothing.
+        judged: folder in which scorers that ask others keep what those said; None keeps nothing.
 
     Raises:
-        InputError: there are no items, a scorer cannot use them, or a score is no number.
+        InputError: there are no items, a scorer cannot use them, a score is no number, or a judge gives too few
+            verdicts.
+        EnvironmentFault: a judge does not answer.
     """
     listener = listener or Silent()
     if not items:
@@ -55,11 +60,17 @@ def evaluate(
     answers = _in_order(items, made.answers)
     answered = [_answered(*pair) for pair in zip(items, answers, strict=True)]
     metrics: list[Metric] = []
+    consulted: dict[str, Consulted] = {}
     for number, scorer in enumerate(suite.scorers):
         listener.advance(f"scores of {suite.name}", number, len(suite.scorers))
-        metrics += scorer.chosen.measure(answered)
+        chosen = scorer.chosen
+        if isinstance(chosen, Consulting):
+            said = consulted[chosen.names()[0]] = chosen.consult(answered, listener=listener, cache=judged)
+            metrics += said.metrics
+        else:
+            metrics += chosen.measure(answered)
     listener.advance(f"scores of {suite.name}", len(suite.scorers), len(suite.scorers))
-    _check_numbers(metrics)
+    check_numbers(metrics)
     measured = Measured(
         digest="",
         model={"reference": model.reference, "revision": model.revision, "digest": model.digest},
@@ -67,8 +78,20 @@ def evaluate(
         engine=made.engine,
         items=tuple(_scored(place, item, metrics) for place, item in enumerate(answered)),
         metrics=tuple(metrics),
-        measures=measures(answered, seconds=made.seconds, kept=made.kept),
+        measures=measures(answered, seconds=made.seconds, kept=made.kept)
+        | {name: value for said in consulted.values() for name, value in said.measures.items()},
+        judges={name: said.record for name, said in consulted.items()},
     )
+    return written(measured, out)
+
+
+def written(measured: Measured, out: Path | None) -> Report:
+    """The report of what was measured: its scores with their intervals, its digest, and its file in `out`.
+
+    Args:
+        measured: complete but for `digest`, `file`, `scores` and `slices`, which are computed here.
+    """
+    metrics = measured.metrics
     found = estimates(metrics, measured.groups, measured.clusters)
     by_group = {group: _scores(metrics, of_group) for group, of_group in found.items()}
     scores, slices = by_group[ALL], {group: some for group, some in by_group.items() if group != ALL}
@@ -79,21 +102,23 @@ def evaluate(
     )
     digest = digest_of(content)
     file = None
+    suite = str(measured.suite["name"])
     if out is not None:
-        file = out / f"{suite.name}-{digest[:12]}.json"
-        times = {answer.item: round(answer.seconds, 4) for answer in answers if answer.seconds is not None}
+        file = out / f"{suite.replace(':', '-').replace('/', '-')}-{digest[:12]}.json"
+        times = {item.id: round(item.seconds, 4) for item in measured.items if item.seconds is not None}
         write_json(file, {**content, "digest": digest, "measures": measured.measures, "seconds": times})
     return Report(
-        suite=suite.name,
-        model=model.reference,
+        suite=suite,
+        model=measured.name,
         digest=digest,
-        items=len(items),
+        items=len(measured.items),
         scores=scores,
         measures=measured.measures,
         file=file,
-        suite_digest=content["suite"]["digest"],
-        model_digest=model.digest,
+        suite_digest=str(measured.suite["digest"]),
+        model_digest=str(measured.model["digest"]),
         slices=slices,
+        slice_items={group: len(places) for group, places in measured.groups.items() if group != ALL},
     )
 
 
@@ -121,7 +146,8 @@ def _finite(bound: float) -> float | None:
     return bound if math.isfinite(bound) else None
 
 
-def _check_numbers(metrics: Sequence[Metric]) -> None:
+def check_numbers(metrics: Sequence[Metric]) -> None:
+    """Raises InputError where a score, or what it is computed from, is no number."""
     for metric in metrics:
         # An item alone may have no value (a class it is not of); all of them together must.
         for value in (metric.value(), *metric.statistics.sum(1)):

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -295,8 +296,13 @@ def train_run(
     plan: Plan,
     world: int,
     listener: Listener,
+    licences: Sequence[Mapping[str, Any]] = (),
 ) -> RunManifest:
-    """Train, save the artifact and write the manifest; goes on from the last good checkpoint if there is one."""
+    """Train, save the artifact and write the manifest; goes on from the last good checkpoint if there is one.
+
+    Args:
+        licences: what the run rests on, for the manifest.
+    """
     from llmops.finetune.job import Job
     from llmops.finetune.launch import launch
 
@@ -341,7 +347,15 @@ def train_run(
             "base_digest": base.digest,
             "dataset": dataset.digest,
             "sources": [asdict(source) for source in dataset.sources],
+            "licences": [dict(one) for one in licences],
             "template": tokens.report.template_digest,
+            "code_version": version("llmops"),
+            "work": {
+                "flops": plan.flops.model * outcome.tokens / plan.tokens.used,  # of what was trained, not planned
+                "formula": plan.flops.formula,
+                "weights": plan.weights,
+                "trained_weights": plan.trained_weights,
+            },
             "stopped_early": outcome.stopped_early,
             "best_update": outcome.best_update,
         },

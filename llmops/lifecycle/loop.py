@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from llmops.data.sources import check_columns
 from llmops.data.versions import prepare, rows_of
 from llmops.errors import EnvironmentFault, InputError, Interrupted, LlmopsError
 from llmops.eval.gates import Gate
 from llmops.eval.items import Item, suite_digest
+from llmops.eval.judge.gated import standing
 from llmops.eval.measured import FORMAT, read, summary
 from llmops.eval.suite import Suite
 from llmops.events import Listener
@@ -39,10 +40,13 @@ from llmops.lifecycle.gate import Judged, verdict_of
 from llmops.lifecycle.measure import measure, subject
 from llmops.lifecycle.prepare import gate_of, held_out, suites_of
 from llmops.records import DatasetVersion, ModelSource, Report, RunManifest, Split, Step, Verdict
-from llmops.registry.card import write_card
+from llmops.registry.bom import write_bom
+from llmops.registry.card import CardFacts, write_card
+from llmops.registry.licence_chain import TAG, Chain, chain_of, to_plain
 from llmops.registry.plots import plots
 from llmops.registry.promote import registered
 from llmops.registry.reference import resolve
+from llmops.registry.run_records import DATASET_TAG, FOLDER_TAG, RUN_TAG
 from llmops.registry.store import ModelVersion, register
 from llmops.registry.tracking import Tracker
 from llmops.workspace import Workspace
@@ -98,6 +102,7 @@ def finetune(
     tokens = encode_dataset(rows, dataset, recipe, base, cache=workspace.cache, listener=listener)
     kernels = choose_kernels(recipe, base, world=gpus)
     parts = identify(recipe, dataset, tokens, base, kernels, world=gpus)
+    licences = chain_of(base, [(one.source, one.licence) for one in recipe.data.sources], workspace=workspace)
     folder = out or workspace.runs / f"{recipe.name}-{run_digest(parts)[:12]}"
     if resume and out is None and not folder.exists():
         folder = _newest_unfinished(workspace.runs, recipe.name) or folder
@@ -110,7 +115,7 @@ def finetune(
         listener.say(
             f"plan: {plan.updates} updates, {plan.tokens.used:,.0f} tokens, about {gib(plan.memory.total)} at the peak"
         )
-        tracker = _tracker(workspace, folder, recipe, parts_digest=run_digest(parts))
+        tracker = _tracker(workspace, folder, recipe, parts)
         with _recorded(tracker, listener):
             manifest = train_run(
                 folder,
@@ -123,16 +128,19 @@ def finetune(
                 plan=plan,
                 world=gpus,
                 listener=_Recording(listener, tracker, plan),
+                licences=to_plain(licences),
             )
     else:
         listener.say(f"this recipe was trained before, with the same data and base: {folder}")
-        tracker = _unsent(workspace, folder, recipe, parts_digest=run_digest(parts))
+        tracker = _unsent(workspace, folder, recipe, parts)
     finished = Finished(manifest, folder, cached)
     with _recorded(tracker, listener):
         reports = _reports(suites, base, finished, workspace, listener)
         verdict = _verdict(gate, recipe, suites, reports, finished, workspace, listener)
-        write_card(finished.artifact, manifest, reports)
-        version, fault = _registered(recipe.name, finished, manifest, reports, verdict, workspace, tracker)
+        facts = CardFacts(manifest, reports, licences, [verdict] if verdict else [])
+        write_card(finished.artifact, facts)
+        write_bom(finished.artifact, facts)
+        version, fault = _registered(recipe.name, finished, reports, verdict, licences, workspace, tracker)
     if tracker is not None:
         _record_result(tracker, finished, manifest, dataset, tokens, reports)
         for line in tracker.finish("FINISHED").lines():
@@ -204,16 +212,17 @@ _RECORDED = "recorded.json"
 """Written once the whole result was handed to MLflow; what did not arrive is in `unsent.jsonl`."""
 
 
-def _unsent(workspace: Workspace, folder: Path, recipe: Recipe, *, parts_digest: str) -> Tracker | None:
+def _unsent(workspace: Workspace, folder: Path, recipe: Recipe, parts: Mapping[str, Any]) -> Tracker | None:
     """The record of a finished run that MLflow does not have all of; the rest is sent now."""
     if (folder / _RECORDED).exists() and not (folder / "unsent.jsonl").exists():
         return None
-    return _tracker(workspace, folder, recipe, parts_digest=parts_digest)
+    return _tracker(workspace, folder, recipe, parts)
 
 
-def _tracker(workspace: Workspace, folder: Path, recipe: Recipe, *, parts_digest: str) -> Tracker:
+def _tracker(workspace: Workspace, folder: Path, recipe: Recipe, parts: Mapping[str, Any]) -> Tracker:
     tracker = Tracker(workspace, folder)
-    tracker.start(folder.name, recipe.name, recipe.model_dump(mode="json"), tags={"llmops.run_digest": parts_digest})
+    tags = {RUN_TAG: run_digest(parts), FOLDER_TAG: str(folder.absolute()), DATASET_TAG: str(parts["dataset"])}
+    tracker.start(folder.name, recipe.name, recipe.model_dump(mode="json"), tags=tags)
     return tracker
 
 
@@ -260,7 +269,7 @@ def _reports(
     """Base and tuned model on every suite; a finished run whose suites did not change is not asked again."""
     folder = finished.folder / "report"
     index = folder / "summary.json"
-    wanted = [suite_digest(suite, items) for suite, items in suites]
+    wanted = [suite_digest(suite, items) + standing(suite) for suite, items in suites]
     if index.is_file():
         known = json.loads(index.read_text())
         files = [folder / name for name in known.get("files", ())]
@@ -274,7 +283,7 @@ def _reports(
         for model, on in ((base, None), (tuned, beneath))
     ]
     reports = [
-        summary(measure(one, [pair], folder=folder, listener=listener)[pair[0].name])
+        summary(measure(one, [pair], folder=folder, listener=listener, judged=workspace.cache / "judged")[pair[0].name])
         for pair in suites
         for one in subjects
     ]
@@ -321,17 +330,24 @@ def _verdict(
 def _registered(
     name: str,
     finished: Finished,
-    manifest: RunManifest,
     reports: Sequence[Report],
     verdict: Verdict | None,
+    licences: Chain,
     workspace: Workspace,
     tracker: Tracker | None,
 ) -> tuple[ModelVersion | None, LlmopsError | None]:
     """The version in the registry; a registry that is away loses nothing, the same command later registers it."""
     run_id = tracker.wait_for_id() if tracker is not None else None
     try:
-        tuned = reports[1::2]
-        version = register(name, finished.artifact, manifest, tuned, workspace=workspace, run_id=run_id)
+        version = register(
+            name,
+            finished.artifact,
+            finished.manifest,
+            reports[1::2],
+            workspace=workspace,
+            run_id=run_id,
+            facts={TAG: json.dumps(to_plain(licences))},
+        )
         registered(version, verdict, workspace=workspace)
         return version, None
     except (InputError, Interrupted):

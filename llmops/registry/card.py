@@ -4,72 +4,131 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from llmops.files import write_text
-from llmops.records import Report, RunManifest
+from llmops.records import Report, RunManifest, Verdict
+from llmops.registry import card_sections as sections
+from llmops.registry.card_sections import listed, sources
 from llmops.registry.connection import without_credentials
+from llmops.registry.decisions import Decision
+from llmops.registry.licence_chain import Chain, joint
+from llmops.registry.markdown import code, fenced, table, text
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _RELATION = {"adapter": "adapter", "full": "finetune", "merged": "merge", "quantized": "quantized"}
 
 
-def write_card(
-    artifact: Path, manifest: RunManifest, reports: Sequence[Report] = (), *, licence: str = "unknown"
-) -> Path:
-    """Write `README.md` into the folder `artifact`; it is no part of the artifact's digest.
-
-    Args:
-        licence: the hub's name of it (`apache-2.0`); nothing is guessed.
-    """
+def write_card(artifact: Path, facts: CardFacts) -> Path:
+    """Write `README.md` into the folder `artifact`; it is no part of the artifact's digest."""
     path = artifact / "README.md"
-    write_text(path, card(manifest, reports, licence=licence))
+    write_text(path, card(facts))
     return path
 
 
-def card(manifest: RunManifest, reports: Sequence[Report] = (), *, licence: str = "unknown") -> str:
+@dataclass(frozen=True, slots=True)
+class CardFacts:
+    """Everything a card is made of.
+
+    Attributes:
+        reports: the model's, each perhaps after that of its base on the same items.
+        licences: what it rests on; None where nothing was recorded.
+        verdicts, decisions: the oldest first.
+        reference: the registered version; None for an artifact that is none (yet).
+    """
+
+    manifest: RunManifest
+    reports: Sequence[Report] = ()
+    licences: Chain | None = None
+    verdicts: Sequence[Verdict] = ()
+    decisions: Sequence[Decision] = ()
+    reference: str | None = None
+
+
+def card(facts: CardFacts) -> str:
     """The card as Markdown, with Hugging Face's metadata in front."""
-    metadata = yaml.safe_dump(_metadata(manifest, licence), sort_keys=False, allow_unicode=True)
+    manifest = facts.manifest
+    metadata = yaml.safe_dump(_metadata(facts), sort_keys=False, allow_unicode=True)
     parts = [
         f"---\n{metadata}---\n",
-        f"# {_text(manifest.name)}\n",
-        f"{_what(manifest)}\n",
+        f"# {text(manifest.name)}\n",
+        f"{_what(facts)}\n",
+        *sections.intended_use(manifest, facts.reports),
+        *sections.evaluation(manifest, facts.reports),
+        *sections.limitations(manifest, facts.reports),
+        *sections.data(manifest),
+        *sections.licences(facts.licences),
         "## Training\n",
-        _table(("", "value"), _facts(manifest)),
-        *_scores(reports),
+        table(("", "value"), _facts(manifest)),
+        *sections.footprint(manifest),
+        *sections.judgement(facts.verdicts, facts.decisions),
         "## Make it again\n",
         "Save the recipe below as `recipe.yaml`, in a folder from which its paths are right, and run\n",
-        _fenced(_command(manifest), "sh"),
+        fenced(_command(manifest), "sh"),
         "The same bytes come out on the same machine with the same versions:\n",
-        _table(("package", "version"), manifest.environment.items()),
-        _fenced(yaml.safe_dump(_shareable(manifest.recipe), sort_keys=False, allow_unicode=True), "yaml"),
+        table(("package", "version"), manifest.environment.items()),
+        fenced(yaml.safe_dump(_recipe(facts), sort_keys=False, allow_unicode=True), "yaml"),
     ]
     return "\n".join(parts)
 
 
-def _metadata(manifest: RunManifest, licence: str) -> dict[str, Any]:
+def _metadata(facts: CardFacts) -> dict[str, Any]:
+    manifest = facts.manifest
     base, revision = _base(manifest)
     metadata: dict[str, Any] = {
         "library_name": "peft" if manifest.kind == "adapter" else "transformers",
         "pipeline_tag": "text-generation",
-        "license": licence,
+        **_licence(facts.licences),
         "tags": _tags(manifest),
     }
+    if base.startswith("builtin:"):
+        metadata["language"] = "en"  # all that the embedded bases have read
     # The hub rejects a card whose base or data set is none of its own.
     if _HUB_ID.fullmatch(base):
         metadata["base_model"] = base
         metadata["base_model_relation"] = _RELATION[manifest.kind]
         if revision:
             metadata["base_model_revision"] = revision
-    hub = [source.removeprefix("hub:") for source in _sources(manifest) if source.startswith("hub:")]
+    hub = [source.removeprefix("hub:") for source in sources(manifest) if source.startswith("hub:")]
     datasets = [name for name in dict.fromkeys(hub) if _HUB_ID.fullmatch(name)]
     if datasets:
         metadata["datasets"] = datasets
+    results = [_result(report) for report in sections.of_model(manifest, facts.reports)]
+    if results:
+        metadata["model-index"] = [{"name": manifest.name or "unnamed", "results": results}]
     return metadata
+
+
+def _licence(chain: Chain | None) -> dict[str, str]:
+    """As the hub spells it: a name of its list in small letters, else `other` with the expression as its name."""
+    whole = joint(chain)
+    if whole is None:
+        return {"license": "unknown"}
+    if " " in whole or whole.startswith("LicenseRef-"):
+        return {"license": "other", "license_name": whole}
+    return {"license": whole.lower()}
+
+
+def _result(report: Report) -> dict[str, Any]:
+    """A suite's scores for `model-index`; the interval is among a metric's arguments."""
+    return {
+        "task": {"type": "text-generation"},
+        "dataset": {"type": report.suite or "unnamed", "name": report.suite or "unnamed"},
+        "metrics": [
+            {
+                "type": score.metric,
+                "value": score.value,
+                "name": score.metric,
+                "args": {"low": score.low, "high": score.high, "confidence": 0.95, "signature": score.signature},
+            }
+            for score in report.scores
+        ],
+    }
 
 
 def _tags(manifest: RunManifest) -> list[str]:
@@ -88,12 +147,8 @@ def _base(manifest: RunManifest) -> tuple[str, str | None]:
     return without_credentials(base), manifest.identity.get("base_revision") or written or None
 
 
-def _sources(manifest: RunManifest) -> list[str]:
-    rows = (manifest.recipe.get("data") or {}).get("train") or []
-    return [without_credentials(str(one["source"])) for one in rows if isinstance(one, Mapping) and "source" in one]
-
-
-def _what(manifest: RunManifest) -> str:
+def _what(facts: CardFacts) -> str:
+    manifest = facts.manifest
     base, _ = _base(manifest)
     how = {
         "adapter": "A LoRA adapter for",
@@ -101,49 +156,35 @@ def _what(manifest: RunManifest) -> str:
         "merged": "A LoRA adapter merged into",
         "quantized": "A quantized model from",
     }[manifest.kind]
-    return f"{how} {_code(base)}, trained by llmops on {_listed(_sources(manifest))}."
+    which = f" This is {code(facts.reference)}." if facts.reference else ""
+    return f"{how} {code(base)}, trained by llmops on {listed(sources(manifest))}.{which}"
 
 
 def _facts(manifest: RunManifest) -> Iterator[tuple[str, str]]:
     base, revision = _base(manifest)
     recipe = manifest.recipe
-    yield "base", _code(base) + (f" at {_code(revision)}" if revision else "")
+    yield "base", code(base) + (f" at {code(revision)}" if revision else "")
     if base_digest := manifest.identity.get("base"):
-        yield "base digest", _code(base_digest)
-    yield "data", _listed(_sources(manifest))
+        yield "base digest", code(base_digest)
+    yield "data", listed(sources(manifest))
     if dataset := manifest.identity.get("dataset"):
-        yield "data digest", _code(dataset)
+        yield "data digest", code(dataset)
     adapter = recipe.get("adapter") or {}
     if adapter.get("kind") == "lora":
-        yield "adapter", f"{_text(adapter.get('variant', 'plain'))} LoRA, rank {_text(adapter.get('rank'))}"
+        yield "adapter", f"{text(adapter.get('variant', 'plain'))} LoRA, rank {text(adapter.get('rank'))}"
     yield "updates", f"{manifest.steps:,}"
     yield "tokens", f"{manifest.tokens:,}, of which {manifest.trained_tokens:,} with loss"
     yield "loss at the end", f"{manifest.final_loss:.4f} nats per token"
     if manifest.validation_loss is not None:
         yield "validation loss", f"{manifest.validation_loss:.4f} nats per token"
-    yield "seed", _text(recipe.get("seed", 0))
+    yield "seed", text(recipe.get("seed", 0))
     yield "speed", f"{manifest.tokens_per_s:,.0f} tokens/s"
     if seconds := manifest.measured.get("seconds"):
         yield "time", f"{seconds:,.0f} s"
     if peak := manifest.measured.get("peak_bytes"):
         yield "peak memory", f"{peak / 2**30:.2f} GiB"
-    yield "run digest", _code(manifest.digest)
-    yield "artifact digest", _code(manifest.artifact_digest)
-
-
-def _scores(reports: Sequence[Report]) -> Iterator[str]:
-    yield "## Scores\n"
-    if not reports:
-        yield "Not evaluated.\n"
-        return
-    yield _table(
-        ("suite", "items", "metric", "value", "computed as"),
-        (
-            (_text(one.suite), f"{one.items:,}", _text(score.metric), f"{score.value:.4g}", _code(score.signature))
-            for one in reports
-            for score in one.scores
-        ),
-    )
+    yield "run digest", code(manifest.digest)
+    yield "artifact digest", code(manifest.artifact_digest)
 
 
 def _command(manifest: RunManifest) -> str:
@@ -151,42 +192,17 @@ def _command(manifest: RunManifest) -> str:
     return "llmops finetune recipe.yaml" + (f" --gpus {world}" if world > 1 else "") + "\n"
 
 
-def _shareable(value: Any) -> Any:
-    """The recipe as plain data, without user names and passwords in addresses."""
-    return json.loads(without_credentials(json.dumps(value, default=str)))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(_code(name) for name in names) or "unnamed data"
-
-
-def _text(value: Any) -> str:
-    """Any value as one line of Markdown that shows as it is."""
-    line = " ".join(str(value).split())
-    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]#|~!])", r"\\\1", line)
-
-
-def _code(value: Any) -> str:
-    """Any value as code in one line, also inside a table; empty for an empty one."""
-    line = " ".join(str(value).split()).replace("|", "\\|")
-    if not line:
-        return ""
-    ticks = "`" * (_longest_run(line) + 1)
-    space = " " if line.startswith("`") or line.endswith("`") else ""
-    return f"{ticks}{space}{line}{space}{ticks}"
-
-
-def _fenced(content: str, language: str) -> str:
-    fence = "`" * max(3, _longest_run(content) + 1)
-    return f"{fence}{language}\n{content.rstrip()}\n{fence}\n"
-
-
-def _longest_run(text: str) -> int:
-    return max((len(run) for run in re.findall(r"`+", text)), default=0)
-
-
-def _table(head: Sequence[str], rows: Any) -> str:
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    lines += [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join(lines) + "\n"
+def _recipe(facts: CardFacts) -> Any:
+    """The recipe as plain data, without user names and passwords in addresses, with the licences it stated."""
+    recipe = json.loads(without_credentials(json.dumps(facts.manifest.recipe, default=str)))
+    stated = {
+        one.name: one.licence
+        for one in facts.licences or ()
+        if (one.role, one.stated, one.through) == ("data", "the recipe", None)
+    }
+    section = recipe.get("data") or {}
+    for rows in (section.get("train"), section.get("validation")):
+        for one in rows if isinstance(rows, list) else ():
+            if one.get("source") in stated:
+                one["licence"] = stated[one["source"]]
+    return recipe

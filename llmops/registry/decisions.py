@@ -30,7 +30,7 @@ class Decision:
         artifact: digest of that version's bytes.
         actor: who decided; for `register` who trained it.
         verdict: digest of the verdict an approval rests on; empty where there is none.
-        override: an approval without a PASS; `reason` then says why.
+        override: an approval without a PASS, or despite unknown licences; `reason` then says why.
         previous: digest of the link before; empty for the first.
         digest: sha256 over all the rest.
     """
@@ -119,6 +119,23 @@ def check_chain(links: Sequence[Decision]) -> None:
                 fix="restore the database from a backup made before; nothing is promoted until then",
             )
         before = link.digest
+
+
+def sentence(link: Decision) -> str:
+    """A decision as people read it."""
+    reference = f"models:/{link.model}/{link.version}"
+    said = {
+        "register": f"{link.actor} trained {reference}",
+        "approve": f"{link.actor} approved {reference}",
+        "reject": f"{link.actor} rejected {reference}",
+        "promote": f"{link.actor} made {reference} champion",
+        "rollback": f"{link.actor} went back to {reference}",
+    }[link.kind]
+    if link.verdict:
+        said += f" on verdict {link.verdict[:12]}"
+    if link.override:
+        said += " BY OVERRIDE" if link.verdict else " WITHOUT A PASS"
+    return said + (f": {link.reason}" if link.reason else "")
 
 
 def _digest(link: Decision) -> str:

@@ -18,7 +18,8 @@ from llmops.registry.folder import check_model_folder
 PATIENCE_S = 4.0
 """How long the hub may take to answer before it counts as not reachable."""
 
-_WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken", "vocab.txt", "merges.txt")
+_LICENCE = ("README.md", "LICENSE*", "LICENCE*")
+_WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken", "vocab.txt", "merges.txt", *_LICENCE)
 # Folders hold the same model for other programs; `consolidated` is the same weights once more.
 _UNWANTED = ("*/*", "consolidated*.safetensors")
 

@@ -18,6 +18,8 @@ from llmops.records import ALIASES, Verdict
 from llmops.registry import store
 from llmops.registry.connection import connect, mlflow_faults
 from llmops.registry.decisions import Decision, Kind, append, chain, check_chain
+from llmops.registry.licence_chain import Chain, check_known, of_version
+from llmops.registry.run_records import manifest_of
 from llmops.registry.store import ModelVersion
 from llmops.registry.verdicts import attach, verdicts_of
 from llmops.workspace import Workspace
@@ -94,7 +96,7 @@ def aliases_of(name: str, *, workspace: Workspace) -> dict[str, int]:
 def may_approve(
     version: ModelVersion, links: Sequence[Decision], verdicts: Sequence[Verdict], actor: str, *, override: str
 ) -> Verdict | None:
-    """The verdict an approval by `actor` rests on; None for an override.
+    """The verdict an approval by `actor` rests on; None for an override without a PASS.
 
     Raises:
         InputError: it is the author's own, nothing passed a gate, or the reason of an override is missing.
@@ -112,7 +114,7 @@ def may_approve(
         )
     newest = verdicts[-1] if verdicts else None
     if override:
-        return None
+        return newest if newest is not None and newest.result == "PASS" else None
     if newest is None:
         raise InputError(
             f"{version.reference} was never judged by a gate",
@@ -126,11 +128,15 @@ def may_approve(
     return newest
 
 
-def may_promote(version: ModelVersion, links: Sequence[Decision]) -> Decision:
+def may_promote(version: ModelVersion, links: Sequence[Decision], licences: Chain | None) -> Decision:
     """The approval a promotion rests on.
 
+    Args:
+        licences: what the version rests on; None where nothing was recorded.
+
     Raises:
-        InputError: there is none for these bytes, or the version is champion already.
+        InputError: there is none for these bytes, the version is champion already, or a licence is unknown and the
+            approval did not override that.
     """
     now = standing(links)
     if now.champion == version.version:
@@ -141,6 +147,8 @@ def may_promote(version: ModelVersion, links: Sequence[Decision]) -> Decision:
             f"{version.reference} is not approved",
             fix=f"have another person approve it: llmops models approve {version.reference} --as NAME",
         )
+    if not approval.override:
+        check_known(version, licences)
     return approval
 
 
@@ -148,7 +156,8 @@ def may_promote(version: ModelVersion, links: Sequence[Decision]) -> Decision:
 
 
 def approve(version: ModelVersion, actor: str, *, override: str = "", workspace: Workspace) -> Decision:
-    """Record that `actor` approves a version; `override` is the reason for doing so without a PASS."""
+    """Record that `actor` approves a version; `override` is the reason for doing so without a PASS, or
+    with licences that are not known."""
     engine, links = _begin(version.name, workspace)
     verdict = may_approve(version, links, verdicts_of(engine, _digest_of(version)), actor, override=override)
     return _decide(
@@ -191,7 +200,7 @@ def promote(
         written: is told of the decision before the aliases move.
     """
     engine, links = _begin(version.name, workspace)
-    approval = may_promote(version, links)
+    approval = may_promote(version, links, of_version(version, manifest_of(version, workspace)))
     check_bytes(version, workspace=workspace)
     return _decide(
         engine,

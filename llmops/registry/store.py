@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -63,12 +64,14 @@ def register(
     *,
     workspace: Workspace,
     run_id: str | None = None,
+    facts: Mapping[str, str] | None = None,
 ) -> ModelVersion:
     """The version of model `name` that is the folder `artifact`; made unless these bytes are one already.
 
     Args:
         reports: become scores of the version; given again, they replace those of the same suite and metric.
         run_id: the MLflow run it came from; on a remote server the bytes are uploaded to that run.
+        facts: more tags; given again, they replace those before, since they are stated and not measured.
 
     Raises:
         InputError: the folder is no model, or not the one the manifest describes.
@@ -94,14 +97,14 @@ def register(
             _ensure_model(client, name)
             for known in _versions(client, name):
                 if known.digest == digest:
-                    for key, value in scores.items():
+                    for key, value in {**scores, **(facts or {})}.items():
                         client.set_model_version_tag(name, str(known.version), key, value)
                     return _version(client.get_model_version(name, str(known.version)))
             source = held.as_uri()
             if is_remote(uri):
                 run_id, source = _upload(client, held, name, run_id)
             made = client.create_model_version(
-                name, source, run_id=run_id, tags=tags | scores, description=_description(manifest)
+                name, source, run_id=run_id, tags=tags | scores | dict(facts or {}), description=_description(manifest)
             )
             return _version(client.get_model_version(name, str(made.version)))
 
@@ -153,7 +156,7 @@ def names(*, workspace: Workspace) -> list[str]:
         return []
     client = connect(uri)
     with mlflow_faults(uri):
-        return sorted(model.name for model in _pages(client.search_registered_models))
+        return sorted(model.name for model in pages(client.search_registered_models))
 
 
 def fetch(version: ModelVersion, *, workspace: Workspace) -> Path:
@@ -162,8 +165,8 @@ def fetch(version: ModelVersion, *, workspace: Workspace) -> Path:
     Raises:
         EnvironmentFault: the bytes are gone, or are not those that were registered.
     """
-    if version.digest is not None and _object(workspace, version.digest).is_dir():
-        return _object(workspace, version.digest)
+    if version.digest is not None and place_of(workspace, version.digest).is_dir():
+        return place_of(workspace, version.digest)
     local = Path(version.source.removeprefix("file://"))
     if version.digest is None and local.is_dir():
         return local
@@ -171,7 +174,7 @@ def fetch(version: ModelVersion, *, workspace: Workspace) -> Path:
     connect(uri)
     from mlflow.artifacts import download_artifacts
 
-    target = _object(workspace, version.digest or digest_of([without_credentials(uri), version.source]))
+    target = place_of(workspace, version.digest or digest_of([without_credentials(uri), version.source]))
     try:
         with new_folder(target) as fresh:
             download_artifacts(artifact_uri=version.source, dst_path=str(fresh / "download"), tracking_uri=uri)
@@ -197,13 +200,14 @@ def fetch(version: ModelVersion, *, workspace: Workspace) -> Path:
     return target
 
 
-def _object(workspace: Workspace, digest: str) -> Path:
+def place_of(workspace: Workspace, digest: str) -> Path:
+    """Where the workspace keeps an artifact's bytes, if it has them."""
     return workspace.objects / "models" / digest
 
 
 def _hold(artifact: Path, digest: str, workspace: Workspace) -> Path:
     """A copy of the artifact in the workspace, under its digest."""
-    target = _object(workspace, digest)
+    target = place_of(workspace, digest)
     if target.is_dir():
         return target
     size = sum(path.stat().st_size for path in artifact.rglob("*") if path.is_file())
@@ -255,7 +259,8 @@ def _upload(client: Any, folder: Path, name: str, run_id: str | None) -> tuple[s
     return run_id, f"{client.get_run(run_id).info.artifact_uri}/artifact"
 
 
-def _pages(search: Any, **arguments: Any) -> Iterator[Any]:
+def pages(search: Any, **arguments: Any) -> Iterator[Any]:
+    """Everything that one of MLflow's searches finds, page by page."""
     token = None
     while True:
         page = search(page_token=token, **arguments)
@@ -271,7 +276,7 @@ def _versions(client: Any, name: str) -> list[ModelVersion]:
         aliases.setdefault(int(number), []).append(alias)
     found = [
         _version(one, aliases.get(int(one.version), []))
-        for one in _pages(client.search_model_versions, filter_string=f"name='{name}'")
+        for one in pages(client.search_model_versions, filter_string=f"name='{name}'")
     ]
     return sorted(found, key=lambda one: -one.version)
 
@@ -312,6 +317,7 @@ def _score_tags(reports: Sequence[Report]) -> dict[str, str]:
         for score in report.scores:
             key = re.sub(r"[^\w\-. /:]", "_", f"{report.suite}.{score.metric}")
             tags[f"score.{key}"] = repr(score.value)
+            tags[f"interval.{key}"] = json.dumps([score.low, score.high])
             if score.signature:
                 tags[f"signature.{key}"] = score.signature
     return tags

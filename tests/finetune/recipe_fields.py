@@ -40,6 +40,7 @@ _VALUES: dict[str, str] = {
     "rows.revision": "'3'",
     "rows.take": "7",
     "rows.weight": "2.0",
+    "rows.licence": "CC-BY-4.0",
     "rows.prompt": "'Say {q}'",
     "rows.completion": "'{a}.'",
     "rows.system": "'Be brief.'",

@@ -32,7 +32,14 @@ def a_small_recipe(folder: Path, base: Path) -> dict[str, Any]:
         "name": "small",
         "base": str(base),
         "data": {
-            "train": [{"source": f"{folder}/rows.jsonl", "prompt": "{question}", "completion": "{answer}"}],
+            "train": [
+                {
+                    "source": f"{folder}/rows.jsonl",
+                    "prompt": "{question}",
+                    "completion": "{answer}",
+                    "licence": "CC0-1.0",
+                }
+            ],
             "validation": 0.2,
         },
         "batch": {"sequences": 8, "per_device": 8, "max_length": 64},

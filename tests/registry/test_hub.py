@@ -115,15 +115,20 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
 
 
-def test_safetensors_json_and_tokenizer_are_downloaded_and_nothing_else(hub: Hub, cache: Path) -> None:
+def test_safetensors_json_tokenizer_and_card_are_downloaded_and_nothing_else(hub: Hub, cache: Path) -> None:
     said: list[str] = []
     folder, commit = snapshot("org/name", None, say=said.append)
     assert commit == COMMIT
     assert cache in folder.parents
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
     assert (folder / "model.safetensors").read_bytes() == hub.files["model.safetensors"]
     (line,) = said
-    assert "3 files" in line
+    assert "4 files" in line
 
 
 def test_the_second_time_nothing_is_downloaded(hub: Hub) -> None:

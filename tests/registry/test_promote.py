@@ -24,6 +24,7 @@ from llmops.records import RunManifest, Verdict
 from llmops.registry import store
 from llmops.registry.connection import connect
 from llmops.registry.decisions import Decision, Overtaken, append, chain, check_chain
+from llmops.registry.licence_chain import TAG, Licensed, to_plain
 from llmops.registry.promote import approve, promote, registered, reject, rollback, standing, this_person, verify
 from llmops.registry.store import ModelVersion
 from llmops.registry.verdicts import attach, sealed, verdict_from, verdicts_of
@@ -32,6 +33,7 @@ from llmops.workspace import Workspace
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 
 Make = Callable[..., ModelVersion]
+LICENCES = [Licensed("base", "org/base", "Apache-2.0", "its model card")]
 
 
 def verdict(artifact: str, result: Any = "PASS") -> Verdict:
@@ -62,7 +64,8 @@ def make(
         nonlocal made
         made += 1
         folder = write_model(tmp_path / f"run{made}", value=float(made))
-        one = store.register("m", folder, manifest_of(folder), workspace=workspace)
+        facts = {TAG: json.dumps(to_plain(LICENCES))}
+        one = store.register("m", folder, manifest_of(folder), workspace=workspace, facts=facts)
         assert one.digest is not None
         registered(one, None if result is None else verdict(one.digest, result), workspace=workspace)
         return one
@@ -349,7 +352,7 @@ def test_whatever_is_tried_the_champion_was_passed_or_overridden_and_approved_by
             if kind == "approve":
                 may_approve(version, links, [verdict("d", "PASS" if passed else "FAIL")], actor, override="")
             if kind == "promote":
-                may_promote(version, links)
+                may_promote(version, links, LICENCES)
             if kind == "rollback":
                 if now.previous is None:
                     continue
