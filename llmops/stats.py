@@ -223,6 +223,20 @@ class Exact:
         return self.value, self.value
 
 
+@dataclass(frozen=True)
+class Bare:
+    """A number measured on items whose uncertainty is not known: no interval leaves anything out, so it decides
+    nothing."""
+
+    value: float
+    clusters: int
+    se: float = math.inf
+    method: str = "none"
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        return -math.inf, math.inf
+
+
 # Resampling
 
 

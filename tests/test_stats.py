@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmops.stats import (
+    Bare,
     Exact,
     PairedProportion,
     Proportion,
@@ -264,6 +265,13 @@ def test_so_many_items_decide_at_the_stated_power(share: float, bound: float, n:
         low, high = wilson(int(successes), needed, 0.95)
         decided += low > bound or high < bound
     assert decided / 2000 == pytest.approx(0.8, abs=0.04)
+
+
+def test_a_number_of_unknown_uncertainty_decides_nothing() -> None:
+    bare = Bare(0.9, clusters=1000)
+    assert bare.interval(0.95) == (-math.inf, math.inf)
+    assert items_to_decide(bare, 0.1, confidence=0.95) is None
+    assert one_sided_p(bare, 0.1) == 0.5
 
 
 def test_no_number_of_items_decides_what_lies_at_the_bound() -> None:

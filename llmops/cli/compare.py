@@ -20,7 +20,8 @@ def compare(
     first: Annotated[str, typer.Argument(help="A model, or a report's file that `llmops eval` wrote.")],
     second: Annotated[str, typer.Argument(help="The model to compare with it, or its report's file.")],
     suites: Annotated[
-        list[Path] | None, typer.Argument(help="Files of eval/suites/; not needed for two reports.")
+        list[str] | None,
+        typer.Argument(help="Files of eval/suites/, or lm-eval:NAME; not needed for two reports."),
     ] = None,
     confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of the intervals.")] = 0.95,
     changed: Annotated[int, typer.Option(min=0, help="Show so many items that changed most, with both answers.")] = 3,
@@ -48,7 +49,7 @@ def compare(
     typer.echo(f"next: llmops explain gate, to make such a difference a rule for {found[0].second.name}")
 
 
-def _pairs(first: str, second: str, suites: list[Path], listener: Any) -> list[tuple[Measured, Measured]]:
+def _pairs(first: str, second: str, suites: list[str], listener: Any) -> list[tuple[Measured, Measured]]:
     from llmops.eval.measured import read
 
     files = [one.endswith(".json") for one in (first, second)]
@@ -64,18 +65,22 @@ def _pairs(first: str, second: str, suites: list[Path], listener: Any) -> list[t
     if not suites:
         raise InputError("two models are compared on suites, and none is given", fix="name files of eval/suites/")
     from llmops.config import load
+    from llmops.eval.harness_report import PREFIX
     from llmops.eval.items import items_of
     from llmops.eval.suite import Suite
     from llmops.lifecycle.measure import loaded, measure
     from llmops.workspace import Workspace
 
     workspace = Workspace.current()
-    asked = [(suite, items_of(suite)) for suite in (load(path, Suite, what="suite") for path in suites)]
+    tasks = [name.removeprefix(PREFIX) for name in suites if name.startswith(PREFIX)]
+    own = [load(Path(name), Suite, what="suite") for name in suites if not name.startswith(PREFIX)]
+    asked = [(suite, items_of(suite)) for suite in own]
+    folder = workspace.folder("reports")
     one, two = (
-        measure(loaded(model, workspace, listener), asked, folder=workspace.folder("reports"), listener=listener)
+        measure(loaded(model, workspace, listener), asked, folder=folder, listener=listener, tasks=tasks)
         for model in (first, second)
     )
-    return [(one[suite.name], two[suite.name]) for suite, _ in asked]
+    return [(one[name], two[name]) for name in one]
 
 
 def _print(found: Comparison, *, slices: bool, changed: int) -> None:

@@ -29,7 +29,9 @@ def evaluate(
             help="builtin:tiny, a folder, models:/name@alias, or a hub id; a name with --endpoint, --answers."
         ),
     ],
-    suites: Annotated[list[Path], typer.Argument(help="Files of eval/suites/.")],
+    suites: Annotated[
+        list[str], typer.Argument(help="Files of eval/suites/; lm-eval:NAME or lm-eval:FILE for a task of lm-eval.")
+    ],
     engine: Annotated[Literal["transformers", "vllm"], typer.Option(help="What runs the model.")] = "transformers",
     endpoint: Annotated[
         str | None, typer.Option(help="Ask MODEL of this OpenAI-compatible server, such as http://host:8000/v1.")
@@ -72,6 +74,7 @@ def evaluate(
     from llmops.cli.progress import watching
     from llmops.config import load
     from llmops.eval.gates import Gate
+    from llmops.eval.harness_report import PREFIX
     from llmops.eval.items import items_of
     from llmops.eval.suite import Suite
     from llmops.workspace import Workspace
@@ -82,12 +85,16 @@ def evaluate(
         raise InputError("--api-key-env is for an --endpoint, and there is none", fix="give both, or none")
     if answers is not None and endpoint is not None:
         raise InputError("answers come from --answers or from --endpoint, not from both", fix="leave one of them out")
-    wanted = [load(path, Suite, what="suite") for path in suites]
+    tasks = [name.removeprefix(PREFIX) for name in suites if name.startswith(PREFIX)]
+    wanted = [load(Path(name), Suite, what="suite") for name in suites if not name.startswith(PREFIX)]
+    if tasks and answers is not None:
+        raise InputError("a task of lm-eval asks the model itself", fix="leave --answers or the task out")
     rules = None if gate is None else load(gate, Gate, what="gate")
     if rules is not None:
         from llmops.eval.verdict import check_gate, check_without_model
 
-        check_gate(rules, {suite.name: suite.metrics for suite in wanted})
+        if not tasks:  # what they measure is known once they were run
+            check_gate(rules, {suite.name: suite.metrics for suite in wanted})
         if answers is not None or endpoint is not None:
             check_without_model(rules)
     asked = [(suite, items_of(suite)) for suite in (wanted if limit is None else map(_limited(limit), wanted))]
@@ -105,15 +112,15 @@ def evaluate(
             subject = loaded(model, workspace, listener, through=engine, keep=not no_cache)
         verdict = None
         if rules is None:
-            found = measure(subject, asked, folder=folder, listener=listener)
+            found = measure(subject, asked, folder=folder, listener=listener, tasks=tasks, limit=limit)
         else:
             from llmops.files import write_json
             from llmops.lifecycle.gate import Judged, compared_with, kept, verdict_on
             from llmops.registry.verdicts import plain
 
             other = compared_with(rules, subject.source, against, workspace, listener)
-            found = measure(subject, asked, folder=folder, listener=listener)
-            others = _others(other, asked, folder, workspace, listener, through=engine)
+            found = measure(subject, asked, folder=folder, listener=listener, tasks=tasks, limit=limit)
+            others = _others(other, asked, folder, workspace, listener, through=engine, tasks=tasks, limit=limit)
             source = subject.source
             judged = Judged(None, source, loaded(trained, workspace, listener).source if trained else source, asked)
             verdict = verdict_on(
@@ -155,6 +162,8 @@ def _others(
     listener: Listener,
     *,
     through: Literal["transformers", "vllm"],
+    tasks: list[str],
+    limit: int | None,
 ) -> dict[str, Measured]:
     """The reports a gate compares with: of a model, or the one in a file."""
     if other is None:
@@ -166,13 +175,14 @@ def _others(
         return {str(report.suite["name"]): report}
     from llmops.lifecycle.measure import loaded, measure
 
-    return measure(loaded(other, workspace, listener, through=through), asked, folder=folder, listener=listener)
+    subject = loaded(other, workspace, listener, through=through)
+    return measure(subject, asked, folder=folder, listener=listener, tasks=tasks, limit=limit)
 
 
-def _next(model: str, suites: list[Path], found: dict[str, Measured], *, is_loaded: bool) -> str:
+def _next(model: str, suites: list[str], found: dict[str, Measured], *, is_loaded: bool) -> str:
     """The command that compares: of models where one was loaded, else of reports."""
     if is_loaded:
-        return f"llmops compare ANOTHER-MODEL {model} {' '.join(map(str, suites))}, to see by how much they differ"
+        return f"llmops compare ANOTHER-MODEL {model} {' '.join(suites)}, to see by how much they differ"
     return f"llmops compare ANOTHER-REPORT {next(iter(found.values())).file}, to see by how much they differ"
 
 

@@ -101,7 +101,8 @@ def compare(first: Measured, second: Measured, *, confidence: float = CONFIDENCE
     found = differences(first.metrics, second.metrics, groups, clusters)
     ps = exchange_ps(first.metrics, second.metrics, groups, clusters)
     pairs = list(zip(first.metrics, second.metrics, strict=True))
-    keys = [(group, one, two) for group in groups for one, two in pairs]
+    # What is only known of all items has no value of a slice.
+    keys = [(group, one, two) for group in groups for one, two in pairs if one.by_item or group == ALL]
     adjusted = holm([ps[group][one.name] for group, one, _ in keys])
     rows = [
         _difference(group, one, two, groups[group], found[group][one.name], ps[group][one.name], p_holm, confidence)

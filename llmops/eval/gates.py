@@ -34,7 +34,9 @@ class Rule(OfSuite):
     metric: str | None = None
     """A scorer's metric, such as bleu or rougeL; give this or `measure`."""
     measure: str | None = None
-    """Another number of the report, such as latency_p95_ms or truncated_share; give this or `metric`."""
+    """Another number of the report; give this or `metric`. Latencies (latency_p50_ms, latency_p95_ms, latency_p99_ms),
+    shares of answers (truncated_share, empty_share, refusal_share, toxic_share), means over them (tokens_mean,
+    words_mean, repetition_mean: how much of an answer repeats runs of four words), and items_per_s, tokens_per_s."""
     per_slice: bool = False
     """Ask it of every slice of the suite too, not only of all items together."""
 

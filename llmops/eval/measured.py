@@ -23,7 +23,10 @@ ALL = ""
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One item as a model answered it; `scores` by metric, `seconds` until its last token, None where not known."""
+    """One item as a model answered it; `scores` by metric, `seconds` until its last token, None where not known.
+
+    Scorers are given it before there are scores.
+    """
 
     id: str
     messages: tuple[Mapping[str, Any], ...]
@@ -31,10 +34,10 @@ class Answered:
     slices: Mapping[str, str]
     cluster: str
     answer: str
-    finish: str | None
-    tokens: int | None
-    seconds: float | None
-    scores: Mapping[str, float]
+    finish: str | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def prompt(self) -> str:

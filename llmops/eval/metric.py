@@ -11,6 +11,7 @@ import numpy as np
 
 from llmops.eval.formulas import formula
 from llmops.stats import (
+    Bare,
     Estimate,
     PairedProportion,
     Proportion,
@@ -46,15 +47,22 @@ class Metric:
     binary: bool = False
     span: float | None = None
 
+    @property
+    def by_item(self) -> bool:
+        """It is a function of sums over items, so that slices and resamples have values; else only all items do."""
+        return self.formula != "whole"
+
     def value(self, items: Sequence[int] | None = None) -> float:
         """The metric over the items at these positions, or over all; NaN where it is not defined."""
         chosen = self.statistics if items is None else self.statistics[list(items)]
         return float(formula(self.formula)(chosen.sum(0)))
 
 
-def share_of(name: str, signature: str, hits: Sequence[bool | float]) -> Metric:
-    """A metric that is the share of items that are right."""
-    return mean_of(name, signature, [float(hit) for hit in hits], span=1.0, binary=True)
+def share_of(
+    name: str, signature: str, hits: Sequence[bool | float], *, better: Literal["higher", "lower"] = "higher"
+) -> Metric:
+    """A metric that is the share of items that are right, or whatever else `hits` says of them."""
+    return mean_of(name, signature, [float(hit) for hit in hits], better=better, span=1.0, binary=True)
 
 
 def mean_of(
@@ -72,6 +80,20 @@ def mean_of(
     return Metric(name, signature, "mean", statistics, each, better=better, span=span, binary=binary)
 
 
+def whole(
+    name: str,
+    signature: str,
+    value: float,
+    items: int,
+    *,
+    better: Literal["higher", "lower"] = "higher",
+    span: float | None = None,
+) -> Metric:
+    """A metric that is known of all items together only, neither of one nor of some."""
+    statistics = np.tile([value / items, 1 / items], (items, 1))
+    return Metric(name, signature, "whole", statistics, np.full(items, np.nan), better=better, span=span)
+
+
 Groups = Mapping[str, Sequence[int]]
 """Positions of the items of each group: of each slice, or of all of them."""
 
@@ -79,13 +101,18 @@ Groups = Mapping[str, Sequence[int]]
 def estimates(
     metrics: Sequence[Metric], groups: Groups, clusters: Sequence[int] | None = None
 ) -> dict[str, dict[str, Estimate]]:
-    """Every metric over every group with its uncertainty, by group and metric; all from the same resamples."""
+    """Every metric over every group with its uncertainty, by group and metric; all from the same resamples.
+
+    A metric that is not known by item has a value of all items and no interval; of a slice it is NaN.
+    """
     clusters = _clusters(clusters)
     found: dict[str, dict[str, Estimate]] = {group: {} for group in groups}
     drawn: list[tuple[str, Metric, Values]] = []
     for group, members in groups.items():
         for metric in metrics:
-            if metric.binary and clusters is None:
+            if not metric.by_item:
+                found[group][metric.name] = Bare(metric.value(members), _independent(members, clusters))
+            elif metric.binary and clusters is None:
                 found[group][metric.name] = Proportion(float(metric.statistics[list(members), 0].sum()), len(members))
             else:
                 drawn.append((group, metric, _masked(metric.statistics, members)))
@@ -112,7 +139,10 @@ def differences(
         for one, two in zip(first, second, strict=True):
             if (one.name, one.formula) != (two.name, two.formula):
                 raise ValueError(f"{one.name} ({one.formula}) is not {two.name} ({two.formula})")
-            if one.binary and two.binary and clusters is None:
+            if not one.by_item:
+                change = two.value(members) - one.value(members)
+                found[group][one.name] = Bare(change, _independent(members, clusters))
+            elif one.binary and two.binary and clusters is None:
                 found[group][one.name] = _paired(one, two, members)
             else:
                 drawn.append((group, one, two))
@@ -133,8 +163,15 @@ def differences(
 def exchange_ps(
     first: Sequence[Metric], second: Sequence[Metric], groups: Groups, clusters: Sequence[int] | None = None
 ) -> dict[str, dict[str, float]]:
-    """Two-sided p of "the two models are exchangeable", by group and metric, all from the same random swaps."""
-    parts = [(group, one, two) for group in groups for one, two in zip(first, second, strict=True)]
+    """Two-sided p of "the two models are exchangeable", by group and metric, all from the same random swaps.
+
+    1 for a metric that is not known by item: nothing can be swapped, so nothing is shown.
+    """
+    found: dict[str, dict[str, float]] = {group: {one.name: 1.0 for one in first} for group in groups}
+    pairs = [(one, two) for one, two in zip(first, second, strict=True) if one.by_item]
+    parts = [(group, one, two) for group in groups for one, two in pairs]
+    if not parts:
+        return found
     value_of = _side_by_side([metric for _, metric, _ in parts])
     ps = randomisation_p(
         np.hstack([_masked(one.statistics, groups[group]) for group, one, _ in parts]),
@@ -142,7 +179,6 @@ def exchange_ps(
         value_of,
         clusters,
     )
-    found: dict[str, dict[str, float]] = {group: {} for group in groups}
     for (group, metric, _), p in zip(parts, ps.tolist(), strict=True):
         found[group][metric.name] = p
     return found

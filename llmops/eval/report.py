@@ -15,6 +15,8 @@ from llmops.records import Report, Score, Verdict
 _SHOWN = {  # the measures a reader wants beside the scores, and what they are called there
     "truncated_share": "truncated",
     "empty_share": "empty",
+    "refusal_share": "refused",
+    "toxic_share": "toxic words",
     "tokens_per_s": "tokens/s",
 }
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from llmops.errors import InputError
-from llmops.eval.engines.engine import Answer, Engine, Generated
+from llmops.eval.engines.engine import Answer, Engine
 from llmops.eval.items import Item, suite_digest
 from llmops.eval.measured import ALL, Answered, Measured, content_of
+from llmops.eval.measures import measures
 from llmops.eval.metric import Metric, estimates
 from llmops.eval.suite import Suite
 from llmops.events import Listener, Silent
@@ -43,29 +44,41 @@ def evaluate(
         out: gets `<suite>-<digest>.json` with every item; None writes nothing.
 
     Raises:
-        InputError: there are no items, or a score is no number.
+        InputError: there are no items, a scorer cannot use them, or a score is no number.
     """
     listener = listener or Silent()
     if not items:
         raise InputError(f"the suite {suite.name} has no items", fix="give its source at least one row")
+    for scorer in suite.scorers:
+        scorer.chosen.check_items(items)
     made = generate(items, suite.generation, listener=listener)
     answers = _in_order(items, made.answers)
-    references = [item.references for item in items]
+    answered = [_answered(*pair) for pair in zip(items, answers, strict=True)]
     metrics: list[Metric] = []
     for number, scorer in enumerate(suite.scorers):
         listener.advance(f"scores of {suite.name}", number, len(suite.scorers))
-        metrics += scorer.chosen.measure([answer.text for answer in answers], references)
+        metrics += scorer.chosen.measure(answered)
     listener.advance(f"scores of {suite.name}", len(suite.scorers), len(suite.scorers))
-    _check_numbers(metrics)
+    check_numbers(metrics)
     measured = Measured(
         digest="",
         model={"reference": model.reference, "revision": model.revision, "digest": model.digest},
         suite={"name": suite.name, "digest": suite_digest(suite, items), "settings": _settings(suite)},
         engine=made.engine,
-        items=tuple(_answered(place, *pair, metrics) for place, pair in enumerate(zip(items, answers, strict=True))),
+        items=tuple(_scored(place, item, metrics) for place, item in enumerate(answered)),
         metrics=tuple(metrics),
-        measures=measures(made),
+        measures=measures(answered, seconds=made.seconds, kept=made.kept),
     )
+    return written(measured, out)
+
+
+def written(measured: Measured, out: Path | None) -> Report:
+    """The report of what was measured: its scores with their intervals, its digest, and its file in `out`.
+
+    Args:
+        measured: complete but for `digest`, `file`, `scores` and `slices`, which are computed here.
+    """
+    metrics = measured.metrics
     found = estimates(metrics, measured.groups, measured.clusters)
     by_group = {group: _scores(metrics, of_group) for group, of_group in found.items()}
     scores, slices = by_group[ALL], {group: some for group, some in by_group.items() if group != ALL}
@@ -76,57 +89,24 @@ def evaluate(
     )
     digest = digest_of(content)
     file = None
+    suite = str(measured.suite["name"])
     if out is not None:
-        file = out / f"{suite.name}-{digest[:12]}.json"
-        times = {answer.item: round(answer.seconds, 4) for answer in answers if answer.seconds is not None}
+        file = out / f"{suite.replace(':', '-').replace('/', '-')}-{digest[:12]}.json"
+        times = {item.id: round(item.seconds, 4) for item in measured.items if item.seconds is not None}
         write_json(file, {**content, "digest": digest, "measures": measured.measures, "seconds": times})
     return Report(
-        suite=suite.name,
-        model=model.reference,
+        suite=suite,
+        model=measured.name,
         digest=digest,
-        items=len(items),
+        items=len(measured.items),
         scores=scores,
         measures=measured.measures,
         file=file,
-        suite_digest=content["suite"]["digest"],
-        model_digest=model.digest,
+        suite_digest=str(measured.suite["digest"]),
+        model_digest=str(measured.model["digest"]),
         slices=slices,
         slice_items={group: len(places) for group, places in measured.groups.items() if group != ALL},
     )
-
-
-def measures(made: Generated) -> dict[str, float]:
-    """Numbers about the answers that are no scores; shares go from 0 to 1. What is not known of all is left out.
-
-    `latency_*_ms` is the time from the start of an answer's batch to its last token: in batches, the time a
-    user would wait behind as many others. `items_per_s` and `tokens_per_s` are over the wall time of the fresh
-    answers alone: those kept from an earlier run took none of it.
-    """
-    answers = made.answers
-    found = {"empty_share": sum(not answer.text.strip() for answer in answers) / len(answers)}
-    tokens = [answer.tokens for answer in answers if answer.tokens is not None]
-    if len(tokens) == len(answers):
-        found["tokens_mean"] = sum(tokens) / len(answers)
-    finishes = [answer.finish for answer in answers if answer.finish is not None]
-    if len(finishes) == len(answers):
-        found["truncated_share"] = finishes.count("length") / len(answers)
-    latencies = sorted(1000 * answer.seconds for answer in answers if answer.seconds is not None)
-    if len(latencies) == len(answers):
-        found |= {"latency_p50_ms": percentile(latencies, 0.50), "latency_p95_ms": percentile(latencies, 0.95)}
-    fresh = [answer for answer in answers if answer.item not in made.kept]
-    if fresh:
-        # A clock too coarse for a stub that answers at once must not divide by zero.
-        wall = max(made.seconds, 1e-9)
-        found["items_per_s"] = len(fresh) / wall
-        written = [answer.tokens for answer in fresh if answer.tokens is not None]
-        if len(written) == len(fresh):
-            found["tokens_per_s"] = sum(written) / wall
-    return found
-
-
-def percentile(ordered: Sequence[float], share: float) -> float:
-    """The smallest of the ascending values that at least `share` (0 to 1) of them do not exceed (nearest rank)."""
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 def _in_order(items: Sequence[Item], answers: Sequence[Answer]) -> list[Answer]:
@@ -142,6 +122,8 @@ def _scores(metrics: Sequence[Metric], found: Mapping[str, Estimate]) -> tuple[S
     scores = []
     for metric in metrics:
         estimate = found[metric.name]
+        if math.isnan(estimate.value):
+            continue  # not known of this slice
         low, high = estimate.interval(CONFIDENCE)
         scores.append(Score(metric.name, estimate.value, metric.signature, _finite(low), _finite(high), metric.better))
     return tuple(scores)
@@ -151,7 +133,8 @@ def _finite(bound: float) -> float | None:
     return bound if math.isfinite(bound) else None
 
 
-def _check_numbers(metrics: Sequence[Metric]) -> None:
+def check_numbers(metrics: Sequence[Metric]) -> None:
+    """Raises InputError where a score, or what it is computed from, is no number."""
     for metric in metrics:
         # An item alone may have no value (a class it is not of); all of them together must.
         for value in (metric.value(), *metric.statistics.sum(1)):
@@ -167,7 +150,7 @@ def _settings(suite: Suite) -> Mapping[str, Any]:
     return {**suite.model_dump(mode="json"), "scorers": [one.resolved() for one in suite.scorers]}
 
 
-def _answered(place: int, item: Item, answer: Answer, metrics: Sequence[Metric]) -> Answered:
+def _answered(item: Item, answer: Answer) -> Answered:
     return Answered(
         id=item.id,
         messages=item.messages,
@@ -178,5 +161,8 @@ def _answered(place: int, item: Item, answer: Answer, metrics: Sequence[Metric])
         finish=answer.finish,
         tokens=answer.tokens,
         seconds=answer.seconds,
-        scores={metric.name: float(metric.per_item[place]) for metric in metrics},
     )
+
+
+def _scored(place: int, item: Answered, metrics: Sequence[Metric]) -> Answered:
+    return replace(item, scores={metric.name: float(metric.per_item[place]) for metric in metrics})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from inspect import cleandoc
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -24,7 +25,8 @@ from llmops.config import Settings
 from llmops.data.section import Origin
 from llmops.data.templates import columns_in
 from llmops.errors import InputError
-from llmops.eval.scorers import Scorer, scorers
+from llmops.eval.scorers.catalog import Scorer
+from llmops.eval.scorers.ours import scorers
 
 
 def _template(text: str) -> str:
@@ -181,7 +183,7 @@ else:
         __base__=_OneScorer,
         __doc__=_OneScorer.__doc__,
         **{
-            name: (scorers[name] | None, Field(default=None, description=(scorers[name].__doc__ or "").split("\n")[0]))
+            name: (scorers[name] | None, Field(default=None, description=cleandoc(scorers[name].__doc__ or "")))
             for name in scorers
         },
     )

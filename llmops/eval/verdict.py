@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal
 
-import numpy as np
-
 from llmops.errors import InputError, nearest
 from llmops.eval.compare import check_comparable, in_order_of
 from llmops.eval.gates import (
@@ -30,11 +28,12 @@ from llmops.eval.gates import (
     ServedEquals,
 )
 from llmops.eval.measured import ALL, Measured
+from llmops.eval.measures import measure_estimate
 from llmops.eval.metric import Groups, differences, estimates
 from llmops.eval.parity import Parity
 from llmops.records import Verdict
 from llmops.registry.verdicts import sealed
-from llmops.stats import Estimate, Exact, Proportion, Quantile, Resampled, holm, items_to_decide, one_sided_p, resampled
+from llmops.stats import Estimate, Exact, holm, items_to_decide, one_sided_p
 
 Result = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 EXIT_CODES: Mapping[str, int] = {"PASS": 0, "FAIL": 3, "INCONCLUSIVE": 4}
@@ -183,6 +182,11 @@ def _questions(rule: AnyRule, evidence: _Evidence) -> Iterator[Question]:
         return
     metric = report.metric(str(rule.metric))
     assert metric is not None, "check_gate has looked"
+    if rule.per_slice and not metric.by_item:
+        raise InputError(
+            f"the gate asks for {metric.name} of every slice, but it is only known of all items together",
+            fix="take `per_slice` out of the rule, or use a metric that has a value for each item",
+        )
     groups: Groups = report.groups if rule.per_slice else {ALL: report.groups[ALL]}
     sign = 1.0 if metric.better == "higher" else -1.0
     if isinstance(rule, AtLeast | AtMost):
@@ -222,24 +226,6 @@ def _of_measure(rule: Rule, report: Measured) -> Question:
     above = isinstance(rule, AtLeast)
     bound = rule.at_least if isinstance(rule, AtLeast) else rule.at_most
     return Question(f"{rule.number} {'≥' if above else '≤'} {bound:g}", bound, above, measure_estimate(report, name))
-
-
-def measure_estimate(report: Measured, name: str) -> Estimate:
-    """A measure with its uncertainty over items, where it is one of items."""
-    items = report.items
-    if name in ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms"):
-        share = int(name[len("latency_p") : -len("_ms")]) / 100
-        seconds = [item.seconds for item in items if item.seconds is not None]
-        return Quantile(np.sort(1000 * np.array(seconds, dtype=np.float64)), share)
-    if name == "truncated_share":
-        return Proportion(sum(item.finish == "length" for item in items), len(items))
-    if name == "empty_share":
-        return Proportion(sum(not item.answer.strip() for item in items), len(items))
-    if name == "tokens_mean":
-        tokens = np.array([[item.tokens, 1.0] for item in items])
-        samples = resampled(tokens, lambda sums: sums[..., 0] / sums[..., 1], report.clusters)
-        return Resampled(report.measures[name], samples, len(set(report.clusters)))
-    return Exact(float(report.measures[name]))
 
 
 # Answers

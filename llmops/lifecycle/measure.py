@@ -12,10 +12,12 @@ from llmops.eval.cache import AnswerCache
 from llmops.eval.engines.endpoint import SEEN, endpoint
 from llmops.eval.engines.engine import Engine
 from llmops.eval.engines.recorded import Recorded
+from llmops.eval.harness import evaluate_task
+from llmops.eval.harness_requests import Asked
 from llmops.eval.items import Item
 from llmops.eval.loading import base_of
 from llmops.eval.measured import Measured, read
-from llmops.eval.run import evaluate
+from llmops.eval.run import evaluate, written
 from llmops.eval.suite import Suite
 from llmops.events import Listener
 from llmops.records import ModelSource
@@ -28,10 +30,17 @@ Through = Literal["transformers", "vllm"]
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A model, and the engine that answers with it."""
+    """A model, and the engine that answers with it.
+
+    Attributes:
+        here: the model is on this machine's disk, so that it can also be asked how likely a text is to it.
+        base: what an adapter answers on; None for a whole model.
+    """
 
     source: ModelSource
     engine: Engine
+    here: bool = False
+    base: ModelSource | None = None
 
 
 def subject(
@@ -48,7 +57,8 @@ def subject(
 
     cache = AnswerCache(workspace.cache / "answers", model.digest, base.digest if base else None) if keep else None
     generate = by_vllm if through == "vllm" else by_transformers
-    return Subject(model, partial(generate, model.folder, base=base.folder if base else None, cache=cache))
+    engine = partial(generate, model.folder, base=base.folder if base else None, cache=cache)
+    return Subject(model, engine, here=True, base=base)
 
 
 def loaded(
@@ -80,11 +90,46 @@ def recorded(name: str, file: Path, *, prompt: str, answer: str) -> Subject:
     return Subject(ModelSource(name, file.parent, None, engine.digest()), engine)
 
 
-def measure(asked: Subject, suites: Suites, *, folder: Path, listener: Listener) -> dict[str, Measured]:
-    """Its reports by the suite's name, their files in `folder`."""
+def measure(
+    asked: Subject,
+    suites: Suites,
+    *,
+    folder: Path,
+    listener: Listener,
+    tasks: Sequence[str] = (),
+    limit: int | None = None,
+) -> dict[str, Measured]:
+    """Its reports by the suite's name, their files in `folder`.
+
+    Args:
+        tasks: of lm-evaluation-harness, by name or by the YAML file that defines one.
+        limit: of the documents of each of these tasks; a suite's items are limited by whoever gives them.
+    """
     found = {}
+    for task in tasks:
+        of_task = _of_task(task, asked, folder, listener, limit)
+        found[str(of_task.suite["name"])] = of_task
     for suite, items in suites:
         report = evaluate(suite, items, asked.source, generate=asked.engine, out=folder, listener=listener)
         assert report.file is not None
         found[suite.name] = read(report.file)
     return found
+
+
+def _of_task(task: str, asked: Subject, folder: Path, listener: Listener, limit: int | None) -> Measured:
+    read_by, tokenizer, context = None, None, None
+    if asked.here:
+        from transformers import AutoConfig
+
+        from llmops.eval.engines.transformers_reading import read as read_passages
+        from llmops.eval.loading import load_tokenizer
+
+        model, base = asked.source.folder, asked.base.folder if asked.base else None
+        read_by = partial(read_passages, model, base=base, listener=listener)
+        tokenizer = load_tokenizer(model, base=base)
+        config = AutoConfig.from_pretrained(str(base or model), local_files_only=True).get_text_config()
+        context = getattr(config, "max_position_embeddings", None)
+    requests = Asked(asked.engine, read_by, tokenizer, context, listener)
+    report = written(evaluate_task(task, asked.source, requests, limit=limit), folder)
+    assert report.file is not None
+    return read(report.file)

@@ -12,8 +12,9 @@ from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 
 from llmops.eval.metric import Metric, differences, estimates, exchange_ps
-from llmops.eval.scorers import Bleu
+from llmops.eval.scorers.corpus import Bleu
 from llmops.stats import Resampled, bootstrap_p
+from tests.eval.measurements import answered
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(900)]
 
@@ -43,7 +44,7 @@ def seconds(do: Callable[[], object]) -> float:
 
 def test_ten_thousand_resamples_of_bleu_on_three_thousand_items_take_a_second() -> None:
     answers, _, references = corpus(3000)
-    (metric,) = Bleu().measure(answers, references)
+    (metric,) = Bleu().measure(answered(answers, references))
     took = statistics.median(
         seconds(lambda: estimates([metric], {"": range(3000)})[""]["bleu"].interval(0.95)) for _ in range(5)
     )
@@ -70,7 +71,7 @@ def test_a_paired_test_is_three_times_as_fast_as_sacrebleus(kind: str, ours: Cal
     time that a test with one resample takes."""
     first, second, references = corpus(1000)
     flat = [[reference for (reference,) in references]]
-    one, two = (Bleu().measure(answers, references)[0] for answers in (first, second))
+    one, two = (Bleu().measure(answered(answers, references))[0] for answers in (first, second))
     ours(one, two)  # imports
 
     def theirs(resamples: int) -> None:

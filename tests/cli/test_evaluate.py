@@ -14,6 +14,8 @@ from llmops.cli import evaluate
 from llmops.errors import FileFaults, InputError
 from tests.eval.chat_server import chat, serving
 
+pytestmark = pytest.mark.filterwarnings("ignore:::lm_eval", "ignore:::datasets", "ignore:::multiprocess")
+
 SUITE = """\
 name: greetings
 items: {source: %s, prompt: "{q}", references: "{a}"}
@@ -103,7 +105,14 @@ def test_recorded_answers_are_judged_and_no_model_is_looked_for(
     done = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
     (report,) = json.loads(done.stdout)["reports"]
     assert {score["metric"]: score["value"] for score in report["scores"]}["exact_match"] == 2 / 5
-    assert report["measures"] == {"empty_share": 0.0}
+    # Neither times nor tokens are known of answers from elsewhere.
+    assert report["measures"] == {
+        "words_mean": 1.0,
+        "repetition_mean": 0.0,
+        "empty_share": 0.0,
+        "refusal_share": 0.0,
+        "toxic_share": 0.0,
+    }
     limited = CliRunner().invoke(app, [*arguments, "--json", "--limit", "3"], catch_exceptions=False)
     assert json.loads(limited.stdout)["reports"][0]["items"] == 3
 
@@ -259,3 +268,27 @@ def test_scores_stand_with_their_intervals(app: typer.Typer, sixty: Path, worksp
     # Wilson's interval of 48 in 60.
     assert line.split() == ["exact_match", "0.8000", "0.6822", "to", "0.8817"]
     assert "latency" not in done.stdout
+
+
+def test_a_task_of_the_harness_is_judged_like_a_suite(
+    app: typer.Typer, random_base: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness (extra lm-eval)")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"q": f"is it {n}?", "right": n % 2}) + "\n" for n in range(40)))
+    (tmp_path / "coin.yaml").write_text(
+        f"task: coin\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {rows}}}}}\ntest_split: test\n"
+        "output_type: multiple_choice\ndoc_to_text: '{{q}}'\ndoc_to_choice: ['no', 'yes']\n"
+        "doc_to_target: '{{right}}'\nmetric_list: [{metric: acc}]\n"
+    )
+    gate = tmp_path / "gate.yaml"
+    gate.write_text("rules:\n  - {suite: 'lm-eval:coin', metric: acc, at_least: 0.05}\n")
+    arguments = ["eval", str(random_base), f"lm-eval:{tmp_path}/coin.yaml", "--gate", str(gate), "--json"]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert [report["suite"] for report in told["reports"]] == ["lm-eval:coin"]
+    assert told["verdict"]["rules"][0]["rule"] == "lm-eval:coin acc ≥ 0.05"
+    with pytest.raises(InputError, match="asks the model itself"):
+        CliRunner().invoke(app, [*arguments, "--answers", str(rows)], catch_exceptions=False)

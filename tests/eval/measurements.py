@@ -48,6 +48,23 @@ def measured(
     )
 
 
+def answered(
+    answers: Sequence[str], references: Sequence[Sequence[str]], prompts: Sequence[str] | None = None
+) -> list[Answered]:
+    """Items with their answers, as scorers are given them."""
+    return [
+        Answered(
+            id=f"{place:06}",
+            messages=({"role": "user", "content": prompts[place] if prompts else f"question {place}"},),
+            references=tuple(refs),
+            slices={},
+            cluster=f"{place:06}",
+            answer=answer,
+        )
+        for place, (answer, refs) in enumerate(zip(answers, references, strict=True))
+    ]
+
+
 def right(hits: Sequence[bool | float], **others: object) -> Measured:
     """A report of exact matches."""
     return measured([share_of("exact_match", "v1", [float(hit) for hit in hits])], **others)  # type: ignore[arg-type]

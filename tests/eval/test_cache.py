@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 
 from llmops.errors import EnvironmentFault
 from llmops.eval.cache import AnswerCache, Kept, prompt_digest
-from llmops.eval.engines.engine import Answer, Generated
+from llmops.eval.engines.engine import Answer
 from llmops.eval.items import Item
-from llmops.eval.run import measures
 from llmops.eval.suite import Generation
 
 MakeItem = Callable[..., Item]
@@ -123,15 +122,6 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFault, match="cannot be used") as refused:
         opened(tmp_path / "answers")
     assert "--no-cache" in refused.value.fix
-
-
-def test_rates_are_of_fresh_answers_alone_and_left_out_where_there_are_none() -> None:
-    answers = tuple(Answer(str(number), "x", 10, "stop", 0.1) for number in range(4))
-    fresh = measures(Generated(answers, 2.0, {}, frozenset("012")))
-    assert (fresh["items_per_s"], fresh["tokens_per_s"]) == (1 / 2, 10 / 2)
-    none = measures(Generated(answers, 0.0, {}, frozenset("0123")))
-    assert {"items_per_s", "tokens_per_s"}.isdisjoint(none)
-    assert none["latency_p95_ms"] == fresh["latency_p95_ms"] == 100.0
 
 
 # A whole evaluation

@@ -15,8 +15,8 @@ from sacrebleu.significance import PairedTest
 from llmops.errors import InputError
 from llmops.eval.compare import compare
 from llmops.eval.metric import differences, mean_of, share_of
-from llmops.eval.scorers import Bleu
-from tests.eval.measurements import measured, right, scored
+from llmops.eval.scorers.corpus import Bleu
+from tests.eval.measurements import answered, measured, right, scored
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 GSM8K = SHARED / "gsm8k" / "example_model_solutions.jsonl"
@@ -78,7 +78,7 @@ def test_bleu_is_tested_as_sacrebleu_does_but_on_both_sides() -> None:
         ]
 
     answers = noisy(0.30), noisy(0.26)
-    metrics = [Bleu().measure(one, references)[0] for one in answers]
+    metrics = [Bleu().measure(answered(one, references))[0] for one in answers]
     found = compare(measured([metrics[0]], model="a"), measured([metrics[1]], model="b")).of("bleu")
     systems = [("a", answers[0]), ("b", answers[1])]
     corpus = [[reference for (reference,) in references]]

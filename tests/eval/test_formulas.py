@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sacrebleu.metrics import BLEU, CHRF, TER
+from sklearn.metrics import precision_recall_fscore_support
 
 from llmops.eval.formulas import formula
 
@@ -24,6 +25,18 @@ def test_bleu_is_sacrebleus(corpora: list[Any]) -> None:
         sums.append([length, reference, *matched, *possible])
     theirs = [BLEU()._compute_score_from_stats(list(one)).score for one in sums]
     assert formula("bleu")(np.array(sums, dtype=float)).tolist() == pytest.approx(theirs, abs=1e-9)
+
+
+@given(st.lists(st.tuples(counts, counts, *[st.tuples(counts, counts) for _ in range(4)]), min_size=1))
+def test_bleu_of_an_item_alone_is_sacrebleus_with_the_orders_it_has(corpora: list[Any]) -> None:
+    sums = []
+    for length, reference, *orders in corpora:
+        # An answer of three words has no 4-gram: possible n-grams only fall with n, matched ones are among them.
+        possible = sorted((max(pair) for pair in orders), reverse=True)
+        matched = [min(one, *pair) for one, pair in zip(possible, orders, strict=True)]
+        sums.append([length, reference, *matched, *possible])
+    theirs = [BLEU(effective_order=True)._compute_score_from_stats(list(one)).score for one in sums]
+    assert formula("bleu_alone")(np.array(sums, dtype=float)).tolist() == pytest.approx(theirs, abs=1e-9)
 
 
 @pytest.mark.parametrize("words", [0, 2])
@@ -46,9 +59,7 @@ def test_ter_is_sacrebleus(corpora: list[tuple[int, float]]) -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1, max_size=40))
-def test_macro_f1_is_scikit_learns(pairs: list[tuple[str, str]]) -> None:
-    from sklearn.metrics import f1_score
-
+def test_macro_values_are_scikit_learns(pairs: list[tuple[str, str]]) -> None:
     classes = sorted({one for pair in pairs for one in pair})
     sums = [
         number
@@ -60,12 +71,21 @@ def test_macro_f1_is_scikit_learns(pairs: list[tuple[str, str]]) -> None:
         )
     ]
     truth, given_ = zip(*pairs, strict=True)
-    theirs = f1_score(truth, given_, average="macro", labels=classes, zero_division=0)
-    assert float(formula("macro_f1")(np.array(sums, dtype=float))) == pytest.approx(theirs, abs=1e-12)
+    theirs = precision_recall_fscore_support(truth, given_, average="macro", labels=classes, zero_division=0)
+    for name, expected in zip(("macro_precision", "macro_recall", "macro_f1"), theirs, strict=False):
+        assert float(formula(name)(np.array(sums, dtype=float))) == pytest.approx(expected, abs=1e-12)
 
 
 def test_perplexity_is_e_to_the_mean_of_nats() -> None:
     assert float(formula("perplexity")(np.array([math.log(8) * 5, 5]))) == pytest.approx(8)
+
+
+@given(st.floats(-1e6, 1e6), st.integers(1, 1000), st.data())
+def test_a_number_of_all_items_is_one_of_nothing_less(value: float, items: int, data: st.DataObject) -> None:
+    rows = np.tile([value / items, 1 / items], (items, 1))
+    assert float(formula("whole")(rows.sum(0))) == pytest.approx(value, rel=1e-9)
+    some = data.draw(st.integers(0, items - 1))
+    assert math.isnan(float(formula("whole")(rows[:some].sum(0))))
 
 
 def test_a_mean_over_nothing_is_no_number_and_an_unknown_formula_a_bug() -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from llmops.errors import InputError
 from llmops.eval.numbers import final_number
-from llmops.eval.scorers import Number
+from llmops.eval.scorers.text import Number
+from tests.eval.measurements import answered
 
 GSM8K = Path(__file__).parents[3] / "shared" / "data" / "gsm8k"
 MODELS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
@@ -27,7 +28,7 @@ def test_all_5276_published_labels_are_reproduced() -> None:
     references = [[worked[row["question"]]] for row in rows]
     checked = 0
     for model in MODELS:
-        (metric,) = Number().measure([row[model]["solution"] for row in rows], references)
+        (metric,) = Number().measure(answered([row[model]["solution"] for row in rows], references))
         labels = [float(row[model]["is_correct"]) for row in rows]
         assert metric.per_item.tolist() == labels
         checked += len(labels)
@@ -66,16 +67,18 @@ def test_whatever_is_marked_is_found(number: int, commas: bool) -> None:
 
 
 def test_equal_numbers_are_equal_however_they_are_written() -> None:
-    (metric,) = Number().measure(["#### 0.5", "#### 2.50", "#### 10", "nothing"], [["1/2"], ["2.5"], ["11"], ["1"]])
+    (metric,) = Number().measure(
+        answered(["#### 0.5", "#### 2.50", "#### 10", "nothing"], [["1/2"], ["2.5"], ["11"], ["1"]])
+    )
     assert metric.per_item.tolist() == [1, 1, 0, 0]
     assert metric.binary
 
 
 def test_a_tolerance_is_a_share_of_the_reference() -> None:
-    (metric,) = Number(tolerance=0.1).measure(["90", "89", "110"], [["100"], ["100"], ["100"]])
+    (metric,) = Number(tolerance=0.1).measure(answered(["90", "89", "110"], [["100"], ["100"], ["100"]]))
     assert metric.per_item.tolist() == [1, 0, 1]
 
 
 def test_a_reference_without_a_number_is_refused() -> None:
     with pytest.raises(InputError, match="'seven' holds no number"):
-        Number().measure(["7"], [["seven"]])
+        Number().measure(answered(["7"], [["seven"]]))

@@ -41,6 +41,15 @@ def test_each_metric_is_a_line_with_the_second_model_less_the_first() -> None:
     ]
 
 
+def test_alarms_are_shown_where_they_ring() -> None:
+    assert {line.name for line in lines([BASE])}.isdisjoint({"refused", "toxic words", "empty"})
+    rude = replace(BASE, measures={"refusal_share": 0.25, "toxic_share": 0.5, "empty_share": 0.0})
+    assert [(line.name, line.values) for line in lines([rude])][-3:-1] == [
+        ("refused", ("25.0%",)),
+        ("toxic words", ("50.0%",)),
+    ]
+
+
 def test_one_model_or_three_have_no_difference() -> None:
     third = replace(TUNED, model="other", model_digest="o")
     assert {line.difference for line in lines([BASE])} == {""}

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from llmops.errors import InputError
 from llmops.eval.engines.engine import Answer, Engine, Generated
 from llmops.eval.items import Item, suite_digest
+from llmops.eval.measured import Answered
 from llmops.eval.metric import Metric, mean_of
-from llmops.eval.run import evaluate, percentile
-from llmops.eval.scorers import Scorer
+from llmops.eval.run import evaluate
+from llmops.eval.scorers.catalog import Scorer
 from llmops.eval.suite import Generation, Suite
 from llmops.events import Listener
 from llmops.records import ModelSource, Report
@@ -92,11 +91,16 @@ def test_measures_say_how_long_how_much_and_how_many_were_cut(items: list[Item])
     assert report.measures == {
         "latency_p50_ms": 1000.0,
         "latency_p95_ms": 2000.0,
+        "latency_p99_ms": 2000.0,
         "items_per_s": 2.0,
         "tokens_per_s": 8.0,
         "tokens_mean": 4.0,
+        "words_mean": 1.0,
+        "repetition_mean": 0.0,
         "truncated_share": 0.0,
         "empty_share": 0.0,
+        "refusal_share": 0.0,
+        "toxic_share": 0.0,
     }
     cut = evaluate(SUITE, items, MODEL, generate=answering(lambda item: " ", finish="length"))
     assert (cut.measures["truncated_share"], cut.measures["empty_share"]) == (1.0, 1.0)
@@ -105,13 +109,6 @@ def test_measures_say_how_long_how_much_and_how_many_were_cut(items: list[Item])
 def test_a_cut_answer_is_scored_as_it_stands(items: list[Item]) -> None:
     cut = evaluate(SUITE, items, MODEL, generate=answering(lambda item: item.references[0], finish="length"))
     assert scores_of(cut)["exact_match"] == 1.0
-
-
-@given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0.01, 1))
-def test_a_percentile_is_the_smallest_value_that_enough_do_not_exceed(values: list[float], share: float) -> None:
-    ordered = sorted(values)
-    enough = [one for one in ordered if sum(other <= one for other in ordered) >= share * len(ordered)]
-    assert percentile(ordered, share) == enough[0]
 
 
 def test_the_file_holds_everything_about_every_item(items: list[Item], tmp_path: Path) -> None:
@@ -164,14 +161,38 @@ def test_an_engine_that_loses_an_answer_is_a_bug(items: list[Item], spoil: Calla
         evaluate(SUITE, items, MODEL, generate=lossy)
 
 
+@pytest.mark.parametrize(
+    ("scorer", "says"),
+    [
+        ({"number": {}}, "holds no number"),
+        ({"classes": {"labels": ["a", "b"]}}, "none of the labels a, b"),
+        ({"json_schema": {"against": "nowhere.json"}}, "cannot be read"),
+        ({"json_schema": {"against": {}, "fields": True}}, "is no JSON"),
+        ({"code": {}}, "are no Python"),
+        ({"grounding": {"pattern": "Context:(.*)"}}, "finds no context"),
+        ({"evaluate": {"metric": str(Path(__file__).parent)}}, "cannot be loaded"),
+    ],
+    ids=lambda given: next(iter(given)) if isinstance(given, dict) else "",
+)
+def test_what_a_scorer_cannot_use_is_refused_before_a_model_answers(
+    items: list[Item], scorer: dict[str, Any], says: str
+) -> None:
+    def never(*arguments: Any, **others: Any) -> Generated:
+        raise AssertionError("the model was asked")
+
+    suite = Suite.model_validate({**SUITE.model_dump(exclude={"scorers"}), "scorers": [scorer]})
+    with pytest.raises(InputError, match=says):
+        evaluate(suite, items, MODEL, generate=never)
+
+
 def test_a_score_that_is_no_number_stops_the_evaluation(items: list[Item], monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(Scorer):
         def names(self) -> tuple[str, ...]:
             return ("broken",)
 
-        def measure(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[Metric]:
+        def measure(self, items: Sequence[Answered]) -> list[Metric]:
             nan = float("nan")
-            return [mean_of("broken", "v1", [nan for _ in answers])]
+            return [mean_of("broken", "v1", [nan for _ in items])]
 
     monkeypatch.setattr(type(SUITE.scorers[0]), "chosen", Broken())
     with pytest.raises(InputError, match="the score broken is nan"):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from llmops.config import load
 from llmops.errors import FileFaults
-from llmops.eval.scorers import Bleu, Chrf, ExactMatch, Rouge, scorers
+from llmops.eval.scorers.corpus import Bleu, Chrf
+from llmops.eval.scorers.ours import scorers
+from llmops.eval.scorers.rouge import Rouge
+from llmops.eval.scorers.text import ExactMatch
 from llmops.eval.suite import Suite
 from llmops.explain import keys
 
@@ -126,3 +131,23 @@ def test_every_key_is_explained_those_of_each_scorer_too() -> None:
 def test_the_schema_for_editors_describes_a_scorer_as_it_is_written() -> None:
     definitions = Suite.model_json_schema()["$defs"]
     assert set(definitions["OneScorer"]["properties"]) == set(scorers)
+
+
+def test_suites_with_every_scorer_are_read_where_only_the_core_is_installed(tmp_path: Path) -> None:
+    needs = {
+        "classes": "{labels: [a, b]}",
+        "evaluate": "{metric: m}",
+        "json_schema": "{against: {type: object}}",
+        "regex": "{pattern: x}",
+    }
+    written(tmp_path, suite_with("".join(f"  - {name}: {needs.get(name, '{}')}\n" for name in scorers)))
+    script = (
+        "import sys\nfrom pathlib import Path\n"
+        "core = {'numpy', 'scipy', 'sacrebleu', 'rapidfuzz', 'nltk', 'jsonschema', 'evaluate', 'datasets', 'torch'}\n"
+        "sys.modules.update(dict.fromkeys(core))\n"
+        "from llmops.config import load\nfrom llmops.eval.suite import Suite\n"
+        "print(len(load(Path(sys.argv[1]), Suite, what='suite').scorers))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "suite.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == len(list(scorers))
