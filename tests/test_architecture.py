@@ -20,7 +20,8 @@ LAYER = {
     **dict.fromkeys(
         ("config", "explain", "catalog", "client", "events", "files", "hardware", "licences", "processes"), 1
     ),
-    **dict.fromkeys(("stats", "workspace", "database", "migrations", "builtin"), 1),
+    **dict.fromkeys(("stats", "agreement", "prediction_powered"), 1),
+    **dict.fromkeys(("workspace", "database", "migrations", "builtin"), 1),
     **dict.fromkeys(("records", "errors"), 0),
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")

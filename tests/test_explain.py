@@ -17,8 +17,9 @@ from llmops.eval.gates import Gate
 from llmops.eval.suite import Suite
 from llmops.explain import explain, keys
 from llmops.finetune.recipe import Recipe
+from llmops.rubric import Rubric
 
-FILES = [Recipe, Suite, Gate]
+FILES = [Recipe, Suite, Gate, Rubric]
 
 
 class Tea(Settings):

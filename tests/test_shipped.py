@@ -11,6 +11,7 @@ from llmops.config import Settings, load
 from llmops.eval.gates import Gate
 from llmops.eval.suite import Suite
 from llmops.finetune.recipe import Fsdp, Lora, Recipe
+from llmops.rubric import load_rubric
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("recipes", "configs", "eval", "feedback")
@@ -42,6 +43,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "recipes": recipe,
     "eval/suites": suite,
     "eval/gates": gate,
+    "feedback/rubrics": load_rubric,
     "configs/prices.yaml": prices,
 }
 

@@ -13,7 +13,9 @@ from llmops.errors import InputError
 
 if TYPE_CHECKING:
     from llmops.eval.compare import Comparison
+    from llmops.eval.judge.preference import Preferred
     from llmops.eval.measured import Measured
+    from llmops.events import Listener
 
 
 def compare(
@@ -26,6 +28,9 @@ def compare(
     confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of the intervals.")] = 0.95,
     changed: Annotated[int, typer.Option(min=0, help="Show so many items that changed most, with both answers.")] = 3,
     slices: Annotated[bool, typer.Option(help="Show slices too.")] = True,
+    judge: Annotated[
+        Path | None, typer.Option(help="Ask the judge of this suite too, which of both answers to each item is better.")
+    ] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the table there, for a pull request.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON.")] = False,
 ) -> None:
@@ -35,6 +40,7 @@ def compare(
 
     with watching(quiet=as_json) as listener:
         pairs = _pairs(first, second, suites or [], listener)
+        judged = [None if judge is None else _judged(judge, *pair, confidence, listener) for pair in pairs]
     found = [run(one, two, confidence=confidence) for one, two in pairs]
     if markdown is not None:
         from llmops.eval.comparison_table import to_markdown
@@ -42,11 +48,48 @@ def compare(
 
         write_text(markdown, "\n".join(to_markdown(one) for one in found))
     if as_json:
-        typer.echo(json.dumps([_plain(one, changed) for one in found], indent=2, ensure_ascii=False))
+        rows = [{**_plain(one, changed), **_preference(said)} for one, said in zip(found, judged, strict=True)]
+        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    for one in found:
+    for one, said in zip(found, judged, strict=True):
         _print(one, slices=slices, changed=changed)
+        if said is not None:
+            typer.echo(sentence(said, one.second.name, confidence))
     typer.echo(f"next: llmops explain gate, to make such a difference a rule for {found[0].second.name}")
+
+
+def _judged(suite: Path, first: Measured, second: Measured, confidence: float, listener: Listener) -> Preferred:
+    from llmops.cli.judge import judge_in
+    from llmops.eval.judge.preference import preferred
+    from llmops.workspace import Workspace
+
+    scorer = judge_in(suite)
+    return preferred(
+        scorer.judge(Workspace.current().cache / "judged"),
+        first,
+        second,
+        confidence=confidence,
+        unparsed_at_most=scorer.unparsed_at_most,
+        listener=listener,
+    )
+
+
+def sentence(said: Preferred, name: str, confidence: float) -> str:
+    """What a judge prefers, in words."""
+    inconsistent, number = said.counts["inconsistent_share"]
+    without = said.counts["unparsed_share"][0]
+    return (
+        f"\njudge {said.judge['model']} by {said.judge['rubric']['name']}: prefers {name} in {said.win_rate:.1%} "
+        f"({confidence:.0%} interval {said.low:.1%} to {said.high:.1%}, p {said.p:.3g}); {said.wins} wins, "
+        f"{said.ties} ties, {said.losses} losses; the order changed {inconsistent} of {number} verdicts"
+        + (f"; {without} without a verdict are left out" if without else "")
+    )
+
+
+def _preference(said: Preferred | None) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {} if said is None else {"judge": asdict(said)}
 
 
 def _pairs(first: str, second: str, suites: list[str], listener: Any) -> list[tuple[Measured, Measured]]:
@@ -77,7 +120,14 @@ def _pairs(first: str, second: str, suites: list[str], listener: Any) -> list[tu
     asked = [(suite, items_of(suite)) for suite in own]
     folder = workspace.folder("reports")
     one, two = (
-        measure(loaded(model, workspace, listener), asked, folder=folder, listener=listener, tasks=tasks)
+        measure(
+            loaded(model, workspace, listener),
+            asked,
+            folder=folder,
+            listener=listener,
+            tasks=tasks,
+            judged=workspace.cache / "judged",
+        )
         for model in (first, second)
     )
     return [(one[name], two[name]) for name in one]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -91,16 +90,22 @@ def evaluate(
         raise InputError("a task of lm-eval asks the model itself", fix="leave --answers or the task out")
     rules = None if gate is None else load(gate, Gate, what="gate")
     if rules is not None:
+        from llmops.eval.judge.gated import check_judges
         from llmops.eval.verdict import check_gate, check_without_model
 
         if not tasks:  # what they measure is known once they were run
             check_gate(rules, {suite.name: suite.metrics for suite in wanted})
+        check_judges(rules, wanted)
         if answers is not None or endpoint is not None:
             check_without_model(rules)
     asked = [(suite, items_of(suite)) for suite in (wanted if limit is None else map(_limited(limit), wanted))]
     workspace = Workspace.current()
     folder = out or workspace.folder("reports")
-    key = _key(api_key_env) if api_key_env is not None else None
+    key = None
+    if api_key_env is not None:
+        from llmops.eval.engines.endpoint import key_in
+
+        key = key_in(api_key_env)
     with watching(quiet=as_json) as listener:
         from llmops.lifecycle.measure import loaded, measure, recorded, served
 
@@ -110,16 +115,17 @@ def evaluate(
             subject = served(model, endpoint, workspace, key=key, concurrency=concurrency, keep=not no_cache)
         else:
             subject = loaded(model, workspace, listener, through=engine, keep=not no_cache)
+        said = None if no_cache else workspace.cache / "judged"
         verdict = None
         if rules is None:
-            found = measure(subject, asked, folder=folder, listener=listener, tasks=tasks, limit=limit)
+            found = measure(subject, asked, folder=folder, listener=listener, tasks=tasks, limit=limit, judged=said)
         else:
             from llmops.files import write_json
             from llmops.lifecycle.gate import Judged, compared_with, kept, verdict_on
             from llmops.registry.verdicts import plain
 
             other = compared_with(rules, subject.source, against, workspace, listener)
-            found = measure(subject, asked, folder=folder, listener=listener, tasks=tasks, limit=limit)
+            found = measure(subject, asked, folder=folder, listener=listener, tasks=tasks, limit=limit, judged=said)
             others = _others(other, asked, folder, workspace, listener, through=engine, tasks=tasks, limit=limit)
             source = subject.source
             judged = Judged(None, source, loaded(trained, workspace, listener).source if trained else source, asked)
@@ -147,13 +153,6 @@ def _limited(limit: int) -> Callable[[Suite], Suite]:
     return lambda suite: suite.model_copy(update={"items": suite.items.model_copy(update={"limit": limit})})
 
 
-def _key(variable: str) -> str:
-    key = os.environ.get(variable, "")
-    if not key.strip():
-        raise InputError(f"the variable {variable} is empty or not set", fix=f"put the key there: export {variable}=…")
-    return key.strip()
-
-
 def _others(
     other: str | None,
     asked: Suites,
@@ -176,7 +175,8 @@ def _others(
     from llmops.lifecycle.measure import loaded, measure
 
     subject = loaded(other, workspace, listener, through=through)
-    return measure(subject, asked, folder=folder, listener=listener, tasks=tasks, limit=limit)
+    said = workspace.cache / "judged"
+    return measure(subject, asked, folder=folder, listener=listener, tasks=tasks, limit=limit, judged=said)
 
 
 def _next(model: str, suites: list[str], found: dict[str, Measured], *, is_loaded: bool) -> str:

@@ -39,6 +39,9 @@ class Rule(OfSuite):
     words_mean, repetition_mean: how much of an answer repeats runs of four words), and items_per_s, tokens_per_s."""
     per_slice: bool = False
     """Ask it of every slice of the suite too, not only of all items together."""
+    judge_agreement_at_least: Annotated[float, Field(ge=-1, le=1)] | None = None
+    """For a metric made by a judge: Cohen's kappa with people that the low end of its calibration's interval must
+    reach, else the gate is refused; null takes what the suite's scorer says."""
 
     @model_validator(mode="after")
     def _one_number(self) -> Self:
@@ -46,6 +49,8 @@ class Rule(OfSuite):
             raise ValueError("give either `metric` or `measure`")
         if self.per_slice and self.measure is not None:
             raise ValueError("per_slice goes with a `metric`; a measure is taken over the whole suite")
+        if self.judge_agreement_at_least is not None and self.measure is not None:
+            raise ValueError("judge_agreement_at_least goes with a `metric` that a judge makes")
         return self
 
     @property

@@ -54,6 +54,8 @@ class Measured:
         suite: `name`, `digest` and `settings`.
         measures: numbers beside the scores by name; the unit is the name's last part.
         scores, slices: the values with their intervals, of all items and of each slice.
+        judges: for each metric that was made by asking others, who was asked, with what calibration, and what they
+            said.
     """
 
     digest: str
@@ -66,6 +68,7 @@ class Measured:
     file: Path | None = None
     scores: tuple[Score, ...] = ()
     slices: Mapping[str, tuple[Score, ...]] = field(default_factory=dict)
+    judges: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -108,6 +111,8 @@ def content_of(
         "scores": list(scores),
         "slices": {name: list(of_slice) for name, of_slice in slices.items()},
         "items": [_item(place, item, measured.metrics) for place, item in enumerate(measured.items)],
+        # Left out where there are none, so that reports without judges keep their digests.
+        **({"judges": {name: dict(judge) for name, judge in measured.judges.items()}} if measured.judges else {}),
     }
 
 
@@ -188,6 +193,7 @@ def from_record(record: Mapping[str, Any], file: Path | None = None) -> Measured
         file=file,
         scores=tuple(Score(**score) for score in record["scores"]),
         slices={name: tuple(Score(**score) for score in some) for name, some in record["slices"].items()},
+        judges=record.get("judges", {}),
     )
 
 

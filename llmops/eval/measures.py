@@ -14,7 +14,8 @@ import numpy as np
 from llmops.eval.measured import ALL, Answered, Measured
 from llmops.eval.metric import Metric, estimates, mean_of, share_of
 from llmops.eval.safety import has_toxic_word, is_refusal
-from llmops.stats import Estimate, Exact, Quantile
+from llmops.prediction_powered import PredictionPowered
+from llmops.stats import Estimate, Exact, Proportion, Quantile
 
 _SHARES: Mapping[str, Callable[[Answered], bool | None]] = {
     "truncated_share": lambda item: None if item.finish is None else item.finish == "length",
@@ -82,7 +83,18 @@ def measure_estimate(report: Measured, name: str) -> Estimate:
         return latency
     if (name in _SHARES or name in _MEANS) and (metric := _metric(name, report.items)) is not None:
         return estimates([metric], {ALL: report.groups[ALL]}, report.clusters)[ALL][name]
-    return Exact(float(report.measures[name]))
+    return _of_judge(report, name) or Exact(float(report.measures[name]))
+
+
+def _of_judge(report: Measured, name: str) -> Estimate | None:
+    """A share of what a judge was asked, or the mean that people would give; None where no judge left it."""
+    for metric, made in report.judges.items():
+        part, whole = made["counts"].get(name.removeprefix(f"{metric}_"), (0, 0))
+        if name.startswith(f"{metric}_") and whole:
+            return Proportion(part, whole)
+        if name == f"{metric}_corrected" and "corrected" in made:
+            return PredictionPowered(**made["corrected"])
+    return None
 
 
 def _latency(items: Sequence[Answered], share: float) -> Quantile | None:

@@ -14,6 +14,7 @@ from llmops.eval.items import Item, suite_digest
 from llmops.eval.measured import ALL, Answered, Measured, content_of
 from llmops.eval.measures import measures
 from llmops.eval.metric import Metric, estimates
+from llmops.eval.scorers.consulting import Consulted, Consulting
 from llmops.eval.suite import Suite
 from llmops.events import Listener, Silent
 from llmops.files import digest_of, write_json
@@ -32,6 +33,7 @@ def evaluate(
     generate: Engine,
     out: Path | None = None,
     listener: Listener | None = None,
+    judged: Path | None = None,
 ) -> Report:
     """Have `model` answer `items` of `suite`, score the answers, and write the report into the folder `out`.
 
@@ -42,9 +44,12 @@ def evaluate(
         items: of the suite, from `items_of`; at least one.
         generate: makes the answers; it is called once.
         out: gets `<suite>-<digest>.json` with every item; None writes nothing.
+        judged: folder in which scorers that ask others keep what those said; None keeps nothing.
 
     Raises:
-        InputError: there are no items, a scorer cannot use them, or a score is no number.
+        InputError: there are no items, a scorer cannot use them, a score is no number, or a judge gives too few
+            verdicts.
+        EnvironmentFault: a judge does not answer.
     """
     listener = listener or Silent()
     if not items:
@@ -55,9 +60,15 @@ def evaluate(
     answers = _in_order(items, made.answers)
     answered = [_answered(*pair) for pair in zip(items, answers, strict=True)]
     metrics: list[Metric] = []
+    consulted: dict[str, Consulted] = {}
     for number, scorer in enumerate(suite.scorers):
         listener.advance(f"scores of {suite.name}", number, len(suite.scorers))
-        metrics += scorer.chosen.measure(answered)
+        chosen = scorer.chosen
+        if isinstance(chosen, Consulting):
+            said = consulted[chosen.names()[0]] = chosen.consult(answered, listener=listener, cache=judged)
+            metrics += said.metrics
+        else:
+            metrics += chosen.measure(answered)
     listener.advance(f"scores of {suite.name}", len(suite.scorers), len(suite.scorers))
     check_numbers(metrics)
     measured = Measured(
@@ -67,7 +78,9 @@ def evaluate(
         engine=made.engine,
         items=tuple(_scored(place, item, metrics) for place, item in enumerate(answered)),
         metrics=tuple(metrics),
-        measures=measures(answered, seconds=made.seconds, kept=made.kept),
+        measures=measures(answered, seconds=made.seconds, kept=made.kept)
+        | {name: value for said in consulted.values() for name, value in said.measures.items()},
+        judges={name: said.record for name, said in consulted.items()},
     )
     return written(measured, out)
 

@@ -27,6 +27,7 @@ from llmops.eval.gates import (
     Rule,
     ServedEquals,
 )
+from llmops.eval.judge.gated import judge_agreement
 from llmops.eval.measured import ALL, Measured
 from llmops.eval.measures import measure_estimate
 from llmops.eval.metric import Groups, differences, estimates
@@ -48,12 +49,14 @@ class Question:
         bound: what the estimate must be on the right side of.
         above: that side is above the bound.
         estimate: None where the rule compares and there is nothing to compare with.
+        known: what a reader should know of the number, such as how far its judge agrees with people.
     """
 
     rule: str
     bound: float
     above: bool
     estimate: Estimate | None
+    known: str = ""
 
 
 def judge(
@@ -77,8 +80,8 @@ def judge(
         contaminated: share of each suite's prompts that the model was trained on, by the suite's name, likewise.
 
     Raises:
-        InputError: a rule asks for a suite, metric or measure that was not measured; or the reports of the two
-            models cannot be compared.
+        InputError: a rule asks for a suite, metric or measure that was not measured, or for a judge's metric whose
+            agreement with people is not known or too small; or the reports of the two models cannot be compared.
     """
     check_gate(gate, {suite: [metric.name for metric in report.metrics] for suite, report in reports.items()})
     parities = parities or {}
@@ -187,6 +190,7 @@ def _questions(rule: AnyRule, evidence: _Evidence) -> Iterator[Question]:
             f"the gate asks for {metric.name} of every slice, but it is only known of all items together",
             fix="take `per_slice` out of the rule, or use a metric that has a value for each item",
         )
+    known = judge_agreement(rule, report)
     groups: Groups = report.groups if rule.per_slice else {ALL: report.groups[ALL]}
     sign = 1.0 if metric.better == "higher" else -1.0
     if isinstance(rule, AtLeast | AtMost):
@@ -194,21 +198,21 @@ def _questions(rule: AnyRule, evidence: _Evidence) -> Iterator[Question]:
         bound, above = (rule.at_least, True) if isinstance(rule, AtLeast) else (rule.at_most, False)
         for group in groups:
             words = f"{_where(rule, group)} {'≥' if above else '≤'} {bound:g}"
-            yield Question(words, bound, above, found[group][metric.name])
+            yield Question(words, bound, above, found[group][metric.name], known)
         return
     allowed = -rule.no_worse_by if isinstance(rule, NoWorseBy) else rule.better_by
     what = f"no worse by {rule.no_worse_by:g}" if isinstance(rule, NoWorseBy) else f"better by {rule.better_by:g}"
     other = evidence.others.get(rule.suite)
     if other is None:
         for group in groups:
-            yield Question(f"{_where(rule, group)} {what}", sign * allowed, sign > 0, None)
+            yield Question(f"{_where(rule, group)} {what}", sign * allowed, sign > 0, None, known)
         return
     check_comparable(report, other)
     before = in_order_of(report, other).metric(metric.name)
     assert before is not None
     found = differences([before], [metric], groups, report.clusters)
     for group in groups:
-        yield Question(f"{_where(rule, group)} {what}", sign * allowed, sign > 0, found[group][metric.name])
+        yield Question(f"{_where(rule, group)} {what}", sign * allowed, sign > 0, found[group][metric.name], known)
 
 
 def _where(rule: Rule, group: str) -> str:
@@ -252,7 +256,7 @@ def _answer(question: Question, p: float, confidence: float) -> dict[str, Any]:
             "high": None,
             "bound": question.bound,
             "result": "PASS",
-            "note": "nothing to compare with",
+            "note": "; ".join(filter(None, ["nothing to compare with", question.known])),
         }
     low, high = estimate.interval(confidence)
     note = ""
@@ -270,12 +274,13 @@ def _answer(question: Question, p: float, confidence: float) -> dict[str, Any]:
         )
     return {
         "rule": question.rule,
-        "value": estimate.value,
+        # JSON has no NaN: of a slice in which no item has a value, none is known.
+        "value": estimate.value if math.isfinite(estimate.value) else None,
         "low": low if math.isfinite(low) else None,
         "high": high if math.isfinite(high) else None,
         "bound": question.bound,
         "result": result,
-        "note": note,
+        "note": "; ".join(filter(None, [note, question.known])),
     }
 
 

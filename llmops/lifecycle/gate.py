@@ -85,7 +85,13 @@ def verdict_of(
         wanted = {rule.suite for rule in gate.rules}
         listener.say(f"gate: {other.reference} answers {', '.join(sorted(wanted))}, to be compared with")
         asked_of = [(suite, items) for suite, items in judged.suites if suite.name in wanted]
-        others = measure(loaded(other.reference, workspace, listener), asked_of, folder=folder, listener=listener)
+        others = measure(
+            loaded(other.reference, workspace, listener),
+            asked_of,
+            folder=folder,
+            listener=listener,
+            judged=workspace.cache / "judged",
+        )
     own = {report.suite: read(report.file) for report in reports if report.file is not None}
     against = None if other is None else other.reference
     verdict = verdict_on(

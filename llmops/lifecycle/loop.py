@@ -15,6 +15,7 @@ from llmops.data.versions import prepare, rows_of
 from llmops.errors import EnvironmentFault, InputError, Interrupted, LlmopsError
 from llmops.eval.gates import Gate
 from llmops.eval.items import Item, suite_digest
+from llmops.eval.judge.gated import standing
 from llmops.eval.measured import FORMAT, read, summary
 from llmops.eval.suite import Suite
 from llmops.events import Listener
@@ -270,7 +271,7 @@ def _reports(
     """Base and tuned model on every suite; a finished run whose suites did not change is not asked again."""
     folder = finished.folder / "report"
     index = folder / "summary.json"
-    wanted = [suite_digest(suite, items) for suite, items in suites]
+    wanted = [suite_digest(suite, items) + standing(suite) for suite, items in suites]
     if index.is_file():
         known = json.loads(index.read_text())
         files = [folder / name for name in known.get("files", ())]
@@ -284,7 +285,7 @@ def _reports(
         for model, on in ((base, None), (tuned, beneath))
     ]
     reports = [
-        summary(measure(one, [pair], folder=folder, listener=listener)[pair[0].name])
+        summary(measure(one, [pair], folder=folder, listener=listener, judged=workspace.cache / "judged")[pair[0].name])
         for pair in suites
         for one in subjects
     ]

@@ -98,19 +98,23 @@ def measure(
     listener: Listener,
     tasks: Sequence[str] = (),
     limit: int | None = None,
+    judged: Path | None = None,
 ) -> dict[str, Measured]:
     """Its reports by the suite's name, their files in `folder`.
 
     Args:
         tasks: of lm-evaluation-harness, by name or by the YAML file that defines one.
         limit: of the documents of each of these tasks; a suite's items are limited by whoever gives them.
+        judged: folder in which the verdicts of judges are kept; None keeps none.
     """
     found = {}
     for task in tasks:
         of_task = _of_task(task, asked, folder, listener, limit)
         found[str(of_task.suite["name"])] = of_task
     for suite, items in suites:
-        report = evaluate(suite, items, asked.source, generate=asked.engine, out=folder, listener=listener)
+        report = evaluate(
+            suite, items, asked.source, generate=asked.engine, out=folder, listener=listener, judged=judged
+        )
         assert report.file is not None
         found[suite.name] = read(report.file)
     return found

@@ -9,6 +9,7 @@ from llmops.config import load
 from llmops.data.section import DataSection
 from llmops.eval.gates import Gate
 from llmops.eval.items import Item, items_of, prompts
+from llmops.eval.judge.gated import check_judges
 from llmops.eval.suite import Suite
 from llmops.eval.verdict import check_gate
 from llmops.finetune.recipe import Evaluate
@@ -41,4 +42,5 @@ def gate_of(evaluate: Evaluate | None, suites: Sequence[tuple[Suite, Sequence[It
         return None
     gate = load(Path(evaluate.gate), Gate, what="gate")
     check_gate(gate, {suite.name: suite.metrics for suite, _ in suites})
+    check_judges(gate, [suite for suite, _ in suites])
     return gate

@@ -52,6 +52,11 @@ class Served:
                 self.at_once -= 1
 
 
+class _Server(ThreadingHTTPServer):
+    # By default 5: of more at one time, the rest would wait a second for another try of TCP.
+    request_queue_size = 128
+
+
 @contextmanager
 def serving(says: Callable[[int, dict[str, Any]], Reply], **settings: Any) -> Iterator[Served]:
     served = Served(says, **settings)
@@ -79,7 +84,7 @@ def serving(says: Callable[[int, dict[str, Any]], Reply], **settings: Any) -> It
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = _Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     served.url = f"http://127.0.0.1:{server.server_address[1]}/v1"

@@ -7,6 +7,7 @@ is where it is served and what the server says of it.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -135,6 +136,14 @@ def endpoint(
     return replace(found, said=asyncio.run(_said_by(found)))
 
 
+def key_in(variable: str) -> str:
+    """The key in an environment variable; raises InputError where there is none."""
+    key = os.environ.get(variable, "")
+    if not key.strip():
+        raise InputError(f"the variable {variable} is empty or not set", fix=f"put the key there: export {variable}=…")
+    return key.strip()
+
+
 async def _said_by(endpoint: Endpoint) -> dict[str, str]:
     """What the server says of the model and of its own version."""
     async with _session(endpoint) as session:
@@ -222,7 +231,7 @@ class _Refused(Exception):
     def explained(self, endpoint: Endpoint) -> InputError:
         fix = "change what it names, or ask another endpoint"
         if self.status in (401, 403):
-            fix = "name the environment variable that holds its key with --api-key-env"
+            fix = "name the environment variable that holds its key: --api-key-env, or `api_key_env` of a judge"
         return InputError(f"{endpoint.url} refuses the request with status {self.status}: {self.said}", fix=fix)
 
 
@@ -269,7 +278,7 @@ async def _tried(
             await asyncio.sleep(min(wait, patience.longest_wait_s))
     raise EnvironmentFault(
         f"the endpoint {endpoint.url} failed {patience.attempts} times in a row: {why}",
-        fix="see that it is up and has the capacity (--concurrency)",
+        fix="see that it is up and has the capacity (--concurrency, or `concurrency` of a judge)",
     )
 
 

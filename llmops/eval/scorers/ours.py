@@ -1,6 +1,6 @@
 """The catalog with the scorers that come with llmops in it: importing their files puts them there."""
 
-from llmops.eval.scorers import classes, code, corpus, grounding, hub, rouge, safety, structure, text
+from llmops.eval.scorers import classes, code, corpus, grounding, hub, judge, rouge, safety, structure, text
 from llmops.eval.scorers.catalog import scorers
 
-__all__ = ["classes", "code", "corpus", "grounding", "hub", "rouge", "safety", "scorers", "structure", "text"]
+__all__ = ["classes", "code", "corpus", "grounding", "hub", "judge", "rouge", "safety", "scorers", "structure", "text"]
