@@ -12,7 +12,7 @@ OWN = "Apache-2.0"
 """Of the embedded bases and domains, which are part of this project."""
 _REFERENCE = re.compile(r"LicenseRef-[A-Za-z0-9.-]+")
 _LOOKED_AT = 4_000  # letters: a licence says what it is at its start, and may quote others further down
-_UNKNOWN = {"", "unknown", "none", "noassertion"}
+_UNKNOWN = {"", "unknown", "none", "noassertion", "other"}
 
 # The first lines of a licence's text and what else it must hold, to tell versions apart. In this order.
 _TEXTS = (
@@ -75,13 +75,11 @@ def of_card(metadata: dict[str, Any]) -> str | None:
     The hub's own names that SPDX does not have (`llama3.1`, `gemma`) become `LicenseRef-` names.
     """
     stated = metadata.get("license")
-    if isinstance(stated, list):
-        stated = " AND ".join(map(str, stated))
-    name = str(stated or "").strip()
-    if name.lower() == "other":
-        name = str(metadata.get("license_name") or "").strip()
-    if name.lower() in _UNKNOWN or name.lower() == "other":
+    names = [str(one or "").strip() for one in (stated if isinstance(stated, list) else [stated])]
+    names = [str(metadata.get("license_name") or "") if one.lower() == "other" else one for one in names]
+    if not names or any(one.strip().lower() in _UNKNOWN for one in names):
         return None
+    name = " AND ".join(names)
     try:
         return spdx(name)
     except ValueError:
@@ -115,6 +113,6 @@ def front_matter(card: str) -> dict[str, Any]:
     match = re.match(r"\s*---\r?\n(.*?)\r?\n---", card, re.DOTALL)
     try:
         found = yaml.safe_load(match[1]) if match else None
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # a date that is none is a ValueError
         return {}
     return found if isinstance(found, dict) else {}

@@ -49,6 +49,8 @@ def test_the_nearest_id_is_named() -> None:
         ({"license": "other", "license_name": "my terms"}, "LicenseRef-my-terms"),
         ({"license": ["mit", "apache-2.0"]}, "MIT AND Apache-2.0"),
         ({"license": "other"}, None),
+        ({"license": ["mit", "other"]}, None),
+        ({"license": []}, None),
         ({"license": "unknown"}, None),
         ({"license": None}, None),
         ({}, None),
@@ -75,6 +77,11 @@ def test_a_folders_card_counts_before_its_licence_file(tmp_path: Path) -> None:
     assert of_folder(tmp_path) == ("MIT", "its model card")
     (tmp_path / "README.md").write_text("---\nlicense: [\n---\n# broken\n")
     assert of_folder(tmp_path) == ("Apache-2.0", "its LICENSE")
+
+
+def test_a_card_that_no_yaml_reader_takes_states_nothing() -> None:
+    assert front_matter("---\nmade: 2001-99-99\n---\n") == {}
+    assert front_matter("---\n- a list\n---\n") == {}
 
 
 @given(st.text())

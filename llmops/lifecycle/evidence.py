@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from llmops.errors import InputError
@@ -30,8 +30,8 @@ def reports_of(version: ModelVersion, manifest: RunManifest | None, workspace: W
         return []
     run = run_of(version, workspace)
     places = ([Path(run.folder) / "report"] if run and run.folder else []) + [workspace.home / "reports"]
-    every = [report for place in places for report in _reports_in(place)]
     base = None if manifest is None else manifest.lineage.get("base_digest")
+    every = [report for place in places for report in _reports_on(place, {version.digest, base or version.digest})]
     found: list[Report] = []
     known: set[str] = set()
     for own in every:
@@ -61,10 +61,16 @@ def from_tags(version: ModelVersion) -> list[Report]:
     ]
 
 
-def _reports_in(folder: Path) -> Iterator[Report]:
-    """The reports in a folder, the newest first; what is no report of this version of llmops is left out."""
+def _reports_on(folder: Path, artifacts: Collection[str]) -> Iterator[Report]:
+    """The reports in a folder on one of these artifacts, the newest first.
+
+    What is no report of this version of llmops is left out; what does not even name an artifact is not parsed.
+    """
     files = [path for path in folder.glob("*.json") if not path.name.startswith(("verdict", "summary"))]
     for file in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
+        content = file.read_bytes()
+        if not any(one.encode() in content for one in artifacts):
+            continue
         try:
             yield summary(read(file))
         except InputError:

@@ -42,7 +42,7 @@ from llmops.lifecycle.prepare import gate_of, held_out, suites_of
 from llmops.records import DatasetVersion, ModelSource, Report, RunManifest, Split, Step, Verdict
 from llmops.registry.bom import write_bom
 from llmops.registry.card import CardFacts, write_card
-from llmops.registry.licence_chain import TAG, Chain, chain_of, to_plain
+from llmops.registry.licence_chain import TAG, Chain, chain_of, to_plain, unknown
 from llmops.registry.plots import plots
 from llmops.registry.promote import registered
 from llmops.registry.reference import resolve
@@ -112,6 +112,8 @@ def finetune(
     if manifest is None:
         plan = plan_run(recipe, shape, tokens, kernels, world=gpus, folder=folder)
         _announce(dataset, tokens, kernels, listener)
+        if missing := unknown(licences):
+            listener.say(f"licences: not known for {'; '.join(missing)}; until they are stated nothing is promoted")
         listener.say(
             f"plan: {plan.updates} updates, {plan.tokens.used:,.0f} tokens, about {gib(plan.memory.total)} at the peak"
         )

@@ -189,14 +189,8 @@ def _model_card(facts: CardFacts, data: list[str]) -> dict[str, Any]:
         "llmops:verdict": f"{facts.verdicts[-1].result} by {facts.verdicts[-1].gate}" if facts.verdicts else "",
     }
     worse = [
-        f"{report.suite} {group}: {score.metric} {score.value:.4g} ({sections.interval(score)})"
-        for report in own
-        for overall in report.scores
-        for group, scores in report.slices.items()
-        for score in scores
-        if score.metric == overall.metric
-        and report.slice_items.get(group, sections.FEWEST) >= sections.FEWEST
-        and sections.is_worse(score, overall)
+        f"{one.suite} {one.group}: {one.score.metric} {one.score.value:.4g} ({sections.interval(one.score)})"
+        for one in sections.worse_slices(own)
     ]
     considerations: dict[str, Any] = {
         "useCases": [f"inputs like those of {', '.join(sections.sources(manifest)) or 'its training data'}"]

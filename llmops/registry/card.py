@@ -21,6 +21,16 @@ from llmops.registry.licence_chain import Chain, joint
 from llmops.registry.markdown import code, fenced, table, text
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# Names the hub takes for licences (huggingface.co/docs/hub/repositories-licenses) that are an SPDX id or a
+# `LicenseRef-` in small letters; any other is `other` with a name.
+_HUB_LICENCES = frozenset({
+    "afl-3.0", "apache-2.0", "artistic-2.0", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear", "bsl-1.0",
+    "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0",
+    "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0",
+    "cc-by-sa-3.0", "cc-by-sa-4.0", "cc0-1.0", "ecl-2.0", "epl-1.0", "epl-2.0", "etalab-2.0", "eupl-1.1", "eupl-1.2",
+    "gemma", "isc", "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "lppl-1.3c", "mit", "mpl-2.0", "ms-pl",
+    "ncsa", "ofl-1.1", "osl-3.0", "postgresql", "unlicense", "zlib",
+})  # fmt: skip
 _RELATION = {"adapter": "adapter", "full": "finetune", "merged": "merge", "quantized": "quantized"}
 
 
@@ -109,9 +119,8 @@ def _licence(chain: Chain | None) -> dict[str, str]:
     whole = joint(chain)
     if whole is None:
         return {"license": "unknown"}
-    if " " in whole or whole.startswith("LicenseRef-"):
-        return {"license": "other", "license_name": whole}
-    return {"license": whole.lower()}
+    name = whole.lower().removeprefix("licenseref-")
+    return {"license": name} if name in _HUB_LICENCES else {"license": "other", "license_name": whole}
 
 
 def _result(report: Report) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from llmops.records import Report, RunManifest, Score, Verdict
 from llmops.registry.connection import without_credentials
@@ -110,28 +111,25 @@ def limitations(manifest: RunManifest, reports: Sequence[Report]) -> Iterator[st
     """Slices in which the model is surely worse than over all, and those in which nobody can tell."""
     yield "## Limitations\n"
     own = of_model(manifest, reports)
-    rows, small, looked = [], [], 0
-    for report in own:
-        overall = {score.metric: score for score in report.scores}
-        for group, scores in report.slices.items():
-            items = report.slice_items.get(group)
-            if items is not None and items < FEWEST:
-                small.append(f"{text(report.suite)} {text(group)} ({items})")
-                continue
-            for score in scores:
-                looked += 1
-                if score.metric in overall and is_worse(score, overall[score.metric]):
-                    rows.append(
-                        (
-                            text(report.suite),
-                            text(group),
-                            "" if items is None else f"{items:,}",
-                            text(score.metric),
-                            f"{score.value:.4g}",
-                            interval(score),
-                            f"{overall[score.metric].value:.4g}",
-                        )
-                    )
+    rows = [
+        (
+            text(one.suite),
+            text(one.group),
+            "" if one.items is None else f"{one.items:,}",
+            text(one.score.metric),
+            f"{one.score.value:.4g}",
+            interval(one.score),
+            f"{one.overall.value:.4g}",
+        )
+        for one in worse_slices(own)
+    ]
+    small = [
+        f"{text(report.suite)} {text(group)} ({items})"
+        for report in own
+        for group, items in report.slice_items.items()
+        if items < FEWEST
+    ]
+    looked = sum(len(scores) for report in own for group, scores in report.slices.items() if _is_read(report, group))
     if rows:
         yield "Surely worse than over all items, the whole interval lying on the worse side:\n"
         yield table(("suite", "slice", "items", "metric", "value", "95 % interval", "over all"), rows)
@@ -207,7 +205,34 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(code(name) for name in names) or "unnamed data"
 
 
-def is_worse(score: Score, overall: Score) -> bool:
+@dataclass(frozen=True, slots=True)
+class WorseSlice:
+    """A slice in which a model is surely worse than over all items; `items` is None where it is not known."""
+
+    suite: str
+    group: str
+    items: int | None
+    score: Score
+    overall: Score
+
+
+def worse_slices(reports: Sequence[Report]) -> Iterator[WorseSlice]:
+    """Every slice, with enough items to be read, whose whole interval lies on the worse side."""
+    for report in reports:
+        overall = {score.metric: score for score in report.scores}
+        for group, scores in report.slices.items():
+            for score in scores if _is_read(report, group) else ():
+                if score.metric in overall and _is_worse(score, overall[score.metric]):
+                    items = report.slice_items.get(group)
+                    yield WorseSlice(report.suite, group, items, score, overall[score.metric])
+
+
+def _is_read(report: Report, group: str) -> bool:
+    """Whether a slice has enough items; so it is taken where their number is not known."""
+    return report.slice_items.get(group, FEWEST) >= FEWEST
+
+
+def _is_worse(score: Score, overall: Score) -> bool:
     """Whether a slice's whole interval lies on the worse side of the value over all; an open one tells nothing."""
     if score.better == "higher":
         return score.high is not None and score.high < overall.value

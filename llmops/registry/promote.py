@@ -18,7 +18,7 @@ from llmops.records import ALIASES, Verdict
 from llmops.registry import store
 from llmops.registry.connection import connect, mlflow_faults
 from llmops.registry.decisions import Decision, Kind, append, chain, check_chain
-from llmops.registry.licence_chain import Chain, check_known, of_version
+from llmops.registry.licence_chain import Chain, check_known, joint, of_version, unknown
 from llmops.registry.run_records import manifest_of
 from llmops.registry.store import ModelVersion
 from llmops.registry.verdicts import attach, verdicts_of
@@ -200,7 +200,8 @@ def promote(
         written: is told of the decision before the aliases move.
     """
     engine, links = _begin(version.name, workspace)
-    approval = may_promote(version, links, of_version(version, manifest_of(version, workspace)))
+    licences = of_version(version, manifest_of(version, workspace))
+    approval = may_promote(version, links, licences)
     check_bytes(version, workspace=workspace)
     return _decide(
         engine,
@@ -209,6 +210,8 @@ def promote(
         version,
         actor,
         workspace=workspace,
+        # A registry's tags can be changed by anybody; what they said of the licences now stays in the chain.
+        reason=f"licences {joint(licences) or 'not known for ' + '; '.join(unknown(licences))}",
         verdict=approval.verdict,
         override=approval.override,
         written=written,

@@ -153,6 +153,22 @@ def test_the_recipe_to_make_it_again_states_the_licences_it_stated(artifact: Pat
     assert written["data"]["train"] == [{"source": "hub:org/rows", "licence": "CC-BY-4.0"}]
 
 
+@pytest.mark.parametrize(
+    ("licence", "metadata"),
+    [
+        ("CC-BY-SA-4.0", {"license": "cc-by-sa-4.0"}),
+        ("LicenseRef-llama3.1", {"license": "llama3.1"}),
+        ("LicenseRef-own", {"license": "other", "license_name": "LicenseRef-own"}),
+        ("0BSD", {"license": "other", "license_name": "0BSD"}),  # the hub has no name for it
+    ],
+)
+def test_a_licence_is_spelt_as_the_hub_takes_it(
+    artifact: Path, manifest_of: ManifestOf, licence: str, metadata: dict[str, str]
+) -> None:
+    found = metadata_of(card(CardFacts(manifest_of(artifact), licences=[Licensed("base", "b", licence, "here")])))
+    assert {key: value for key, value in found.items() if key.startswith("license")} == metadata
+
+
 def a_report(model: str, *scores: Score, items: int = 100, slices: Any = None, sizes: Any = None) -> Report:
     return Report("e2e", model, model, items, scores, {}, None, "s", model, slices or {}, sizes or {})
 
