@@ -31,6 +31,7 @@ class Item:
         references: good answers, at least one, in the order of the source.
         slices: for each breakdown the value this item has; a breakdown it has no value in is left out.
         cluster: items with the same one are not independent and are resampled together.
+        choices: answers to choose from, where it is such an item.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Item:
     references: tuple[str, ...]
     slices: Mapping[str, str]
     cluster: str = ""
+    choices: tuple[str, ...] = ()
 
 
 def items_of(suite: Suite, read: Read | None = None) -> list[Item]:
@@ -68,7 +70,10 @@ def suite_digest(suite: Suite, items: Sequence[Item]) -> str:
     """sha256 over what two reports must share to be compared: items with references, decoding, scorers."""
     return digest_of(
         {
-            "items": sorted([item.id, *item.references] for item in items),
+            # Choices only where there are any: suites without keep their digests.
+            "items": sorted(
+                [item.id, *item.references, *(["choices", *item.choices] if item.choices else [])] for item in items
+            ),
             "generation": suite.generation.model_dump(mode="json"),
             "scorers": [scorer.resolved() for scorer in suite.scorers],
         }
@@ -192,7 +197,10 @@ def _item(source: ItemSource, row: Row, columns: Mapping[str, Any]) -> Item:
     if source.cluster is not None and source.cluster not in columns:
         raise UnusableCell(f"column `{source.cluster}` is missing")
     cluster = digest_of(prompt if source.cluster is None else str(columns[source.cluster]))[:16]
-    return Item(digest_of(messages), tuple(messages), prompt, (answer["content"],), slices, cluster)
+    choices: tuple[str, ...] = ()
+    if isinstance(source, PromptItems) and source.choices is not None:
+        choices = tuple(fill(one, expanded) for one in source.choices for expanded in _each(one, columns))
+    return Item(digest_of(messages), tuple(messages), prompt, (answer["content"],), slices, cluster, choices)
 
 
 def _joined(first: Item, second: Item, where: str) -> Item:
@@ -203,6 +211,11 @@ def _joined(first: Item, second: Item, where: str) -> Item:
             f"{where}: slice {name} is {second.slices.get(name)!r} here and {first.slices.get(name)!r} "
             "in an earlier row with the same prompt",
             fix="slice by something that all references of a prompt share",
+        )
+    if first.choices != second.choices:
+        raise InputError(
+            f"{where}: its choices are others than in an earlier row with the same prompt",
+            fix="give rows with one prompt the same choices, or tell them apart in the prompt",
         )
     return replace(first, references=first.references + second.references)
 

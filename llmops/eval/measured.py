@@ -38,6 +38,7 @@ class Answered:
     tokens: int | None = None
     seconds: float | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    choices: tuple[str, ...] = ()
 
     @property
     def prompt(self) -> str:
@@ -121,6 +122,7 @@ def _item(place: int, item: Answered, metrics: Sequence[Metric]) -> dict[str, An
         "id": item.id,
         "messages": [dict(turn) for turn in item.messages],
         "references": list(item.references),
+        **({"choices": list(item.choices)} if item.choices else {}),
         "slices": dict(item.slices),
         "cluster": item.cluster,
         "answer": item.answer,
@@ -185,6 +187,7 @@ def from_record(record: Mapping[str, Any], file: Path | None = None) -> Measured
                 tokens=item["tokens"],
                 seconds=seconds.get(item["id"]),
                 scores={name: _value(value) for name, value in item["scores"].items()},
+                choices=tuple(item.get("choices", ())),
             )
             for item in items
         ),

@@ -6,15 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from llmops.errors import InputError
-from llmops.eval.engines.engine import Answer, Engine
+from llmops.eval.engines.engine import Answer, Engine, Generated
+from llmops.eval.engines.likelihood import Likelihoods
 from llmops.eval.items import Item, suite_digest
 from llmops.eval.measured import ALL, Answered, Measured, content_of
 from llmops.eval.measures import measures
 from llmops.eval.metric import Metric, estimates
 from llmops.eval.scorers.consulting import Consulted, Consulting
+from llmops.eval.scorers.likelihood import ByLikelihood
 from llmops.eval.suite import Suite
 from llmops.events import Listener, Silent
 from llmops.files import digest_of, write_json
@@ -34,6 +36,7 @@ def evaluate(
     out: Path | None = None,
     listener: Listener | None = None,
     judged: Path | None = None,
+    likelihoods: Likelihoods | None = None,
 ) -> Report:
     """Have `model` answer `items` of `suite`, score the answers, and write the report into the folder `out`.
 
@@ -45,6 +48,7 @@ def evaluate(
         generate: makes the answers; it is called once.
         out: gets `<suite>-<digest>.json` with every item; None writes nothing.
         judged: folder in which scorers that ask others keep what those said; None keeps nothing.
+        likelihoods: of texts to the model; None where only its answers can be had.
 
     Raises:
         InputError: there are no items, a scorer cannot use them, a score is no number, or a judge gives too few
@@ -56,7 +60,18 @@ def evaluate(
         raise InputError(f"the suite {suite.name} has no items", fix="give its source at least one row")
     for scorer in suite.scorers:
         scorer.chosen.check_items(items)
-    made = generate(items, suite.generation, listener=listener)
+    chosen_by = [scorer.chosen for scorer in suite.scorers]
+    if likelihoods is None and any(isinstance(one, ByLikelihood) for one in chosen_by):
+        raise InputError(
+            f"the suite {suite.name} asks how likely texts are to the model, and only its answers can be had",
+            fix="evaluate the model itself, without --answers and --endpoint",
+        )
+    answers_count = not all(isinstance(one, ByLikelihood) for one in chosen_by)
+    if not answers_count:
+        assert likelihoods is not None
+        made = Generated(tuple(Answer(item.id, "", None, None, None) for item in items), 0.0, likelihoods.engine())
+    else:
+        made = generate(items, suite.generation, listener=listener)
     answers = _in_order(items, made.answers)
     answered = [_answered(*pair) for pair in zip(items, answers, strict=True)]
     metrics: list[Metric] = []
@@ -64,7 +79,10 @@ def evaluate(
     for number, scorer in enumerate(suite.scorers):
         listener.advance(f"scores of {suite.name}", number, len(suite.scorers))
         chosen = scorer.chosen
-        if isinstance(chosen, Consulting):
+        if isinstance(chosen, ByLikelihood):
+            assert likelihoods is not None
+            metrics += _weighed(chosen, answered, suite.generation.prompt, likelihoods, listener)
+        elif isinstance(chosen, Consulting):
             said = consulted[chosen.names()[0]] = chosen.consult(answered, listener=listener, cache=judged)
             metrics += said.metrics
         else:
@@ -78,11 +96,29 @@ def evaluate(
         engine=made.engine,
         items=tuple(_scored(place, item, metrics) for place, item in enumerate(answered)),
         metrics=tuple(metrics),
-        measures=measures(answered, seconds=made.seconds, kept=made.kept)
+        measures=(measures(answered, seconds=made.seconds, kept=made.kept) if answers_count else {})
         | {name: value for said in consulted.values() for name, value in said.measures.items()},
         judges={name: said.record for name, said in consulted.items()},
     )
     return written(measured, out)
+
+
+def _weighed(
+    scorer: ByLikelihood,
+    items: list[Answered],
+    prompt: Literal["chat", "plain"],
+    likelihoods: Likelihoods,
+    listener: Listener,
+) -> list[Metric]:
+    """What the scorer makes of the likelihoods; an item without an answer gets the one they stand for."""
+    texts = [scorer.texts(item) for item in items]
+    asked = [(item.messages, text) for item, of_item in zip(items, texts, strict=True) for text in of_item]
+    read = iter(likelihoods(asked, prompt=prompt, listener=listener))
+    found = [[next(read) for _ in of_item] for of_item in texts]
+    for place, (item, of_item) in enumerate(zip(items, found, strict=True)):
+        if not item.answer:
+            items[place] = replace(item, answer=scorer.answer(item, of_item))
+    return scorer.weigh(items, found)
 
 
 def written(measured: Measured, out: Path | None) -> Report:
@@ -170,6 +206,7 @@ def _answered(item: Item, answer: Answer) -> Answered:
         references=item.references,
         slices=item.slices,
         cluster=item.cluster,
+        choices=item.choices,
         answer=answer.text,
         finish=answer.finish,
         tokens=answer.tokens,

@@ -100,6 +100,9 @@ class PromptItems(ItemSource):
     """The user turn; `{column}` stands for a column's text."""
     references: Templates
     """Good answers, a template over columns or a list of them; `{column}` alone may also hold a list of texts."""
+    choices: Templates | None = None
+    """Answers to choose from, for the scorer `multiple_choice`: templates over columns, or one column with a list of
+    them; the references are the right ones. Null where answers are free."""
     system: str | None = None
     """A system turn before it, a template over columns; null has none."""
 

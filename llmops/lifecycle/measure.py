@@ -11,6 +11,7 @@ from typing import Literal
 from llmops.eval.cache import AnswerCache
 from llmops.eval.engines.endpoint import SEEN, endpoint
 from llmops.eval.engines.engine import Engine
+from llmops.eval.engines.likelihood import Likelihoods
 from llmops.eval.engines.recorded import Recorded
 from llmops.eval.harness import evaluate_task
 from llmops.eval.harness_requests import Asked
@@ -113,7 +114,16 @@ def measure(
         found[str(of_task.suite["name"])] = of_task
     for suite, items in suites:
         report = evaluate(
-            suite, items, asked.source, generate=asked.engine, out=folder, listener=listener, judged=judged
+            suite,
+            items,
+            asked.source,
+            generate=asked.engine,
+            out=folder,
+            listener=listener,
+            judged=judged,
+            likelihoods=Likelihoods(asked.source.folder, asked.base.folder if asked.base else None)
+            if asked.here
+            else None,
         )
         assert report.file is not None
         found[suite.name] = read(report.file)

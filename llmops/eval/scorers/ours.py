@@ -1,6 +1,19 @@
 """The catalog with the scorers that come with llmops in it: importing their files puts them there."""
 
-from llmops.eval.scorers import classes, code, corpus, grounding, hub, judge, rouge, safety, structure, text
+from llmops.eval.scorers import classes, code, corpus, grounding, hub, judge, likelihood, rouge, safety, structure, text
 from llmops.eval.scorers.catalog import scorers
 
-__all__ = ["classes", "code", "corpus", "grounding", "hub", "judge", "rouge", "safety", "scorers", "structure", "text"]
+__all__ = [
+    "classes",
+    "code",
+    "corpus",
+    "grounding",
+    "hub",
+    "judge",
+    "likelihood",
+    "rouge",
+    "safety",
+    "scorers",
+    "structure",
+    "text",
+]
