@@ -29,7 +29,9 @@ def comparison_page(comparison: Comparison, verdict: Verdict | None = None) -> s
             tag("p", f"On {comparison.suite}, {len(comparison.first.items):,} items", class_="lead"),
         ),
         *([verdict_section(verdict)] if verdict is not None else []),
-        tag("section", tag("h2", "Differences"), grid(HEADINGS, list(map(row, comparison.differences)), caption=caption)),
+        tag(
+            "section", tag("h2", "Differences"), grid(HEADINGS, list(map(row, comparison.differences)), caption=caption)
+        ),
         _forests(comparison, verdict),
         _distributions(comparison),
         items.section(content),
@@ -91,3 +93,7 @@ def _distributions(comparison: Comparison) -> Markup:
     return tag("section", tag("h2", "Distributions"), *shown)
 
 
+def file_name(comparison: Comparison) -> str:
+    """Under which the page is kept: the suite, and the beginnings of both reports' digests."""
+    suite = comparison.suite.replace(":", "-").replace("/", "-")
+    return f"compare-{suite}-{comparison.first.digest[:12]}-{comparison.second.digest[:12]}.html"

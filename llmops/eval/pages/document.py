@@ -39,6 +39,11 @@ def document(title: str, *sections: Markup, data: Markup) -> str:
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n'
 
 
+def framed(page: str, *, title: str) -> str:
+    """The page within another, which it can neither restyle nor reach."""
+    return tag("iframe", srcdoc=page, title=title, sandbox="allow-scripts", width="100%", height=720)
+
+
 def grid(headings: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str) -> Markup:
     """A table whose first column names its rows."""
     body = [tag("tr", tag("th", one[0], scope="row"), *(tag("td", cell) for cell in one[1:])) for one in rows]
@@ -54,7 +59,11 @@ def grid(headings: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str
 def facts(pairs: Mapping[str, Any]) -> Markup:
     """Names with their values; what is no text stands as JSON."""
     found = [
-        tag("div", tag("dt", name), tag("dd", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
+        tag(
+            "div",
+            tag("dt", name),
+            tag("dd", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)),
+        )
         for name, value in pairs.items()
     ]
     return tag("dl", *found)

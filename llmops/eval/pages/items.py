@@ -76,14 +76,17 @@ def _item(one: dict[str, Any], content: dict[str, Any]) -> Markup:
     parts: list[Markup] = [_text("prompt", one["prompt"])]
     parts += [_text("reference", text) for text in one["references"]]
     for name, answer, wrong, scores in zip(names, one["answers"], one["problems"], one["scores"], strict=True):
-        known = [f"{metric} {score}" for metric, score in zip(content["metrics"], scores, strict=True) if score is not None]
+        known = [
+            f"{metric} {score}" for metric, score in zip(content["metrics"], scores, strict=True) if score is not None
+        ]
         parts.append(_text(name, answer, ", ".join([*wrong, *known])))
     return tag("li", tag("article", tag("p", " · ".join([one["id"][:12], *one["slices"]]), class_="meta"), *parts))
 
 
 def _text(heading: str, text: str, note: str = "") -> Markup:
     return joined(
-        tag("h3", heading, *([tag("small", note)] if note else [])), tag("p", text or "(empty)", class_="text", dir="auto")
+        tag("h3", heading, *([tag("small", note)] if note else [])),
+        tag("p", text or "(empty)", class_="text", dir="auto"),
     )
 
 

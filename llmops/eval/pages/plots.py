@@ -131,7 +131,13 @@ def _frame(scale: Axis, height: float, name: str) -> Markup:
         joined(
             tag("line", x1=scale.at(tick), x2=scale.at(tick), y1=TOP, y2=height, class_="grid"),
             tag(
-                "text", f"{tick:g}", x=scale.at(tick), y=height + 18, text_anchor="middle", class_="tick", data_tick=tick
+                "text",
+                f"{tick:g}",
+                x=scale.at(tick),
+                y=height + 18,
+                text_anchor="middle",
+                class_="tick",
+                data_tick=tick,
             ),
         )
         for tick in scale.ticks
@@ -148,4 +154,8 @@ def _svg(parts: Sequence[Markup], height: float, title: str, described: str) -> 
     drawn = tag(
         "svg", tag("title", title), tag("desc", described), *parts, viewBox=f"0 0 {WIDTH} {height:g}", role="img"
     )
-    return tag("figure", tag("figcaption", title), tag("div", drawn, class_="scroll", tabindex=0, role="group", aria_label=title))
+    return tag(
+        "figure",
+        tag("figcaption", title),
+        tag("div", drawn, class_="scroll", tabindex=0, role="group", aria_label=title),
+    )

@@ -21,7 +21,11 @@ def report_page(measured: Measured, verdict: Verdict | None = None) -> str:
         f"{measured.name} on {suite}",
         tag("header", tag("h1", f"{measured.name} on {suite}"), tag("p", f"Report {measured.digest}", class_="lead")),
         *([verdict_section(verdict)] if verdict is not None else []),
-        tag("section", tag("h2", "Scores"), grid(("metric", "value", "95% interval"), rows, caption=f"Scores on {suite}")),
+        tag(
+            "section",
+            tag("h2", "Scores"),
+            grid(("metric", "value", "95% interval"), rows, caption=f"Scores on {suite}"),
+        ),
         *([_slices(measured)] if measured.slices else []),
         _distributions(measured),
         items.section(content),
@@ -36,7 +40,7 @@ def _slices(measured: Measured) -> Markup:
     for score in measured.scores:
         groups = {"all items": score}
         for name, of_slice in measured.slices.items():
-            groups.update({name: one for one in of_slice if one.metric == score.metric})
+            groups.update((name, one) for one in of_slice if one.metric == score.metric)
         if len(groups) > 1:
             rows = [_row(name, one) for name, one in groups.items()]
             shown.append(plots.intervals(rows, title=f"{score.metric} by slice", axis=score.metric))
