@@ -34,7 +34,17 @@ def repeat(measured: Measured) -> Markup:
 
 
 def command(measured: Measured) -> str:
-    """What measures the same again, given a file with the suite's settings."""
-    name = str(measured.suite["name"])
+    """What measures the same again, given a file with the suite's settings.
+
+    Answers made elsewhere stand in a file that only its owner knows: FILE.jsonl.
+    """
+    name, engine = str(measured.suite["name"]), measured.engine
     suite = name if name.startswith(_TASK) else f"eval/suites/{name}.yaml"
-    return shlex.join(["llmops", "eval", measured.name, suite])
+    how = {
+        "vllm": ["--engine", "vllm"],
+        "endpoint": ["--endpoint", str(engine.get("url"))],
+        "recorded": ["--answers", "FILE.jsonl"],
+    }.get(str(engine.get("name")), [])
+    limit = measured.suite["settings"].get("items", {}).get("limit")
+    limited = [] if limit is None else ["--limit", str(limit)]
+    return shlex.join(["llmops", "eval", measured.name, suite, *how, *limited])

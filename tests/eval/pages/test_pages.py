@@ -20,6 +20,7 @@ from llmops.eval.comparison_table import row
 from llmops.eval.measured import Measured, read
 from llmops.eval.pages import plots
 from llmops.eval.pages.comparison_page import comparison_page
+from llmops.eval.pages.repeat import command
 from llmops.eval.pages.report_page import report_page
 from llmops.eval.report import interval_of, value_of
 from llmops.eval.run import written
@@ -52,8 +53,8 @@ class Reader(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append(tag)
         given = dict(attrs)
-        self.inside = "data" if given.get("id") == "data" else str(given.get("class")) if tag == "p" else tag
-        if self.inside == "text":
+        self.inside = "data" if given.get("id") == "data" else f"p.{given.get('class')}" if tag == "p" else tag
+        if self.inside == "p.text":
             self.texts.append("")
         elif tag == "td":
             self.cells.append("")
@@ -64,7 +65,7 @@ class Reader(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self.inside == "data":
             self.data += data
-        elif self.inside == "text":
+        elif self.inside == "p.text":
             self.texts[-1] += data
         elif self.inside == "td":
             self.cells[-1] += data
@@ -244,3 +245,21 @@ def test_a_notebook_shows_a_report_in_a_frame_of_its_own(opened: Callable[[str],
     assert read_page(shown).elements == ["iframe"]
     frame = opened(f'<!doctype html><meta charset="utf-8">{shown}').frame_locator("iframe")
     assert frame.locator("#count").text_content() == "2 of 2 items"
+
+
+@pytest.mark.parametrize(
+    ("engine", "wanted"),
+    [
+        ({"name": "transformers"}, "llmops eval 'a model' eval/suites/s.yaml --limit 5"),
+        ({"name": "vllm"}, "llmops eval 'a model' eval/suites/s.yaml --engine vllm --limit 5"),
+        (
+            {"name": "endpoint", "url": "http://host:1/v1"},
+            "llmops eval 'a model' eval/suites/s.yaml --endpoint http://host:1/v1 --limit 5",
+        ),
+        ({"name": "recorded"}, "llmops eval 'a model' eval/suites/s.yaml --answers FILE.jsonl --limit 5"),
+    ],
+)
+def test_the_command_names_model_suite_engine_and_limit(engine: dict[str, str], wanted: str) -> None:
+    made = scored([0.5], model="a model")
+    suite = {**made.suite, "settings": {"items": {"limit": 5}}}
+    assert command(replace(made, engine=engine, suite=suite)) == wanted
