@@ -28,7 +28,7 @@ def repeat(measured: Measured) -> Markup:
                 "page written by": f"llmops {version('llmops')}",
             }
         ),
-        tag("h3", "Settings of the suite"),
+        tag("h3", "Settings of the suite: a suite's file may hold them as they stand here"),
         tag("pre", json.dumps(measured.suite["settings"], indent=2, ensure_ascii=False)),
     )
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from llmops.eval.compare import compare
 from llmops.eval.comparison_table import row
+from llmops.eval.gates import Gate
 from llmops.eval.measured import Measured, read
 from llmops.eval.pages import plots
 from llmops.eval.pages.comparison_page import comparison_page
@@ -24,6 +25,7 @@ from llmops.eval.pages.repeat import command
 from llmops.eval.pages.report_page import report_page
 from llmops.eval.report import interval_of, value_of
 from llmops.eval.run import written
+from llmops.eval.verdict import judge
 from tests.eval.measurements import scored
 
 HOSTILE = "</script><img src=x onerror=\"document.title='run'\"><script>document.title='run'</script>\u2028<!--"
@@ -128,6 +130,25 @@ def test_points_and_intervals_of_a_plot_lie_where_the_axis_says() -> None:
         assert [value(one.attrib["x1"]) for one in svg.iter("line") if one.attrib["class"] == kind] == pytest.approx(
             [wanted], abs=1e-4
         )
+
+
+def test_a_gates_margin_is_drawn_in_the_plot_of_its_metric(tmp_path: Path) -> None:
+    one = report_of([0.25, 0.5, 0.75, 0.5], tmp_path)
+    two = report_of([0.5, 0.5, 1.0, 0.75], tmp_path, model="n")
+    gate = Gate.model_validate(
+        {
+            "against": "champion",
+            "rules": [
+                {"suite": "s", "metric": "rougeL", "no_worse_by": 0.125},
+                {"suite": "s", "metric": "rougeL", "at_least": 0.25},
+            ],
+        }
+    )
+    verdict = judge(gate, {"s": two}, {"s": one}, name="g", against="m")
+    page = comparison_page(compare(one, two), verdict)
+    assert page.count('class="margin"') == 1
+    assert "margin -0.125" in page
+    assert f"{verdict.result} by g against m" in page
 
 
 def test_bars_of_a_histogram_count_every_item() -> None:
