@@ -32,6 +32,9 @@ def compare(
         Path | None, typer.Option(help="Ask the judge of this suite too, which of both answers to each item is better.")
     ] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the table there, for a pull request.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write the page of the comparison there; in the workspace's reports by default.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON.")] = False,
 ) -> None:
     """Say by how much SECOND differs from FIRST on the same items, and how sure that is."""
@@ -47,14 +50,20 @@ def compare(
         from llmops.files import write_text
 
         write_text(markdown, "\n".join(to_markdown(one) for one in found))
+    if html is not None and len(found) > 1:
+        raise InputError(
+            f"--html names one page, and {len(found)} suites make as many", fix="leave --html out, or name one suite"
+        )
+    pages = [_page(one, html) for one in found]
     if as_json:
         rows = [{**_plain(one, changed), **_preference(said)} for one, said in zip(found, judged, strict=True)]
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    for one, said in zip(found, judged, strict=True):
+    for one, said, page in zip(found, judged, pages, strict=True):
         _print(one, slices=slices, changed=changed)
         if said is not None:
             typer.echo(sentence(said, one.second.name, confidence))
+        typer.echo(f"page: {page}")
     typer.echo(f"next: llmops explain gate, to make such a difference a rule for {found[0].second.name}")
 
 
@@ -131,6 +140,17 @@ def _pairs(first: str, second: str, suites: list[str], listener: Any) -> list[tu
         for model in (first, second)
     )
     return [(one[name], two[name]) for name in one]
+
+
+def _page(found: Comparison, file: Path | None) -> Path:
+    """The file of the comparison's page, written."""
+    from llmops.eval.pages.comparison_page import comparison_page, file_name
+    from llmops.files import write_text
+    from llmops.workspace import Workspace
+
+    file = file or Workspace.current().folder("reports") / file_name(found)
+    write_text(file, comparison_page(found))
+    return file
 
 
 def _print(found: Comparison, *, slices: bool, changed: int) -> None:

@@ -190,9 +190,13 @@ def _write(found: dict[str, Measured], verdict: Verdict | None, junit: Path | No
     from llmops.eval.junit import to_junit
     from llmops.eval.junit import to_markdown as verdict_markdown
     from llmops.eval.measured import summary
+    from llmops.eval.pages.report_page import report_page
     from llmops.eval.report import to_markdown
     from llmops.files import write_text
 
+    for report in found.values():
+        if report.file is not None:
+            write_text(report.file.with_suffix(".html"), report_page(report, verdict))
     if junit is not None and verdict is not None:
         write_text(junit, to_junit(verdict))
     if markdown is not None:
@@ -214,6 +218,8 @@ def _print(found: dict[str, Measured], verdict: Verdict | None) -> None:
         if cut:
             typer.echo(f"{name}: {cut} of {len(report.items)} answers were cut; raise its generation.max_tokens")
         typer.echo(f"report: {report.file}")
+        if report.file is not None:
+            typer.echo(f"page: {report.file.with_suffix('.html')}")
     if verdict is not None:
         typer.echo(verdict_heading(verdict))
         console.print(verdict_table(verdict))

@@ -83,6 +83,13 @@ class Comparison:
     def suite(self) -> str:
         return str(self.first.suite["name"])
 
+    def _repr_html_(self) -> str:
+        """The page of the comparison in a frame of its own, for a notebook."""
+        from llmops.eval.pages.comparison_page import comparison_page
+        from llmops.eval.pages.document import framed
+
+        return framed(comparison_page(self), title=f"{self.second.name} against {self.first.name} on {self.suite}")
+
     def of(self, metric: str, group: str = ALL) -> Difference:
         return next(one for one in self.differences if (one.metric, one.group) == (metric, group))
 

@@ -10,13 +10,13 @@ from rich.table import Table
 from llmops.eval.compare import Comparison, Difference
 from llmops.eval.measured import ALL
 
-_HEADINGS = ("metric", "slice", "first", "second", "difference", "interval", "p", "p (Holm)", "+ / = / −", "second is")
+HEADINGS = ("metric", "slice", "first", "second", "difference", "interval", "p", "p (Holm)", "+ / = / −", "second is")
 
 
 def table(found: Comparison, *, slices: bool = True) -> Table:
     """One row per metric, then per slice and metric; what is surely different in bold."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in _HEADINGS:
+    for heading in HEADINGS:
         shown.add_column(heading, justify="left" if heading in ("metric", "slice", "second is") else "right")
     for one in found.differences:
         if one.group == ALL or slices:
@@ -32,7 +32,7 @@ def heading(found: Comparison) -> str:
 
 def to_markdown(found: Comparison) -> str:
     """The same in Markdown."""
-    rows = [_HEADINGS, ["---"] * len(_HEADINGS), *(row(one) for one in found.differences)]
+    rows = [HEADINGS, ["---"] * len(HEADINGS), *(row(one) for one in found.differences)]
     title = f"**{found.suite}**: `{found.first.name}` (first) and `{found.second.name}` (second)\n\n"
     return title + "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in one) + " |" for one in rows) + "\n"
 

@@ -91,6 +91,13 @@ class Measured:
         numbers: dict[str, int] = {}
         return [numbers.setdefault(item.cluster, len(numbers)) for item in self.items]
 
+    def _repr_html_(self) -> str:
+        """The page of the report in a frame of its own, for a notebook."""
+        from llmops.eval.pages.document import framed
+        from llmops.eval.pages.report_page import report_page
+
+        return framed(report_page(self), title=f"{self.name} on {self.suite['name']}")
+
     def metric(self, name: str) -> Metric | None:
         return next((one for one in self.metrics if one.name == name), None)
 

@@ -96,7 +96,7 @@ def lines(reports: Sequence[Report]) -> list[Line]:
         intervals = {one.metric: one for one in of_suite[models[0]].scores} if len(models) == 1 else {}
         for metric in metrics:
             line = _line(suite, metric, [scores.get(model, {}).get(metric) for model in models])
-            found.append(replace(line, interval=_interval(intervals.get(metric))))
+            found.append(replace(line, interval=interval_of(intervals.get(metric))))
         for measure, name in _SHOWN.items():
             values = [of_suite[model].measures.get(measure) if model in of_suite else None for model in models]
             if all(not value for value in values):
@@ -119,7 +119,12 @@ def _line(suite: str, name: str, values: Sequence[float | None], *, share: bool 
     )
 
 
-def _interval(score: Score | None) -> str:
+def value_of(score: Score) -> str:
+    return _line("", score.metric, [score.value]).values[0]
+
+
+def interval_of(score: Score | None) -> str:
+    """The interval as people read it; empty where it has an open end."""
     if score is None or score.low is None or score.high is None:
         return ""
     shape = ".2f" if abs(score.value) > 1.5 else ".4f"

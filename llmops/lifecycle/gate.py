@@ -9,12 +9,14 @@ from pathlib import Path
 
 from llmops.database import open_database
 from llmops.errors import EnvironmentFault, InputError
+from llmops.eval.compare import compare
 from llmops.eval.gates import BetterBy, ContaminatedAtMost, Gate, NoWorseBy, ServedEquals
 from llmops.eval.items import suite_digest
 from llmops.eval.measured import Measured, read
+from llmops.eval.pages.comparison_page import comparison_page, file_name
 from llmops.eval.verdict import judge
 from llmops.events import Listener
-from llmops.files import digest_of, write_json
+from llmops.files import digest_of, write_json, write_text
 from llmops.lifecycle.contamination import contaminated_shares
 from llmops.lifecycle.measure import Suites, loaded, measure
 from llmops.lifecycle.serving_parity import served_parity
@@ -64,7 +66,7 @@ def verdict_of(
     Args:
         named: the gate's file.
         reports: the model's own, with their files.
-        folder: gets the other version's reports, and `verdict.json`.
+        folder: gets the other version's reports, the pages that compare it, and `verdict.json`.
     """
     artifacts = {report.model_digest for report in reports}
     other = None if judged.name is None else other_version(gate, judged.name, artifacts, workspace, listener)
@@ -99,6 +101,9 @@ def verdict_of(
     )
     for file in (folder / "verdict.json", known):
         write_json(file, plain(verdict))
+    for suite in own.keys() & others.keys():
+        found = compare(others[suite], own[suite])
+        write_text(folder / file_name(found), comparison_page(found, verdict))
     return verdict
 
 

@@ -13,13 +13,15 @@ from typing import Any, get_args
 from llmops.data.sources import check_columns
 from llmops.data.versions import prepare, rows_of
 from llmops.errors import EnvironmentFault, InputError, Interrupted, LlmopsError
+from llmops.eval.compare import compare
 from llmops.eval.gates import Gate
 from llmops.eval.items import Item, suite_digest
 from llmops.eval.judge.gated import standing
 from llmops.eval.measured import FORMAT, read, summary
+from llmops.eval.pages.comparison_page import comparison_page, file_name
 from llmops.eval.suite import Suite
 from llmops.events import Listener
-from llmops.files import folder_digest, write_json
+from llmops.files import folder_digest, write_json, write_text
 from llmops.finetune.identity import run_digest
 from llmops.finetune.plan import Plan, gib
 from llmops.finetune.recipe import Recipe
@@ -293,6 +295,11 @@ def _reports(
         index,
         {"format": FORMAT, "suites": wanted, "files": [report.file.name for report in reports if report.file]},
     )
+    for base_report, tuned_report in zip(reports[::2], reports[1::2], strict=True):
+        assert base_report.file is not None
+        assert tuned_report.file is not None
+        found = compare(read(base_report.file), read(tuned_report.file))
+        write_text(folder / file_name(found), comparison_page(found))
     return reports
 
 

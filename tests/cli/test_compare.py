@@ -27,7 +27,7 @@ def written(folder: Path, model: str, hits: list[float]) -> Path:
 
 
 @pytest.fixture
-def reports(tmp_path: Path) -> tuple[str, str]:
+def reports(tmp_path: Path, workspace: Path) -> tuple[str, str]:
     draw = np.random.default_rng(0)
     old = (draw.random(300) < 0.4).astype(float)
     new = np.maximum(old, (draw.random(300) < 0.3).astype(float))
@@ -101,3 +101,15 @@ def test_every_field_of_a_difference_is_in_the_json(reports: tuple[str, str]) ->
     found = compare(*(read(Path(one)) for one in reports))
     (told,) = json.loads(run(*reports, "--json").stdout)
     assert told["differences"] == [asdict(one) for one in found.differences]
+
+
+def test_the_page_is_kept_with_the_reports_or_where_it_is_told(
+    reports: tuple[str, str], tmp_path: Path, workspace: Path
+) -> None:
+    done = run(*reports)
+    (kept,) = (workspace / "reports").glob("compare-s-*.html")
+    assert f"page: {kept}" in done.output
+    told = tmp_path / "page.html"
+    assert f"page: {told}" in run(*reports, "--html", str(told)).output
+    assert told.read_text() == kept.read_text()
+    assert "<h1>new against old</h1>" in told.read_text()

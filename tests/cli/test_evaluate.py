@@ -58,6 +58,9 @@ def test_the_table_the_report_and_the_next_command_are_printed(
     assert "greetings: 5 of 5 answers were cut; raise its generation.max_tokens" in lines
     (report,) = (workspace / "reports").glob("greetings-*.json")
     assert f"report: {report}" in lines
+    page = report.with_suffix(".html")
+    assert f"page: {page}" in lines
+    assert json.loads(report.read_text())["digest"] in page.read_text()
     assert lines[-1] == f"next: llmops compare ANOTHER-MODEL {random_base} {suite}, to see by how much they differ"
 
 

@@ -166,6 +166,8 @@ class TestARunLeaves:
             assert report.file is not None
             assert report.file.parent == ended.folder / "report"
             assert len(json.loads(report.file.read_text())["items"]) == 4
+        (page,) = (ended.folder / "report").glob("compare-*.html")
+        assert page.name.endswith(f"-{base.digest[:12]}-{tuned.digest[:12]}.html")
 
     def test_plots_a_card_and_the_newest_checkpoint(self, ended: Ended) -> None:
         pictures = {path.name for path in (ended.folder / "report").glob("*.png")}
