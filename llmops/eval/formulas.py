@@ -69,7 +69,7 @@ def bleu_alone(sums: Values) -> Values:
     logs = np.where(there, np.log(smoothed / np.where(there, possible, 1)), 0.0)
     log_precision = logs.sum(-1) / np.maximum(there.sum(-1), 1)
     longer = np.where(length > 0, length, 1)
-    penalty = np.where(length > 0, np.exp(np.minimum(0.0, 1.0 - reference / longer)), 0.0)
+    penalty = np.where(length > 0, np.exp(np.minimum(0.0, 1.0 - reference / longer)), reference <= 0)
     return np.where(matched.sum(-1) > 0, 100.0 * penalty * np.exp(log_precision), 0.0)
 
 

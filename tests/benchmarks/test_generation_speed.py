@@ -60,9 +60,8 @@ def measure(side: str, folder: Path) -> dict[str, float]:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    print(
-        f"\n{side}: {found['answers'] / found['seconds']:.1f} items/s, {found['tokens'] / found['seconds']:,.0f} tokens/s"
-    )
+    items, tokens = (found[what] / found["seconds"] for what in ("answers", "tokens"))
+    print(f"\n{side}: {items:.1f} items/s, {tokens:,.0f} tokens/s")
     return found
 
 
