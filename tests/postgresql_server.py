@@ -30,7 +30,7 @@ def postgresql_server() -> Iterator[str]:
     # Not in pytest's folders: those are closed to the user `postgres`, and too deep for a socket's name.
     folder = Path(tempfile.mkdtemp(prefix="llmops-pg-"))
     # The server ends when its parent does, also when that is killed. It refuses to run as root.
-    as_user = ["setpriv", "--pdeathsig", "INT"]
+    as_user: list[str | Path] = ["setpriv", "--pdeathsig", "INT"]
     if os.getuid() == 0:
         shutil.chown(folder, "postgres", "postgres")
         as_user += ["--reuid", "postgres", "--regid", "postgres", "--clear-groups"]
@@ -38,7 +38,7 @@ def postgresql_server() -> Iterator[str]:
     log = (folder / "log").open("w")
     server = None
     try:
-        initdb = [
+        initdb: list[str | Path] = [
             bin_folder / "initdb",
             "-D",
             data,
