@@ -35,7 +35,12 @@ class MlflowServer:
         self.artifacts = folder / "artifacts"
         port = free_port()
         self.uri = f"http://127.0.0.1:{port}"
-        places = ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}", "--artifacts-destination", self.artifacts]
+        places: list[str | Path] = [
+            "--backend-store-uri",
+            f"sqlite:///{folder / 'server.db'}",
+            "--artifacts-destination",
+            self.artifacts,
+        ]
         self._log = folder / "log"
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
