@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,15 @@ from llmops.errors import EnvironmentFault
 from llmops.workspace import Workspace
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import URL, Connection, Engine
+    from sqlalchemy.engine import ExceptionContext
 
 SCHEMA = "0001"
 """The newest revision in `migrations/versions/`."""
 _BUSY_MS = 10_000
+_CONNECT_S = 10
+_MIGRATING = 0x6C6C6D6F7073
+"""Number of PostgreSQL's advisory lock: the bytes of `llmops`."""
 
 
 def open_database(workspace: Workspace) -> Engine:
@@ -31,22 +35,74 @@ def open_database(workspace: Workspace) -> Engine:
         from sqlalchemy.pool import NullPool
     except ImportError as error:
         raise EnvironmentFault("SQLAlchemy is not installed", fix="run `pip install 'llmops[train]'`") from error
-    url = os.environ.get("LLMOPS_DATABASE_URL") or f"sqlite:///{workspace.folder('.').resolve() / 'llmops.db'}"
+    url = _url(workspace)
+    local = url.get_backend_name() == "sqlite"
     try:
         # A command makes a few short visits; a connection kept open would leave SQLite's side files behind.
         engine = create_engine(url, poolclass=NullPool)
-        if engine.dialect.name == "sqlite":
+        if local:
             event.listen(engine, "connect", _prepare_sqlite)
-        with _alone(workspace):
+        event.listen(engine, "handle_error", _told, retval=True)
+        with _alone(workspace) if local else nullcontext():
             _migrate(engine)
-    except (SQLAlchemyError, ImportError, OSError) as error:
-        # Only the name of the place: an address may hold a password.
-        place = url if url.startswith("sqlite") else url.split("@")[-1]
+    except ImportError as error:
+        extra = "postgresql" if url.get_backend_name() == "postgresql" else "train"
         raise EnvironmentFault(
-            f"the database {place} cannot be used: {str(error).splitlines()[0]}",
-            fix="check LLMOPS_DATABASE_URL, or unset it to keep the database in the workspace",
+            f"the database {_place(url)} needs a package that is not installed ({error})",
+            fix=f"run `pip install 'llmops[{extra}]'`",
         ) from error
+    except (SQLAlchemyError, OSError) as error:
+        raise _fault(url, error) from error
     return engine
+
+
+def _url(workspace: Workspace) -> URL:
+    """Where the database is; plain `postgresql://` and `postgres://` mean the driver that llmops comes with."""
+    from sqlalchemy import URL, make_url
+    from sqlalchemy.exc import ArgumentError
+
+    given = os.environ.get("LLMOPS_DATABASE_URL")
+    if not given:
+        return URL.create("sqlite", database=str(workspace.folder(".").resolve() / "llmops.db"))
+    try:
+        url = make_url(given)
+    except (ArgumentError, ValueError) as error:
+        raise EnvironmentFault(
+            "LLMOPS_DATABASE_URL is no address of a database",
+            fix="write it as postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with %40 for an @ in the password",
+        ) from error
+    if url.drivername in {"postgres", "postgresql"}:
+        url = url.set(drivername="postgresql+psycopg")
+    if url.drivername == "postgresql+psycopg" and "connect_timeout" not in url.query:
+        # Without it a machine that is off is waited for as long as the system likes.
+        url = url.update_query_dict({"connect_timeout": str(_CONNECT_S)})
+    return url
+
+
+def _place(url: URL) -> str:
+    """The database as people know it, without what its address may hold of secrets."""
+    if url.get_backend_name() == "sqlite":
+        return str(url.database)
+    port = f":{url.port}" if url.port else ""
+    return f"{url.database} on {url.host or 'this machine'}{port}"
+
+
+def _fault(url: URL, error: BaseException) -> EnvironmentFault:
+    said = str(getattr(error, "orig", None) or error).strip().splitlines()
+    return EnvironmentFault(
+        f"the database {_place(url)} cannot be used: {said[0] if said else type(error).__name__}",
+        fix="check LLMOPS_DATABASE_URL and that its server runs, or unset it to keep the database in the workspace",
+    )
+
+
+def _told(context: ExceptionContext) -> BaseException | None:
+    """A server that went away, a full disk or a lock held too long, as two lines; a mistake of ours stays one."""
+    from sqlalchemy.exc import InterfaceError, OperationalError
+
+    error = context.sqlalchemy_exception
+    if context.engine is None or not isinstance(error, OperationalError | InterfaceError):
+        return None
+    return _fault(context.engine.url, error)
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
@@ -62,6 +118,10 @@ def _migrate(engine: Engine) -> None:
     from sqlalchemy import inspect, text
 
     with engine.begin() as connection:
+        # All or nothing, by one process at a time. SQLite's driver begins no transaction before a change of tables;
+        # machines that share a PostgreSQL share no file that could be locked.
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATING})
         known = None
         if inspect(connection).has_table("alembic_version"):
             known = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
@@ -72,6 +132,8 @@ def _migrate(engine: Engine) -> None:
                 f"the database has schema {known}, this version of llmops knows up to {SCHEMA}",
                 fix="update llmops, or set LLMOPS_HOME to another workspace",
             )
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
         _upgrade(connection)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from filelock import FileLock
@@ -41,6 +43,31 @@ def tiny_base(shared_folder: Path) -> Path:
 
     cache = Path(os.environ["LLMOPS_TEST_CACHE"]) if "LLMOPS_TEST_CACHE" in os.environ else shared_folder / "cache"
     return base("tiny", cache=cache)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """The address of a real PostgreSQL, one for each worker."""
+    from tests.postgresql_server import postgresql_server, programs
+
+    if programs() is None:
+        missing = "no PostgreSQL in /usr/lib/postgresql: run `make debian`"
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    with postgresql_server() as address:
+        yield address
+
+
+@pytest.fixture
+def postgresql_database(postgresql: str) -> str:
+    """The URL of a new, empty database, as people write it."""
+    import psycopg
+
+    name = f"test_{uuid4().hex}"
+    with psycopg.connect(f"{postgresql}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0".encode())
+    return f"{postgresql}/{name}"
 
 
 @pytest.fixture

@@ -289,16 +289,12 @@ def project(name: str, links: Sequence[Decision], *, workspace: Workspace) -> li
     return changed
 
 
-def _check_last_seen(name: str, links: Sequence[Decision], workspace: Workspace) -> None:
-    """A chain cannot show that its last links are gone; MLflow remembers the last one that aliases were drawn from."""
+def _last_seen(name: str, workspace: Workspace) -> tuple[int, str]:
+    """Number and digest of the last decision that aliases were drawn from, as MLflow remembers it."""
     client = connect(workspace.tracking_uri)
     with mlflow_faults(workspace.tracking_uri):
         number, _, digest = client.get_registered_model(name).tags.get(_LAST_SEEN, "0:").partition(":")
-    if int(number) and (int(number) > len(links) or links[int(number) - 1].digest != digest):
-        raise EnvironmentFault(
-            f"the decisions on {name} were tampered with: number {number} was seen before and is gone",
-            fix="restore the database from a backup made before; nothing is decided until then",
-        )
+    return int(number), digest
 
 
 def check_bytes(version: ModelVersion, *, workspace: Workspace) -> None:
@@ -342,7 +338,12 @@ def _decide(
         override=override,
     )
     written(made)
-    project(version.name, [*links, made], workspace=workspace)
+    drawn = [*links, made]
+    project(version.name, drawn, workspace=workspace)
+    # Who decided next may have drawn already, before us: the last to draw must know the last decision.
+    while len(now := chain(engine, version.name)) > len(drawn):
+        drawn = now
+        project(version.name, drawn, workspace=workspace)
     return made
 
 
@@ -356,9 +357,16 @@ def this_person() -> str:
 
 def _begin(name: str, workspace: Workspace) -> tuple[Engine, list[Decision]]:
     engine = open_database(workspace)
+    # A chain cannot show that its last links are gone, so MLflow remembers one. It is asked first: a decision made
+    # by another person between the two questions then only makes the chain longer.
+    number, digest = _last_seen(name, workspace)
     links = chain(engine, name)
     check_chain(links)
-    _check_last_seen(name, links, workspace)
+    if number and (number > len(links) or links[number - 1].digest != digest):
+        raise EnvironmentFault(
+            f"the decisions on {name} were tampered with: number {number} was seen before and is gone",
+            fix="restore the database from a backup made before; nothing is decided until then",
+        )
     return engine, links
 
 

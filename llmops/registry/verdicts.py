@@ -14,6 +14,8 @@ from llmops.records import Verdict
 if TYPE_CHECKING:
     from sqlalchemy import Engine, Table
 
+_ATTEMPTS = 100
+
 
 def sealed(content: Mapping[str, Any]) -> Verdict:
     """The verdict with this content; its digest is taken over all of it."""
@@ -27,9 +29,22 @@ def plain(verdict: Verdict) -> dict[str, Any]:
 
 def attach(engine: Engine, verdict: Verdict) -> None:
     """Keep a verdict beside the artifact it is of; the same one again changes nothing."""
-    from sqlalchemy import func, insert, select
+    from sqlalchemy.exc import IntegrityError
 
     check_verdict(verdict)
+    for attempt in range(_ATTEMPTS):
+        try:
+            _place_last(engine, verdict)
+            return
+        except IntegrityError:
+            # Another process took the place in between; each time this happens, one of them is done.
+            if attempt == _ATTEMPTS - 1:
+                raise
+
+
+def _place_last(engine: Engine, verdict: Verdict) -> None:
+    from sqlalchemy import func, insert, select
+
     table = _table()
     with engine.begin() as connection:
         if connection.execute(select(table.c.digest).where(table.c.digest == verdict.digest)).first():

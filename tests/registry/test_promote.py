@@ -50,6 +50,15 @@ def verdict(artifact: str, result: Any = "PASS") -> Verdict:
     return sealed(content)
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def workspace(workspace: Workspace, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A workspace with its database in a file, and one with it on a server."""
+    monkeypatch.delenv("LLMOPS_DATABASE_URL", raising=False)
+    if request.param == "postgresql":
+        monkeypatch.setenv("LLMOPS_DATABASE_URL", request.getfixturevalue("postgresql_database"))
+    return workspace
+
+
 @pytest.fixture
 def make(
     workspace: Workspace,
@@ -205,8 +214,11 @@ class TestVerify:
         with pytest.raises(DatabaseError, match="can only be added"), engine.begin() as connection:
             connection.execute(text(change))
         with engine.begin() as connection:
-            for name in ("update", "delete"):
-                connection.execute(text(f"DROP TRIGGER decisions_no_{name}"))
+            if engine.dialect.name == "postgresql":
+                connection.execute(text("DROP TRIGGER decisions_added_only ON decisions"))
+            else:
+                for name in ("update", "delete"):
+                    connection.execute(text(f"DROP TRIGGER decisions_no_{name}"))
             connection.execute(text(change))
         with pytest.raises(EnvironmentFault, match=r"tampered with: number [23] (does not follow|was seen before)"):
             verify("m", workspace=workspace)

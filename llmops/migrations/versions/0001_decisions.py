@@ -42,6 +42,10 @@ def upgrade() -> None:
                 f"CREATE TRIGGER {table}_added_only BEFORE UPDATE OR DELETE ON {table} "
                 "FOR EACH ROW EXECUTE FUNCTION llmops_added_only()"
             )
+            op.execute(
+                f"CREATE TRIGGER {table}_not_emptied BEFORE TRUNCATE ON {table} "
+                "FOR EACH STATEMENT EXECUTE FUNCTION llmops_added_only()"
+            )
         return
     for table in _ADDED_ONLY:
         for change in ("UPDATE", "DELETE"):

@@ -1,0 +1,174 @@
+"""The database opens in a file or on a server, once for all who come at once, and keeps what it was given."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import inspect, text
+from sqlalchemy.exc import DatabaseError
+
+from llmops.database import SCHEMA, open_database
+from llmops.errors import EnvironmentFault
+from llmops.registry.decisions import append, chain, check_chain
+from llmops.registry.verdicts import attach, sealed, verdicts_of
+from llmops.workspace import Workspace
+from tests.postgresql_server import free_port
+
+AT_ONCE = 8
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.delenv("LLMOPS_DATABASE_URL", raising=False)
+    if request.param == "postgresql":
+        monkeypatch.setenv("LLMOPS_DATABASE_URL", request.getfixturevalue("postgresql_database"))
+    return Workspace(tmp_path / "home")
+
+
+ON_SERVER = pytest.mark.parametrize("place", ["postgresql"], indirect=True)
+
+TOGETHER = """
+import sys
+from pathlib import Path
+from llmops.database import open_database
+from llmops.errors import LlmopsError
+from llmops.registry.decisions import append, chain
+from llmops.registry.verdicts import attach, sealed
+from llmops.workspace import Workspace
+import alembic.command, sqlalchemy  # loaded before the start, so that all come at once
+me = int(sys.argv[2])
+print("ready", flush=True)
+sys.stdin.readline()
+engine = open_database(Workspace(Path(sys.argv[1])))
+attach(engine, sealed({"result": "PASS", "gate": f"g{me}", "model_digest": "a", "against": None, "confidence": 0.95,
+                       "rules": [], "reports": [], "code_version": "1"}))
+try:
+    append(engine, [], "promote", model="m", version=me, artifact="a", actor="ann")
+except LlmopsError as error:
+    print(error.problem)
+    sys.exit(2)
+"""
+
+
+def test_of_eight_who_open_a_new_database_and_decide_at_once_one_wins_and_all_verdicts_stay(place: Workspace) -> None:
+    command = [sys.executable, "-W", "error", "-c", TOGETHER]
+    children = [
+        # Workspaces of their own where they share a server, as machines have.
+        subprocess.Popen(
+            [*command, str(place.home if "LLMOPS_DATABASE_URL" not in os.environ else place.home / str(me)), str(me)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for me in range(AT_ONCE)
+    ]
+    try:
+        for child in children:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "ready\n"
+        for child in children:
+            assert child.stdin is not None
+            child.stdin.write("go\n")
+            child.stdin.flush()
+        said = [child.communicate(timeout=60)[0] for child in children]
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+    assert sorted(child.returncode for child in children) == [0] + [2] * (AT_ONCE - 1)
+    assert sorted(said)[1:] == ["another decision on m was made at the same moment\n"] * (AT_ONCE - 1)
+    engine = open_database(place)
+    (link,) = chain(engine, "m")
+    check_chain([link])
+    assert children[link.version].returncode == 0
+    assert {one.gate for one in verdicts_of(engine, "a")} == {f"g{me}" for me in range(AT_ONCE)}
+    with engine.connect() as connection:
+        places = connection.execute(text("SELECT place FROM verdicts ORDER BY place")).scalars().all()
+    assert places == list(range(1, AT_ONCE + 1))
+
+
+@pytest.mark.parametrize("table", ["decisions", "verdicts"])
+@pytest.mark.parametrize("change", ["UPDATE {} SET artifact = 'b'", "DELETE FROM {}", "TRUNCATE {}"])
+def test_rows_can_only_be_added(place: Workspace, table: str, change: str) -> None:
+    engine = open_database(place)
+    if change.startswith("TRUNCATE") and engine.dialect.name == "sqlite":
+        change = "DELETE FROM {} WHERE true"  # the only way there to empty a table
+    content: dict[str, Any] = {"result": "PASS", "gate": "g", "model_digest": "a", "against": None, "confidence": 0.95}
+    attach(engine, sealed({**content, "rules": [], "reports": [], "code_version": "1"}))
+    append(engine, [], "register", model="m", version=1, artifact="a", actor="ann", override=True)
+    with pytest.raises(DatabaseError, match=f"rows of {table} can only be added"), engine.begin() as connection:
+        connection.execute(text(change.format(table)))
+    assert [(one.artifact, one.override) for one in chain(engine, "m")] == [("a", True)]
+    assert len(verdicts_of(engine, "a")) == 1
+
+
+def test_a_change_of_tables_that_fails_leaves_none_of_it(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    from alembic import op
+
+    create = op.create_table
+
+    def fail(name: str, *columns: Any) -> None:
+        if name == "decisions":
+            raise OSError("the power is gone")
+        create(name, *columns)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(op, "create_table", fail)
+        with pytest.raises(EnvironmentFault, match="the power is gone"):
+            open_database(place)
+    assert chain(open_database(place), "m") == [], "the next command makes all of them"
+
+
+def test_a_database_of_a_newer_version_is_not_touched(place: Workspace) -> None:
+    with open_database(place).begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(EnvironmentFault, match=f"schema 9999, this version of llmops knows up to {SCHEMA}"):
+        open_database(place)
+
+
+@ON_SERVER
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_the_usual_ways_to_write_the_address_are_taken(
+    place: Workspace, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rest = os.environ["LLMOPS_DATABASE_URL"].partition("://")[2]
+    monkeypatch.setenv("LLMOPS_DATABASE_URL", f"{scheme}://{rest}")
+    assert inspect(open_database(place)).has_table("decisions")
+    assert not (place.home / "llmops.db").exists()
+
+
+def test_a_server_that_is_down_is_named_without_the_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    monkeypatch.setenv("LLMOPS_DATABASE_URL", f"postgres://ann:se%40cret@127.0.0.1:{port}/team?application_name=hidden")
+    with pytest.raises(EnvironmentFault) as told:
+        open_database(Workspace(tmp_path))
+    assert told.value.problem.startswith(f"the database team on 127.0.0.1:{port} cannot be used: ")
+    assert "\n" not in told.value.problem
+    for secret in ("se%40cret", "se@cret", "hidden"):
+        assert secret not in told.value.problem + told.value.fix
+
+
+@ON_SERVER
+def test_a_server_that_goes_away_later_is_told_in_the_same_words(place: Workspace, postgresql: str) -> None:
+    import psycopg
+
+    engine = open_database(place)
+    name = os.environ["LLMOPS_DATABASE_URL"].rpartition("/")[2]
+    with psycopg.connect(f"{postgresql}/postgres", autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name}".encode())
+    with pytest.raises(EnvironmentFault, match=f"the database {name} on 127.0.0.1:[0-9]+ cannot be used"):
+        chain(engine, "m")
+
+
+@pytest.mark.parametrize("address", ["nonsense", "postgresql://ann:secret@host:port/x"])
+def test_what_is_no_address_is_refused(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMOPS_DATABASE_URL", address)
+    with pytest.raises(EnvironmentFault) as told:
+        open_database(Workspace(tmp_path))
+    assert "LLMOPS_DATABASE_URL is no address" in told.value.problem
+    assert "secret" not in told.value.problem
