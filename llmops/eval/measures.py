@@ -42,7 +42,9 @@ def repetition(answer: str) -> float:
     return 1 - len(set(zip(words, words[1:], words[2:], words[3:], strict=False))) / runs if runs > 0 else 0.0
 
 
-def measures(items: Sequence[Answered], *, seconds: float, kept: Collection[str]) -> dict[str, float]:
+def measures(
+    items: Sequence[Answered], *, seconds: float, kept: Collection[str], usd_per_hour: float | None = None
+) -> dict[str, float]:
     """Every measure of these answers; what is not known of all of them is left out.
 
     `latency_*_ms` is the time from the start of an answer's batch to its last token: in batches, the time a
@@ -54,6 +56,8 @@ def measures(items: Sequence[Answered], *, seconds: float, kept: Collection[str]
     Args:
         seconds: wall time in which the fresh answers were made.
         kept: ids of the items whose answers come from an earlier run.
+        usd_per_hour: price of what runs the model; None where it is not known. Each fresh answer costs its share of
+            the wall time: `usd_per_1k_items`.
     """
     found = {}
     for name, share in _LATENCIES.items():
@@ -67,6 +71,8 @@ def measures(items: Sequence[Answered], *, seconds: float, kept: Collection[str]
         # A clock too coarse for a stub that answers at once must not divide by zero.
         wall = max(seconds, 1e-9)
         found["items_per_s"] = len(fresh) / wall
+        if usd_per_hour is not None:
+            found["usd_per_1k_items"] = 1000 * usd_per_hour / 3600 * wall / len(fresh)
         written = [item.tokens for item in fresh if item.tokens is not None]
         if len(written) == len(fresh):
             found["tokens_per_s"] = sum(written) / wall

@@ -37,6 +37,8 @@ def evaluate(
     listener: Listener | None = None,
     judged: Path | None = None,
     likelihoods: Likelihoods | None = None,
+    weights_bytes: int | None = None,
+    usd_per_hour: float | None = None,
 ) -> Report:
     """Have `model` answer `items` of `suite`, score the answers, and write the report into the folder `out`.
 
@@ -49,6 +51,8 @@ def evaluate(
         out: gets `<suite>-<digest>.json` with every item; None writes nothing.
         judged: folder in which scorers that ask others keep what those said; None keeps nothing.
         likelihoods: of texts to the model; None where only its answers can be had.
+        weights_bytes: of the model's weights, its base's included.
+        usd_per_hour: price of what runs the model; None where it is not known.
 
     Raises:
         InputError: there are no items, a scorer cannot use them, a score is no number, or a judge gives too few
@@ -96,7 +100,10 @@ def evaluate(
         engine=made.engine,
         items=tuple(_scored(place, item, metrics) for place, item in enumerate(answered)),
         metrics=tuple(metrics),
-        measures=(measures(answered, seconds=made.seconds, kept=made.kept) if answers_count else {})
+        measures=(
+            measures(answered, seconds=made.seconds, kept=made.kept, usd_per_hour=usd_per_hour) if answers_count else {}
+        )
+        | ({} if weights_bytes is None else {"weights_gib": weights_bytes / 2**30})
         | {name: value for said in consulted.values() for name, value in said.measures.items()},
         judges={name: said.record for name, said in consulted.items()},
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 from llmops.eval.cache import AnswerCache
 from llmops.eval.engines.endpoint import SEEN, endpoint
@@ -21,6 +21,8 @@ from llmops.eval.measured import Measured, read
 from llmops.eval.run import evaluate, written
 from llmops.eval.suite import Suite
 from llmops.events import Listener
+from llmops.finetune.prices import read_prices
+from llmops.hardware import device_of, machine
 from llmops.records import ModelSource
 from llmops.registry.reference import resolve
 from llmops.workspace import Workspace
@@ -112,6 +114,7 @@ def measure(
     for task in tasks:
         of_task = _of_task(task, asked, folder, listener, limit)
         found[str(of_task.suite["name"])] = of_task
+    known = _known(asked)
     for suite, items in suites:
         report = evaluate(
             suite,
@@ -121,13 +124,34 @@ def measure(
             out=folder,
             listener=listener,
             judged=judged,
-            likelihoods=Likelihoods(asked.source.folder, asked.base.folder if asked.base else None)
-            if asked.here
-            else None,
+            **known,
         )
         assert report.file is not None
         found[suite.name] = read(report.file)
     return found
+
+
+class _Known(TypedDict, total=False):
+    """What is known of a model that is on this machine's disk."""
+
+    likelihoods: Likelihoods
+    weights_bytes: int
+    usd_per_hour: float | None
+
+
+def _known(asked: Subject) -> _Known:
+    if not asked.here:
+        return {}
+    folders = [asked.source.folder, *([asked.base.folder] if asked.base else [])]
+    prices = read_prices()
+    device = device_of(machine())
+    # vLLM and transformers take one GPU here.
+    price = prices.of(device) if prices is not None and device.kind == "cuda" else None
+    return {
+        "likelihoods": Likelihoods(asked.source.folder, asked.base.folder if asked.base else None),
+        "weights_bytes": sum(file.stat().st_size for folder in folders for file in folder.glob("*.safetensors")),
+        "usd_per_hour": price,
+    }
 
 
 def _of_task(task: str, asked: Subject, folder: Path, listener: Listener, limit: int | None) -> Measured:

@@ -148,6 +148,18 @@ def test_answers_come_from_one_place(app: typer.Typer, suite: Path, workspace: P
         CliRunner().invoke(app, ["eval", "m", str(suite), "--api-key-env", "X"], catch_exceptions=False)
 
 
+def test_the_weights_of_an_adapter_and_its_base_can_be_bounded_by_a_gate(
+    app: typer.Typer, suite: Path, random_base: Path, workspace: Path, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate.yaml"
+    gate.write_text("rules:\n  - {suite: greetings, measure: weights_gib, at_most: 0.01}\n")
+    arguments = ["eval", str(random_base), str(suite), "--gate", str(gate), "--json"]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    (rule,) = json.loads(done.stdout)["verdict"]["rules"]
+    assert rule["result"] == "PASS"
+    assert rule["value"] == sum(file.stat().st_size for file in random_base.glob("*.safetensors")) / 2**30
+
+
 def test_a_second_evaluation_asks_nothing_unless_told_to(
     app: typer.Typer, suite: Path, random_base: Path, workspace: Path
 ) -> None:

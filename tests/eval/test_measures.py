@@ -133,3 +133,12 @@ def test_items_of_one_cluster_are_one_observation() -> None:
     alone = Proportion(10, 40)
     assert together.value == alone.value
     assert together.se == pytest.approx(alone.se * np.sqrt(2), rel=0.05)
+
+
+def test_an_answer_costs_its_share_of_the_hours_of_what_made_it() -> None:
+    some = items("a", "b", "c", "d")
+    # Three fresh answers in 6 s at 3.60 an hour: 0.006 for three, 2 for a thousand.
+    priced = measures(some, seconds=6.0, kept={some[0].id}, usd_per_hour=3.6)
+    assert priced["usd_per_1k_items"] == pytest.approx(2.0)
+    assert "usd_per_1k_items" not in measures(some, seconds=6.0, kept=set())
+    assert "usd_per_1k_items" not in measures(some, seconds=6.0, kept={item.id for item in some}, usd_per_hour=3.6)
