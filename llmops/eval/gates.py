@@ -123,7 +123,18 @@ class ContaminatedAtMost(OfSuite):
     words in a row; rows the data's checks dropped were not trained on and do not count."""
 
 
-_KINDS = ("at_least", "at_most", "no_worse_by", "better_by", "served_equals", "contaminated_at_most")
+class GapAtMost(OfSuite):
+    """The slices of a breakdown must surely lie close together: nobody is served much worse than others."""
+
+    metric: str
+    """A scorer's metric, such as exact_match."""
+    between: str
+    """The breakdown, a name under the suite's `slices`."""
+    gap_at_most: NonNegativeFloat
+    """Largest difference between any two of its slices that passes, in the metric's own points."""
+
+
+_KINDS = ("at_least", "at_most", "no_worse_by", "better_by", "gap_at_most", "served_equals", "contaminated_at_most")
 
 
 def _kind(value: Any) -> str | None:
@@ -139,6 +150,7 @@ AnyRule = Annotated[
     | Annotated[AtMost, Tag("<at_most>")]
     | Annotated[NoWorseBy, Tag("<no_worse_by>")]
     | Annotated[BetterBy, Tag("<better_by>")]
+    | Annotated[GapAtMost, Tag("<gap_at_most>")]
     | Annotated[ServedEquals, Tag("<served_equals>")]
     | Annotated[ContaminatedAtMost, Tag("<contaminated_at_most>")],
     Discriminator(

@@ -16,12 +16,14 @@ from typing import Any, Literal
 
 from llmops.errors import InputError, nearest
 from llmops.eval.compare import check_comparable, in_order_of
+from llmops.eval.gaps import Gap
 from llmops.eval.gates import (
     AnyRule,
     AtLeast,
     AtMost,
     BetterBy,
     ContaminatedAtMost,
+    GapAtMost,
     Gate,
     NoWorseBy,
     Rule,
@@ -130,7 +132,7 @@ def check_gate(gate: Gate, metrics: Mapping[str, Collection[str]]) -> None:
                 f"the gate asks for the suite {rule.suite}, which was not measured{nearest(rule.suite, metrics)}",
                 fix=f"measure it too, or take the rule out; measured: {', '.join(metrics) or 'nothing'}",
             )
-        if not isinstance(rule, Rule):
+        if not isinstance(rule, Rule | GapAtMost):
             continue
         known = metrics[rule.suite]
         if rule.metric is not None and rule.metric not in known:
@@ -138,7 +140,7 @@ def check_gate(gate: Gate, metrics: Mapping[str, Collection[str]]) -> None:
                 f"the gate asks for {rule.metric}, which {rule.suite} does not measure{nearest(rule.metric, known)}",
                 fix=f"use one of its metrics: {', '.join(known)}",
             )
-        if rule.measure is not None and isinstance(rule, NoWorseBy | BetterBy):
+        if isinstance(rule, NoWorseBy | BetterBy) and rule.measure is not None:
             raise InputError(
                 f"the gate compares the measure {rule.measure} with another model's",
                 fix=f"give {rule.measure} a fixed bound with at_least or at_most",
@@ -180,6 +182,9 @@ def _questions(rule: AnyRule, evidence: _Evidence) -> Iterator[Question]:
         yield Question(f"{rule.suite} contaminated ≤ {bound:g}", bound, False, Exact(share))
         return
     report = evidence.reports[rule.suite]
+    if isinstance(rule, GapAtMost):
+        yield _of_gap(rule, report)
+        return
     if rule.measure is not None:
         yield _of_measure(rule, report)
         return
@@ -217,6 +222,22 @@ def _questions(rule: AnyRule, evidence: _Evidence) -> Iterator[Question]:
 
 def _where(rule: Rule, group: str) -> str:
     return rule.number + (f" [{group}]" if group != ALL else "")
+
+
+def _of_gap(rule: GapAtMost, report: Measured) -> Question:
+    parts = {name: members for name, members in report.groups.items() if name.startswith(f"{rule.between}=")}
+    if len(parts) < 2:
+        known = sorted({name.partition("=")[0] for name in report.groups if name != ALL})
+        raise InputError(
+            f"the gate asks for the gap between slices of {rule.between}, and {rule.suite} has "
+            f"{'one' if parts else 'none'}{nearest(rule.between, known)}",
+            fix=f"use one of its breakdowns: {', '.join(known)}" if known else "give the suite `slices`",
+        )
+    metric = report.metric(rule.metric)
+    assert metric is not None, "check_gate has looked"
+    found = estimates([metric], parts, report.clusters)
+    words = f"{rule.suite} {rule.metric} between slices of {rule.between} ≤ {rule.gap_at_most:g} apart"
+    return Question(words, rule.gap_at_most, False, Gap({name: found[name][metric.name] for name in parts}))
 
 
 def _of_measure(rule: Rule, report: Measured) -> Question:

@@ -229,3 +229,21 @@ def test_the_share_of_the_suite_that_was_trained_on_is_counted_not_estimated() -
 def test_answers_alone_cannot_be_judged_by_rules_that_look_into_the_model(rule: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="looks into the model"):
         check_without_model(gate(rule))
+
+
+def test_slices_must_surely_lie_close_together() -> None:
+    found = hits(0.9, 300) + hits(0.7, 300)
+    slices = [{"group": "a"}] * 300 + [{"group": "b"}] * 300
+    report = right(found, slices=slices)
+
+    def judged(bound: float, **changes: str) -> Verdict:
+        return ask(gate({"metric": "exact_match", "between": "group", "gap_at_most": bound} | changes), report)
+
+    assert judged(0.3).result == "PASS"
+    assert judged(0.1).result == "FAIL"
+    assert judged(0.19).result == "INCONCLUSIVE"
+    assert judged(0.3).rules[0]["value"] == pytest.approx(0.2)
+    with pytest.raises(InputError, match="did you mean `group`"):
+        judged(0.3, between="grup")
+    with pytest.raises(InputError, match="did you mean `exact_match`"):
+        judged(0.3, metric="exact_mach")
