@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from llmops.eval.compare import Comparison
 from llmops.eval.comparison_table import HEADINGS, heading, row
-from llmops.eval.measured import ALL
+from llmops.eval.measured import ALL, Measured
 from llmops.eval.pages import items, plots
 from llmops.eval.pages.document import document, grid
 from llmops.eval.pages.markup import Markup, tag
 from llmops.eval.pages.measures import measures_section
-from llmops.eval.pages.repeat import repeat
+from llmops.eval.pages.repeat import comparing, repeat
 from llmops.eval.pages.verdict import verdict_section
 from llmops.records import Verdict
 
@@ -42,6 +42,7 @@ def comparison_page(comparison: Comparison, verdict: Verdict | None = None) -> s
         tag(
             "section",
             tag("h2", "Repeat it"),
+            tag("pre", comparing(comparison)),
             *(part for one in (comparison.first, comparison.second) for part in (tag("h3", one.name), repeat(one))),
         ),
         data=items.embedded(content),
@@ -108,7 +109,7 @@ def _distributions(comparison: Comparison) -> Markup:
     return tag("section", tag("h2", "Distributions"), tag("div", *shown, class_="plots"))
 
 
-def file_name(comparison: Comparison) -> str:
-    """Under which the page is kept: the suite, and the beginnings of both reports' digests."""
-    suite = comparison.suite.replace(":", "-").replace("/", "-")
-    return f"compare-{suite}-{comparison.first.digest[:12]}-{comparison.second.digest[:12]}.html"
+def file_name(first: Measured, second: Measured) -> str:
+    """Under which the page of both is kept: the suite, and the beginnings of both reports' digests."""
+    suite = str(first.suite["name"]).replace(":", "-").replace("/", "-")
+    return f"compare-{suite}-{first.digest[:12]}-{second.digest[:12]}.html"

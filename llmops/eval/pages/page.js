@@ -53,6 +53,7 @@
   const sort = choice("Sort", "sort", [...orders].map(([key, [name]]) => [key, name]));
   const slices = [...new Set(data.items.flatMap((item) => item.slices))].sort();
   const slice = choice("Slice", "slice", [["", "all"], ...slices.map((name) => [name, name])]);
+  slice.parentElement.hidden = slices.length === 0;
   const problem = choice("Problem", "problem",
     [["", "all"], ["any", "any problem"], ...["truncated", "empty", "repeated"].map((name) => [name, name])]);
 

@@ -11,7 +11,7 @@ import numpy as np
 from llmops.eval.pages.markup import Markup, joined, tag
 
 WIDTH = 460
-LEFT, RIGHT = 14, 14
+LEFT, RIGHT = 20, 20
 """Columns of pixels left and right of the plotted area; names stand above their intervals, so that a plot fits a
 telephone without becoming unreadable."""
 ROW, TOP, BELOW = 40, 4, 46
@@ -70,13 +70,13 @@ def intervals(
         y = TOP + ROW * place + 29
         low = scale.at(row.low) if row.low is not None and math.isfinite(row.low) else LEFT
         high = scale.at(row.high) if row.high is not None and math.isfinite(row.high) else WIDTH - RIGHT
-        most = max(8, 58 - len(row.said))  # both stand in one line
+        most = max(8, 56 - len(row.said))  # both stand in one line
         name = row.name if len(row.name) <= most else row.name[: most - 1] + "…"
         parts.append(
             tag(
                 "g",
                 tag("title", f"{row.name}: {row.said}"),
-                tag("text", name, x=LEFT, y=y - 13),
+                tag("text", name, x=LEFT + 6, y=y - 13),
                 tag("text", row.said, x=WIDTH - RIGHT, y=y - 13, text_anchor="end", class_="said"),
                 tag("line", x1=low, x2=high, y1=y, y2=y, class_="interval"),
                 tag("circle", cx=scale.at(row.value), cy=y, r=5),

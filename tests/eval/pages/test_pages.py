@@ -26,7 +26,7 @@ from llmops.eval.gates import Gate
 from llmops.eval.measured import Measured, read
 from llmops.eval.pages import plots
 from llmops.eval.pages.comparison_page import comparison_page
-from llmops.eval.pages.repeat import command
+from llmops.eval.pages.repeat import command, comparing
 from llmops.eval.pages.report_page import report_page
 from llmops.eval.report import interval_of, value_of
 from llmops.eval.run import written
@@ -408,3 +408,10 @@ def test_the_command_names_model_suite_engine_and_limit(engine: dict[str, str], 
     made = scored([0.5], model="a model")
     suite = {**made.suite, "settings": {"items": {"limit": 5}}}
     assert command(replace(made, engine=engine, suite=suite)) == wanted
+
+
+def test_a_comparisons_command_names_both_files_and_the_confidence(tmp_path: Path) -> None:
+    one, two = report_of([0.5, 1.0], tmp_path), report_of([1.0, 1.0], tmp_path, model="n")
+    found = compare(one, two, confidence=0.9)
+    assert comparing(found) == f"llmops compare {one.file} {two.file} --confidence 0.9"
+    assert comparing(found) in html.unescape(comparison_page(found))
