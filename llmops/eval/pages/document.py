@@ -46,6 +46,7 @@ def framed(page: str, *, title: str) -> str:
 
 
 _NUMBER = re.compile(r"[-+−<]?[\d∞].*")
+"""Also an interval, and counts with strokes between them."""
 
 
 def grid(headings: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str) -> Markup:
@@ -59,7 +60,7 @@ def grid(headings: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str
         tag(
             "tr",
             tag("th", one[0], scope="row"),
-            *(tag("td", *pair[:1], class_=pair[1]) for pair in zip(one[1:], kinds[1:], strict=True)),
+            *(tag("td", cell, class_=kind) for cell, kind in zip(one[1:], kinds[1:], strict=True)),
         )
         for one in rows
     ]

@@ -40,8 +40,11 @@ def data(reports: Sequence[Measured]) -> dict[str, Any]:
     every = [item.scores for report in reports for item in report.items]
     contexts: dict[tuple[tuple[str, str], ...], int] = {}
     content: dict[str, Any] = {
-        "models": [report.name for report in reports],
+        "models": [report.name for report in reports]
+        if len(reports) == 1
+        else [f"{report.name} ({place})" for report, place in zip(reports, ("first", "second"), strict=True)],
         "metrics": names,
+        # `.2f` and `.4f`: as many digits as the tables give the metric.
         "digits": [int(shape_of([of[name] for of in every if name in of])[1]) for name in names],
         "items": [
             {
