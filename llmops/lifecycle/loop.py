@@ -295,7 +295,7 @@ def _leave_pages(reports: Sequence[Measured], folder: Path, listener: Listener) 
         file = folder / file_name(base, tuned)
         if not file.is_file():
             write_text(file, comparison_page(compare(base, tuned)))
-        listener.say(f"page: {file}")
+            listener.say(f"page: {file}")
 
 
 def _verdict(

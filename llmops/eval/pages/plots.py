@@ -75,7 +75,7 @@ def intervals(
         parts.append(
             tag(
                 "g",
-                tag("title", f"{row.name}: {row.said}"),
+                tag("title", f"{row.name}: {row.said} {row.kind}".strip()),
                 tag("text", name, x=LEFT + 6, y=y - 13),
                 tag("text", row.said, x=WIDTH - RIGHT, y=y - 13, text_anchor="end", class_="said"),
                 tag("line", x1=low, x2=high, y1=y, y2=y, class_="interval"),
@@ -83,7 +83,7 @@ def intervals(
                 class_=f"row {row.kind}".strip(),
             )
         )
-    described = "; ".join(f"{row.name}: {row.said}" for row in rows)
+    described = "; ".join(f"{row.name}: {row.said} {row.kind}".strip() for row in rows)
     return _svg(parts, height + BELOW, title, described)
 
 
