@@ -148,7 +148,7 @@ def _page(found: Comparison, file: Path | None) -> Path:
     from llmops.files import write_text
     from llmops.workspace import Workspace
 
-    file = file or Workspace.current().folder("reports") / file_name(found)
+    file = file or Workspace.current().folder("reports") / file_name(found.first, found.second)
     write_text(file, comparison_page(found))
     return file
 

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from llmops.eval.compare import Comparison, Difference
 from llmops.eval.measured import ALL
+from llmops.eval.report import shape_of
 
 HEADINGS = ("metric", "slice", "first", "second", "difference", "interval", "p", "p (Holm)", "+ / = / −", "second is")
 
@@ -39,8 +40,7 @@ def to_markdown(found: Comparison) -> str:
 
 def row(one: Difference) -> tuple[str, ...]:
     """The cells of a difference."""
-    # Points of a hundred get two decimals; a share of one would lose its last digits with so few.
-    shape = ".2f" if max(abs(one.first), abs(one.second)) > 1.5 else ".4f"
+    shape = shape_of([one.first, one.second])
     return (
         one.metric,
         one.group,

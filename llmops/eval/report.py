@@ -108,8 +108,7 @@ def lines(reports: Sequence[Report]) -> list[Line]:
 
 def _line(suite: str, name: str, values: Sequence[float | None], *, share: bool = False) -> Line:
     given = [value for value in values if value is not None]
-    # Points of a hundred get two decimals; a share of one would lose its last digits with so few.
-    shape = ".1%" if share else ".2f" if any(abs(value) > 1.5 for value in given) else ".4f"
+    shape = ".1%" if share else shape_of(given)
     difference = given[1] - given[0] if len(values) == len(given) == 2 else None
     return Line(
         suite,
@@ -117,6 +116,18 @@ def _line(suite: str, name: str, values: Sequence[float | None], *, share: bool 
         tuple("" if value is None else format(value, shape) for value in values),
         "" if difference is None else format(difference, f"+{shape}"),
     )
+
+
+def shape_of(values: Sequence[float]) -> str:
+    """The format of numbers that stand together: points of a hundred get two decimals, shares of one get four."""
+    return ".2f" if any(abs(value) > 1.5 for value in values) else ".4f"
+
+
+def measured_as(name: str, value: float) -> str:
+    """A measure by its unit, the last part of its name."""
+    if name.endswith("_share"):
+        return f"{value:.1%}"
+    return f"{value:,.0f}" if name.endswith("_bytes") or abs(value) >= 1000 else f"{value:.4g}"
 
 
 def value_of(score: Score) -> str:
@@ -127,7 +138,7 @@ def interval_of(score: Score | None) -> str:
     """The interval as people read it; empty where it has an open end."""
     if score is None or score.low is None or score.high is None:
         return ""
-    shape = ".2f" if abs(score.value) > 1.5 else ".4f"
+    shape = shape_of([score.value])
     return f"{score.low:{shape}} to {score.high:{shape}}"
 
 

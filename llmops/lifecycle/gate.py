@@ -103,7 +103,7 @@ def verdict_of(
         write_json(file, plain(verdict))
     for suite in own.keys() & others.keys():
         found = compare(others[suite], own[suite])
-        write_text(folder / file_name(found), comparison_page(found, verdict))
+        write_text(folder / file_name(found.first, found.second), comparison_page(found, verdict))
     return verdict
 
 

@@ -17,7 +17,7 @@ from llmops.eval.compare import compare
 from llmops.eval.gates import Gate
 from llmops.eval.items import Item, suite_digest
 from llmops.eval.judge.gated import standing
-from llmops.eval.measured import FORMAT, read, summary
+from llmops.eval.measured import FORMAT, Measured, read, summary
 from llmops.eval.pages.comparison_page import comparison_page, file_name
 from llmops.eval.suite import Suite
 from llmops.events import Listener
@@ -278,7 +278,9 @@ def _reports(
         known = json.loads(index.read_text())
         files = [folder / name for name in known.get("files", ())]
         if (known["format"], known.get("suites")) == (FORMAT, wanted) and all(file.is_file() for file in files):
-            return [summary(read(file)) for file in files]
+            measured = [read(file) for file in files]
+            _leave_pages(measured, folder, listener)
+            return [summary(one) for one in measured]
     manifest = finished.manifest
     tuned = ModelSource(manifest.name, finished.artifact, None, manifest.artifact_digest)
     beneath = base if manifest.kind == "adapter" else None
@@ -286,21 +288,27 @@ def _reports(
         subject(model, on, workspace, through="transformers", keep=True)
         for model, on in ((base, None), (tuned, beneath))
     ]
-    reports = [
-        summary(measure(one, [pair], folder=folder, listener=listener, judged=workspace.cache / "judged")[pair[0].name])
+    found = [
+        measure(one, [pair], folder=folder, listener=listener, judged=workspace.cache / "judged")[pair[0].name]
         for pair in suites
         for one in subjects
     ]
+    reports = [summary(one) for one in found]
     write_json(
         index,
         {"format": FORMAT, "suites": wanted, "files": [report.file.name for report in reports if report.file]},
     )
-    for base_report, tuned_report in zip(reports[::2], reports[1::2], strict=True):
-        assert base_report.file is not None
-        assert tuned_report.file is not None
-        found = compare(read(base_report.file), read(tuned_report.file))
-        write_text(folder / file_name(found), comparison_page(found))
+    _leave_pages(found, folder, listener)
     return reports
+
+
+def _leave_pages(reports: Sequence[Measured], folder: Path, listener: Listener) -> None:
+    """The page from base to tuned of each suite, where it is not there yet."""
+    for base, tuned in zip(reports[::2], reports[1::2], strict=True):
+        file = folder / file_name(base, tuned)
+        if not file.is_file():
+            write_text(file, comparison_page(compare(base, tuned)))
+            listener.say(f"page: {file}")
 
 
 def _verdict(

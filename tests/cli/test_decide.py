@@ -18,10 +18,10 @@ from llmops.eval.verdict import judge
 from llmops.records import RunManifest
 from llmops.registry import store
 from llmops.registry.connection import connect
-from llmops.registry.licence_chain import TAG, Licensed, to_plain
 from llmops.registry.promote import registered
 from llmops.workspace import Workspace
 from tests.eval.measurements import right
+from tests.registry.conftest import licensed as licensed
 from tests.registry.conftest import manifest_of as manifest_of
 from tests.registry.conftest import migrated as migrated
 from tests.registry.conftest import write_model as write_model
@@ -46,12 +46,12 @@ def two_versions(
     tmp_path: Path,
     write_model: Callable[..., Path],
     manifest_of: Callable[..., RunManifest],
+    licensed: dict[str, str],
 ) -> Workspace:
     """The first passed its gate, the second did not."""
     for number, share in ((1, 0.9), (2, 0.1)):
         folder = write_model(tmp_path / f"run{number}", value=float(number))
-        facts = {TAG: json.dumps(to_plain([Licensed("base", "org/base", "Apache-2.0", "its model card")]))}
-        version = store.register("m", folder, manifest_of(folder), workspace=home, facts=facts)
+        version = store.register("m", folder, manifest_of(folder), workspace=home, facts=licensed)
         report = right([place < share * 100 for place in range(100)])
         report = replace(report, model={**report.model, "digest": version.digest})
         registered(version, judge(GATE, {"s": report}, {}, name="g.yaml", against=None), workspace=home)

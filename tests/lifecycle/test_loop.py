@@ -178,7 +178,7 @@ class TestARunLeaves:
 
     def test_no_pickle_anywhere(self, ended: Ended) -> None:
         endings = {path.suffix for path in ended.folder.rglob("*") if path.is_file() and path.stat().st_size}
-        assert endings <= {".json", ".jsonl", ".safetensors", ".png", ".md", ".jinja"}
+        assert endings <= {".json", ".jsonl", ".safetensors", ".png", ".md", ".jinja", ".html"}
 
     def test_lines_with_the_reason_of_what_was_chosen(self, ended: Ended) -> None:
         said = "\n".join(ended.heard.lines)

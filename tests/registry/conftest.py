@@ -21,6 +21,7 @@ import pytest
 from llmops.files import folder_digest
 from llmops.records import RunManifest
 from llmops.registry.connection import connect
+from llmops.registry.licence_chain import TAG, Licensed, to_plain
 from llmops.workspace import Workspace
 
 
@@ -39,6 +40,12 @@ def workspace(migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     home.mkdir()
     shutil.copy(migrated, home / "mlflow.db")
     return Workspace(home)
+
+
+@pytest.fixture(scope="session")
+def licensed() -> dict[str, str]:
+    """The facts of a version whose base and data may be used; without them it is not promoted."""
+    return {TAG: json.dumps(to_plain([Licensed("base", "org/base", "Apache-2.0", "its model card")]))}
 
 
 @pytest.fixture

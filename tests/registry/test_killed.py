@@ -51,13 +51,14 @@ def test_at_any_moment(
     tmp_path: Path,
     write_model: Callable[..., Path],
     manifest_of: Callable[..., RunManifest],
+    licensed: dict[str, str],
 ) -> None:
     monkeypatch.delenv("LLMOPS_DATABASE_URL", raising=False)
     if place == "postgresql":
         monkeypatch.setenv("LLMOPS_DATABASE_URL", request.getfixturevalue("postgresql_database"))
     for number in (1, 2):
         folder = write_model(tmp_path / f"run{number}", value=float(number))
-        one = store.register("m", folder, manifest_of(folder), workspace=workspace)
+        one = store.register("m", folder, manifest_of(folder), workspace=workspace, facts=licensed)
         content: dict[str, Any] = {"result": "PASS", "gate": "g", "model_digest": one.digest, "against": None}
         rest = {"confidence": 0.95, "rules": [], "reports": [], "code_version": "1"}
         registered(one, sealed(content | rest), workspace=workspace)

@@ -24,7 +24,7 @@ from llmops.records import RunManifest, Verdict
 from llmops.registry import store
 from llmops.registry.connection import connect
 from llmops.registry.decisions import Decision, Overtaken, append, chain, check_chain
-from llmops.registry.licence_chain import TAG, Licensed, to_plain
+from llmops.registry.licence_chain import Licensed
 from llmops.registry.promote import approve, promote, registered, reject, rollback, standing, this_person, verify
 from llmops.registry.store import ModelVersion
 from llmops.registry.verdicts import attach, sealed, verdict_from, verdicts_of
@@ -65,6 +65,7 @@ def make(
     tmp_path: Path,
     write_model: Callable[..., Path],
     manifest_of: Callable[..., RunManifest],
+    licensed: dict[str, str],
 ) -> Make:
     """Registers the next version of `m`, with bytes of its own, judged as asked."""
     made = 0
@@ -73,8 +74,7 @@ def make(
         nonlocal made
         made += 1
         folder = write_model(tmp_path / f"run{made}", value=float(made))
-        facts = {TAG: json.dumps(to_plain(LICENCES))}
-        one = store.register("m", folder, manifest_of(folder), workspace=workspace, facts=facts)
+        one = store.register("m", folder, manifest_of(folder), workspace=workspace, facts=licensed)
         assert one.digest is not None
         registered(one, None if result is None else verdict(one.digest, result), workspace=workspace)
         return one

@@ -86,6 +86,7 @@ def test_the_whole_way_over_two_servers_and_one_that_dies(
     monkeypatch: pytest.MonkeyPatch,
     write_model: Callable[..., Path],
     manifest_of: Callable[..., RunManifest],
+    licensed: dict[str, str],
 ) -> None:
     monkeypatch.setenv("LLMOPS_DATABASE_URL", postgresql_database)
     here, there = Workspace(tmp_path / "here"), Workspace(tmp_path / "there")
@@ -93,7 +94,7 @@ def test_the_whole_way_over_two_servers_and_one_that_dies(
     for number in (1, 2):
         folder = write_model(tmp_path / f"run{number}", value=float(number))
         report = Report("s", "m", "d", 10, (Score("bleu", 30.0 + number, "case:lc"),), {})
-        one = store.register("m", folder, manifest_of(folder), [report], workspace=here)
+        one = store.register("m", folder, manifest_of(folder), [report], workspace=here, facts=licensed)
         rules = [{"rule": "s bleu ≥ 1", "value": 2.0, "result": "PASS"}]
         content = {"result": "PASS", "gate": "g.yaml", "model_digest": one.digest, "against": None, "confidence": 0.95}
         registered(one, sealed({**content, "rules": rules, "reports": ["r"], "code_version": "1"}), workspace=here)

@@ -10,7 +10,8 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -29,6 +30,7 @@ from llmops.events import Listener
 from llmops.files import digest_of
 
 Found = TypeVar("Found")
+Done = TypeVar("Done")
 
 SEEN = "served, bytes not seen"
 """What a report says where a revision would stand."""
@@ -99,7 +101,7 @@ class Endpoint:
 
             started = time.monotonic()
             try:
-                asyncio.run(_ask_all(self, rest, generation, one))
+                _to_its_end(_ask_all(self, rest, generation, one))
             except EnvironmentFault as fault:
                 there = len(items) - len(rest) + done
                 saved = f"; {there} of {len(items)} answers are kept" if cache else ""
@@ -133,7 +135,17 @@ def endpoint(
         )
     plain = url.rstrip("/").removesuffix("/chat/completions")
     found = Endpoint(plain, model, key, concurrency, patience or Patience())
-    return replace(found, said=asyncio.run(_said_by(found)))
+    return replace(found, said=_to_its_end(_said_by(found)))
+
+
+def _to_its_end(work: Coroutine[Any, Any, Done]) -> Done:
+    """What the work returns; where a loop runs already (in a notebook) the work gets a thread of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
 
 
 def key_in(variable: str) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from llmops.eval.compare import Comparison
 from llmops.eval.comparison_table import HEADINGS, heading, row
+from llmops.eval.measured import ALL, Measured
 from llmops.eval.pages import items, plots
 from llmops.eval.pages.document import document, grid
 from llmops.eval.pages.markup import Markup, tag
-from llmops.eval.pages.repeat import repeat
+from llmops.eval.pages.measures import measures_section
+from llmops.eval.pages.repeat import comparing, repeat
 from llmops.eval.pages.verdict import verdict_section
 from llmops.records import Verdict
 
@@ -27,6 +29,7 @@ def comparison_page(comparison: Comparison, verdict: Verdict | None = None) -> s
             "header",
             tag("h1", f"{second} against {first}"),
             tag("p", f"On {comparison.suite}, {len(comparison.first.items):,} items", class_="lead"),
+            _said(comparison),
         ),
         *([verdict_section(verdict)] if verdict is not None else []),
         tag(
@@ -34,14 +37,27 @@ def comparison_page(comparison: Comparison, verdict: Verdict | None = None) -> s
         ),
         _forests(comparison, verdict),
         _distributions(comparison),
+        measures_section([comparison.first, comparison.second]),
         items.section(content),
         tag(
             "section",
             tag("h2", "Repeat it"),
+            tag("pre", comparing(comparison)),
             *(part for one in (comparison.first, comparison.second) for part in (tag("h3", one.name), repeat(one))),
         ),
         data=items.embedded(content),
     )
+
+
+def _said(comparison: Comparison) -> Markup:
+    """The differences over all items, a sentence each."""
+    sentences = []
+    for one in comparison.differences:
+        if one.group == ALL:
+            cells = dict(zip(HEADINGS, row(one), strict=True))
+            said = f"{one.metric} {cells['difference']} ({cells['interval']}): {cells['second is']}"
+            sentences.append(tag("li", said))
+    return tag("ul", *sentences, class_="facts")
 
 
 def _forests(comparison: Comparison, verdict: Verdict | None) -> Markup:
@@ -52,7 +68,7 @@ def _forests(comparison: Comparison, verdict: Verdict | None) -> Markup:
         for one in comparison.differences:
             if one.metric == metric:
                 cells = dict(zip(HEADINGS, row(one), strict=True))
-                said = f"{cells['difference']} ({cells['interval']}), {cells['second is']}"
+                said = f"{cells['difference']} ({cells['interval']})"
                 kind = "" if one.finding == "inconclusive" else one.finding
                 rows.append(plots.Row(one.group or "all items", one.value, one.low, one.high, said, kind))
         shown.append(
@@ -64,7 +80,7 @@ def _forests(comparison: Comparison, verdict: Verdict | None) -> Markup:
                 margins=_margins(verdict, comparison.suite, metric),
             )
         )
-    return tag("section", tag("h2", "By how much they differ"), *shown)
+    return tag("section", tag("h2", "By how much they differ"), tag("div", *shown, class_="plots"))
 
 
 def _margins(verdict: Verdict | None, suite: str, metric: str) -> list[float]:
@@ -90,10 +106,10 @@ def _distributions(comparison: Comparison) -> Markup:
         )
         for one, two in zip(comparison.first.metrics, comparison.second.metrics, strict=True)
     ]
-    return tag("section", tag("h2", "Distributions"), *shown)
+    return tag("section", tag("h2", "Distributions"), tag("div", *shown, class_="plots"))
 
 
-def file_name(comparison: Comparison) -> str:
-    """Under which the page is kept: the suite, and the beginnings of both reports' digests."""
-    suite = comparison.suite.replace(":", "-").replace("/", "-")
-    return f"compare-{suite}-{comparison.first.digest[:12]}-{comparison.second.digest[:12]}.html"
+def file_name(first: Measured, second: Measured) -> str:
+    """Under which the page of both is kept: the suite, and the beginnings of both reports' digests."""
+    suite = str(first.suite["name"]).replace(":", "-").replace("/", "-")
+    return f"compare-{suite}-{first.digest[:12]}-{second.digest[:12]}.html"

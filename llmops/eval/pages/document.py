@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
@@ -44,15 +45,26 @@ def framed(page: str, *, title: str) -> str:
     return tag("iframe", srcdoc=page, title=title, sandbox="allow-scripts", width="100%", height=720)
 
 
+_NUMBER = re.compile(r"[-+−<]?[\d∞].*")
+"""Also an interval, and counts with strokes between them."""
+
+
 def grid(headings: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str) -> Markup:
-    """A table whose first column names its rows."""
-    body = [tag("tr", tag("th", one[0], scope="row"), *(tag("td", cell) for cell in one[1:])) for one in rows]
-    shown = tag(
-        "table",
-        tag("caption", caption),
-        tag("thead", tag("tr", *(tag("th", heading, scope="col") for heading in headings))),
-        tag("tbody", *body),
-    )
+    """A table whose first column names its rows; columns of numbers stand to the right."""
+    kinds = [
+        "number" if place and all(_NUMBER.fullmatch(row[place]) or not row[place] for row in rows) else None
+        for place in range(len(headings))
+    ]
+    head = [tag("th", one, scope="col", class_=kind) for one, kind in zip(headings, kinds, strict=True)]
+    body = [
+        tag(
+            "tr",
+            tag("th", one[0], scope="row"),
+            *(tag("td", cell, class_=kind) for cell, kind in zip(one[1:], kinds[1:], strict=True)),
+        )
+        for one in rows
+    ]
+    shown = tag("table", tag("caption", caption), tag("thead", tag("tr", *head)), tag("tbody", *body))
     return tag("div", shown, class_="scroll", tabindex=0, role="group", aria_label=caption)
 
 

@@ -53,8 +53,14 @@
   const sort = choice("Sort", "sort", [...orders].map(([key, [name]]) => [key, name]));
   const slices = [...new Set(data.items.flatMap((item) => item.slices))].sort();
   const slice = choice("Slice", "slice", [["", "all"], ...slices.map((name) => [name, name])]);
+  slice.parentElement.hidden = slices.length === 0;
   const problem = choice("Problem", "problem",
     [["", "all"], ["any", "any problem"], ...["truncated", "empty", "repeated"].map((name) => [name, name])]);
+
+  const mark = make("input", undefined, { type: "checkbox", id: "mark" });
+  mark.checked = true;
+  mark.addEventListener("change", () => draw());
+  field("Mark differences", mark);
 
   let found = items, page = 0;
   const refresh = (first) => {
@@ -73,30 +79,49 @@
     draw();
   };
 
-  // Longest common subsequence of words; very long texts are shown plain.
+  // Longest common subsequence of words, each with the space behind it; very long texts are shown plain.
+  const words = (text) => text.match(/^\s+|\S+\s*/g) || [];
   const differing = (from, to) => {
-    const a = from.split(/(\s+)/), b = to.split(/(\s+)/);
-    if (a.length > LONGEST || b.length > LONGEST) return null;
-    const wide = b.length + 1, table = new Uint16Array((a.length + 1) * wide);
-    for (let i = a.length - 1; i >= 0; i--) {
-      for (let j = b.length - 1; j >= 0; j--) {
-        table[i * wide + j] = a[i] === b[j] ? table[(i + 1) * wide + j + 1] + 1
+    const a = words(from), b = words(to), x = a.map((word) => word.trim()), y = b.map((word) => word.trim());
+    let start = 0, end = 0;
+    while (start < a.length && start < b.length && x[start] === y[start]) start++;
+    while (end < a.length - start && end < b.length - start && x[a.length - 1 - end] === y[b.length - 1 - end]) end++;
+    const m = a.length - start - end, n = b.length - start - end;
+    if (m > LONGEST || n > LONGEST) return null;
+    const wide = n + 1, table = new Uint16Array((m + 1) * wide);
+    for (let i = m - 1; i >= 0; i--) {
+      for (let j = n - 1; j >= 0; j--) {
+        table[i * wide + j] = x[start + i] === y[start + j] ? table[(i + 1) * wide + j + 1] + 1
           : Math.max(table[(i + 1) * wide + j], table[i * wide + j + 1]);
       }
     }
-    const left = [], right = [];
+    const left = a.map(() => false), right = b.map(() => false);
     let i = 0, j = 0;
-    while (i < a.length || j < b.length) {
-      if (i < a.length && j < b.length && a[i] === b[j]) { left.push([a[i++], false]); right.push([b[j++], false]); }
-      else if (j >= b.length || (i < a.length && table[(i + 1) * wide + j] >= table[i * wide + j + 1])) left.push([a[i++], true]);
-      else right.push([b[j++], true]);
+    while (i < m || j < n) {
+      if (i < m && j < n && x[start + i] === y[start + j]) { i++; j++; }
+      else if (j >= n || (i < m && table[(i + 1) * wide + j] >= table[i * wide + j + 1])) left[start + i++] = true;
+      else right[start + j++] = true;
     }
-    return [left, right];
+    return [runs(a, left), runs(b, right)];
+  };
+  // Neighbours that differ are one mark; the space behind the last of them is outside of it.
+  const runs = (texts, differs) => {
+    const found = [];
+    texts.forEach((text, place) => {
+      if (place && differs[place] === differs[place - 1]) found[found.length - 1][0] += text;
+      else found.push([text, differs[place]]);
+    });
+    return found;
   };
   const paragraph = (text, parts, kind) => {
+    if (!text) return make("p", "(empty)", { class: "text none" });
     const made = make("p", undefined, { class: "text", dir: "auto" });
-    if (!parts) made.textContent = text || "(empty)";
-    else for (const [word, differs] of parts) made.append(differs && word.trim() ? make(kind, word) : document.createTextNode(word));
+    if (!parts) made.textContent = text;
+    else for (const [run, differs] of parts) {
+      const inner = run.trimEnd();
+      if (differs && inner) made.append(make(kind, inner), run.slice(inner.length));
+      else made.append(run);
+    }
     return made;
   };
   const nearest = (item) => {
@@ -104,30 +129,46 @@
     let best = "", most = -1;
     for (const reference of item.references) {
       const own = reference.split(/\s+/), shared = own.filter((word) => words.has(word)).length / own.length;
-      if (shared > most) { best = reference; most = shared; }
+      if (most < 0 || shared > most) { best = reference; most = shared; }
     }
     return best;
+  };
+  const more = (what, count, bodies) => {
+    const made = make("details");
+    made.append(make("summary", `${count} ${what}${count === 1 ? "" : "s"}`), ...bodies.flat());
+    return made;
+  };
+  const titled = (heading, body, note, wrong = []) => {
+    const title = make("h3", heading);
+    title.append(...wrong.map((name) => make("span", name, { class: "problem" })));
+    return [title, ...(note ? [make("p", note, { class: "note" })] : []), body];
   };
   const drawn = (item) => {
     const card = make("article");
     card.append(make("p", [item.id.slice(0, 12), ...item.slices].join(" · "), { class: "meta" }));
-    const section = (heading, body, note) => {
-      const title = make("h3", heading);
-      if (note) title.append(make("small", note));
-      card.append(title, body);
-    };
-    section("prompt", paragraph(item.prompt));
-    const near = pair ? null : nearest(item);
-    const parts = differing(pair ? item.answers[0] : near, item.answers[item.answers.length - 1]);
-    for (const reference of item.references) {
-      section("reference", paragraph(reference, reference === near && parts ? parts[0] : null, "del"));
+    const before = data.contexts[item.context];
+    if (before.length) card.append(more("earlier turn", before.length, before.map(([role, said]) => titled(role, paragraph(said)))));
+    card.append(...titled("prompt", paragraph(item.prompt)));
+    // A report's answer is held against the reference that is most like it, which then stands first.
+    const near = pair ? item.references[0] : nearest(item);
+    const marking = mark.checked && (pair || item.references.length > 0);
+    const parts = marking ? differing(pair ? item.answers[0] : near, item.answers[item.answers.length - 1]) : null;
+    const others = [...item.references];
+    if (others.length) {
+      others.splice(others.indexOf(near), 1);
+      card.append(...titled("reference", paragraph(near, pair || !parts ? null : parts[0], "del")));
     }
+    if (others.length) card.append(more("more reference", others.length, others.map((one) => titled("reference", paragraph(one)))));
+    const answers = make("div", undefined, { class: "answers" });
     item.answers.forEach((answer, m) => {
-      const scores = data.metrics.map((name, n) => [name, item.scores[m][n]]).filter(([, score]) => score !== null);
-      const note = [...item.problems[m], ...scores.map(([name, score]) => `${name} ${score}`)].join(", ");
+      const scores = data.metrics.map((name, n) => [name, item.scores[m][n], data.digits[n]]).filter(([, score]) => score !== null);
+      const note = scores.map(([name, score, digits]) => `${name} ${score.toFixed(digits)}`).join(" · ");
       const last = m === item.answers.length - 1;
-      section(data.models[m], paragraph(answer, answer && parts ? parts[last ? 1 : 0] : null, last ? "ins" : "del"), note);
+      const side = make("div");
+      side.append(...titled(data.models[m], paragraph(answer, parts ? parts[last ? 1 : 0] : null, last ? "ins" : "del"), note, item.problems[m]));
+      answers.append(side);
     });
+    card.append(answers);
     const line = make("li");
     line.append(card);
     return line;

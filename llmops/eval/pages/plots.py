@@ -10,10 +10,13 @@ import numpy as np
 
 from llmops.eval.pages.markup import Markup, joined, tag
 
-WIDTH = 720
-LEFT, RIGHT = 190, 24
-"""Of the plotted area: columns of pixels left of it for the names, and right of it."""
-ROW, TOP, BELOW = 30, 12, 46
+WIDTH = 460
+LEFT, RIGHT = 20, 20
+"""Columns of pixels left and right of the plotted area; names stand above their intervals, so that a plot fits a
+telephone without becoming unreadable."""
+ROW, TOP, BELOW = 40, 4, 46
+BARS = 138
+"""Height of the tallest bar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +67,23 @@ def intervals(
         parts.append(_upright(scale.at(0.0), height, "zero"))
     parts += [_upright(scale.at(one), height, "margin", f"margin {one:g}") for one in margins]
     for place, row in enumerate(rows):
-        y = TOP + ROW * place + ROW // 2
+        y = TOP + ROW * place + 29
         low = scale.at(row.low) if row.low is not None and math.isfinite(row.low) else LEFT
         high = scale.at(row.high) if row.high is not None and math.isfinite(row.high) else WIDTH - RIGHT
-        name = row.name if len(row.name) <= 28 else row.name[:27] + "…"
+        most = max(8, 56 - len(row.said))  # both stand in one line
+        name = row.name if len(row.name) <= most else row.name[: most - 1] + "…"
         parts.append(
             tag(
                 "g",
-                tag("title", f"{row.name}: {row.said}"),
-                tag("text", name, x=LEFT - 12, y=y + 4, text_anchor="end"),
+                tag("title", f"{row.name}: {row.said} {row.kind}".strip()),
+                tag("text", name, x=LEFT + 6, y=y - 13),
+                tag("text", row.said, x=WIDTH - RIGHT, y=y - 13, text_anchor="end", class_="said"),
                 tag("line", x1=low, x2=high, y1=y, y2=y, class_="interval"),
                 tag("circle", cx=scale.at(row.value), cy=y, r=5),
                 class_=f"row {row.kind}".strip(),
             )
         )
-    described = "; ".join(f"{row.name}: {row.said}" for row in rows)
+    described = "; ".join(f"{row.name}: {row.said} {row.kind}".strip() for row in rows)
     return _svg(parts, height + BELOW, title, described)
 
 
@@ -91,11 +96,11 @@ def histogram(values: Sequence[float], *, title: str, axis: str) -> Markup:
     if low == high:
         low, high = low - 0.5, high + 0.5
     counts, edges = np.histogram(known, bins=min(24, max(2, math.isqrt(known.size))), range=(low, high))
-    scale, height = _axis([low, high]), 150
+    scale, height = _axis([low, high]), TOP + 12 + BARS
     most = int(counts.max())
     parts = [_frame(scale, height, axis)]
     for count, start, end in zip(counts.tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        tall = round((height - TOP) * count / most, 3)
+        tall = round(BARS * count / most, 3)
         x = scale.at(start)
         parts.append(
             tag(
@@ -109,8 +114,9 @@ def histogram(values: Sequence[float], *, title: str, axis: str) -> Markup:
                 data_count=count,
             )
         )
-    parts.append(tag("text", f"{most:,} items", x=LEFT - 12, y=TOP + 8, text_anchor="end", class_="tick"))
-    parts.append(tag("text", "0", x=LEFT - 12, y=height, text_anchor="end", class_="tick"))
+    tallest = int(np.argmax(counts))
+    middle = min(max(scale.at(float(edges[tallest] + edges[tallest + 1]) / 2), LEFT + 30), WIDTH - RIGHT - 30)
+    parts.append(tag("text", f"{most:,} items", x=middle, y=TOP + 8, text_anchor="middle", class_="tick"))
     return _svg(parts, height + BELOW, title, f"{known.size:,} items from {low:.4g} to {high:.4g}")
 
 
@@ -154,8 +160,4 @@ def _svg(parts: Sequence[Markup], height: float, title: str, described: str) -> 
     drawn = tag(
         "svg", tag("title", title), tag("desc", described), *parts, viewBox=f"0 0 {WIDTH} {height:g}", role="img"
     )
-    return tag(
-        "figure",
-        tag("figcaption", title),
-        tag("div", drawn, class_="scroll", tabindex=0, role="group", aria_label=title),
-    )
+    return tag("figure", tag("figcaption", title), drawn)

@@ -6,6 +6,7 @@ import json
 import shlex
 from importlib.metadata import version
 
+from llmops.eval.compare import Comparison
 from llmops.eval.measured import Measured
 from llmops.eval.pages.document import facts
 from llmops.eval.pages.markup import Markup, joined, tag
@@ -28,7 +29,12 @@ def repeat(measured: Measured) -> Markup:
                 "page written by": f"llmops {version('llmops')}",
             }
         ),
-        tag("h3", "Settings of the suite: a suite's file may hold them as they stand here"),
+        tag(
+            "h3",
+            "Settings of the task"
+            if str(measured.suite["name"]).startswith(_TASK)
+            else "Settings of the suite: a suite's file may hold them as they stand here",
+        ),
         tag("pre", json.dumps(measured.suite["settings"], indent=2, ensure_ascii=False)),
     )
 
@@ -48,3 +54,9 @@ def command(measured: Measured) -> str:
     limit = measured.suite["settings"].get("items", {}).get("limit")
     limited = [] if limit is None else ["--limit", str(limit)]
     return shlex.join(["llmops", "eval", measured.name, suite, *how, *limited])
+
+
+def comparing(found: Comparison) -> str:
+    """What makes the same comparison again, of the two reports' files."""
+    files = [str(one.file or f"{one.digest[:12]}.json") for one in (found.first, found.second)]
+    return shlex.join(["llmops", "compare", *files, "--confidence", f"{found.confidence:g}"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from llmops.eval.measured import Measured, summary
 from llmops.eval.pages import items, plots
 from llmops.eval.pages.document import document, grid
-from llmops.eval.pages.markup import Markup, joined, tag
+from llmops.eval.pages.markup import Markup, tag
+from llmops.eval.pages.measures import measures_section
 from llmops.eval.pages.repeat import repeat
 from llmops.eval.pages.verdict import verdict_section
 from llmops.eval.report import interval_of, lines, value_of
@@ -19,7 +20,11 @@ def report_page(measured: Measured, verdict: Verdict | None = None) -> str:
     rows = [(line.name, line.values[0], line.interval) for line in lines([summary(measured)])]
     return document(
         f"{measured.name} on {suite}",
-        tag("header", tag("h1", f"{measured.name} on {suite}"), tag("p", f"Report {measured.digest}", class_="lead")),
+        tag(
+            "header",
+            tag("h1", f"{measured.name} on {suite}"),
+            tag("p", f"{len(measured.items):,} items, report {measured.digest[:12]}", class_="lead"),
+        ),
         *([verdict_section(verdict)] if verdict is not None else []),
         tag(
             "section",
@@ -28,6 +33,7 @@ def report_page(measured: Measured, verdict: Verdict | None = None) -> str:
         ),
         *([_slices(measured)] if measured.slices else []),
         _distributions(measured),
+        measures_section([measured]),
         items.section(content),
         tag("section", tag("h2", "Repeat it"), repeat(measured)),
         data=items.embedded(content),
@@ -44,7 +50,7 @@ def _slices(measured: Measured) -> Markup:
         if len(groups) > 1:
             rows = [_row(name, one) for name, one in groups.items()]
             shown.append(plots.intervals(rows, title=f"{score.metric} by slice", axis=score.metric))
-    return tag("section", tag("h2", "Slices"), *shown) if shown else Markup("")
+    return tag("section", tag("h2", "Slices"), tag("div", *shown, class_="plots")) if shown else Markup("")
 
 
 def _row(name: str, score: Score) -> plots.Row:
@@ -58,4 +64,4 @@ def _distributions(measured: Measured) -> Markup:
         plots.histogram(metric.per_item.tolist(), title=f"{metric.name} of single items", axis=metric.name)
         for metric in measured.metrics
     ]
-    return tag("section", tag("h2", "Distributions"), joined(*shown))
+    return tag("section", tag("h2", "Distributions"), tag("div", *shown, class_="plots"))

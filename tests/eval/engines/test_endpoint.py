@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Callable
@@ -49,6 +50,14 @@ def test_each_item_gets_the_answer_to_its_own_prompt_with_what_the_server_says_o
     assert {answer.finish for answer in made.answers} == {"length"}
     assert sorted(answer.tokens or 0 for answer in made.answers) == list(range(1, 9))
     assert made.engine["url"] == served.url
+
+
+def test_it_can_be_asked_in_a_notebook_where_a_loop_runs_already(items: list[Item]) -> None:
+    async def cell(served: Served) -> Generated:
+        return ask(served, items)
+
+    with serving(echo) as served:
+        assert len(asyncio.run(cell(served)).answers) == len(items)
 
 
 def test_the_suites_decoding_and_the_key_are_sent_and_the_key_is_written_nowhere(items: list[Item]) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rapidfuzz.distance import LCSseq
 
 from llmops.eval.compare import compare
 from llmops.eval.comparison_table import row
@@ -21,10 +26,11 @@ from llmops.eval.gates import Gate
 from llmops.eval.measured import Measured, read
 from llmops.eval.pages import plots
 from llmops.eval.pages.comparison_page import comparison_page
-from llmops.eval.pages.repeat import command
+from llmops.eval.pages.repeat import command, comparing
 from llmops.eval.pages.report_page import report_page
 from llmops.eval.report import interval_of, value_of
 from llmops.eval.run import written
+from llmops.eval.suite import Suite
 from llmops.eval.verdict import judge
 from tests.eval.measurements import scored
 
@@ -86,7 +92,8 @@ def test_any_text_is_text_on_the_page_and_no_markup(text: str) -> None:
     item = replace(made.items[0], answer=text, references=(text,), messages=({"role": "user", "content": text},))
     plain = read_page(report_page(made))
     found = read_page(report_page(replace(made, items=(item, made.items[1]))))
-    assert found.elements == plain.elements
+    # A text of spaces is marked as empty.
+    assert [one for one in found.elements if one != "span"] == plain.elements
     assert found.texts[:3] == [text] * 3
     first = json.loads(found.data)["items"][0]
     assert (first["prompt"], first["references"], first["answers"]) == (text, [text], [text])
@@ -255,7 +262,7 @@ def test_without_its_script_a_page_still_shows_scores_plots_and_items(chromium: 
     tab.goto(file.as_uri())
     assert tab.get_by_text("first answer").is_visible()
     assert tab.locator("svg").count() == 2
-    assert tab.locator("table").is_visible()
+    assert tab.get_by_role("table", name="Scores on s").is_visible()
     assert not tab.locator("#controls").is_visible()
     tab.close()
 
@@ -266,6 +273,123 @@ def test_a_notebook_shows_a_report_in_a_frame_of_its_own(opened: Callable[[str],
     assert read_page(shown).elements == ["iframe"]
     frame = opened(f'<!doctype html><meta charset="utf-8">{shown}').frame_locator("iframe")
     assert frame.locator("#count").text_content() == "2 of 2 items"
+
+
+def test_earlier_turns_and_further_references_are_there_once_and_folded(
+    opened: Callable[[str], Any], tmp_path: Path
+) -> None:
+    made = scored([0.5, 1.0, 0.25])
+    shown = ({"role": "system", "content": "be kind"}, {"role": "user", "content": "hello"})
+    items = [
+        replace(item, messages=(*shown, {"role": "user", "content": f"ask {item.id}"}), references=("good", "kind"))
+        for item in made.items
+    ]
+    page = report_page(replace(made, items=tuple(items)))
+    data = json.loads(read_page(page).data)
+    assert data["contexts"] == [[["system", "be kind"], ["user", "hello"]]]
+    assert [item["context"] for item in data["items"]] == [0, 0, 0]
+    tab = opened(page)
+    folded = tab.locator("article").first.get_by_text("be kind")
+    assert not folded.is_visible()
+    tab.locator("summary").first.press("Enter")
+    assert folded.is_visible()
+    assert tab.locator("summary").all_text_contents()[:2] == ["2 earlier turns", "1 more reference"]
+
+
+def test_neighbouring_words_are_one_mark_and_marks_can_be_switched_off(
+    opened: Callable[[str], Any], tmp_path: Path
+) -> None:
+    answers = ["a cheap old pub by the river", "the same"], ["a cheap  new quiet bar by the river ", "the  same"]
+    one, two = (
+        report_of([0.5, 1.0], tmp_path, model=name, answers=texts) for name, texts in zip("mn", answers, strict=True)
+    )
+    tab = opened(comparison_page(compare(one, two)))
+    # Spaces alone are no difference.
+    assert tab.locator("del").all_text_contents() == ["old pub"]
+    assert tab.locator("ins").all_text_contents() == ["new quiet bar"]
+    assert answers[1][0] in tab.locator(".text").all_text_contents()
+    tab.locator("#mark").uncheck()
+    assert tab.locator("ins, del").count() == 0
+    assert answers[1][0] in tab.locator(".text").all_text_contents()
+
+
+def test_the_smallest_set_of_words_is_marked(opened: Callable[[str], Any], tmp_path: Path) -> None:
+    """As many words stay unmarked as the longest common subsequence has, which rapidfuzz finds in its own way."""
+    draw = np.random.default_rng(7)
+    first, second = ([" ".join(draw.choice(list("abcdef"), 30)) for _ in range(12)] for _ in range(2))
+    one, two = (
+        report_of([0.5] * 12, tmp_path, model=name, answers=texts) for name, texts in (("m", first), ("n", second))
+    )
+    tab = opened(comparison_page(compare(one, two)))
+    for place, (left, right) in enumerate(zip(first, second, strict=True)):
+        card = tab.locator("article").nth(place)
+        kept = len(left.split()) - sum(len(text.split()) for text in card.locator("del").all_text_contents())
+        assert kept == LCSseq.similarity(left.split(), right.split())
+        assert kept == len(right.split()) - sum(len(text.split()) for text in card.locator("ins").all_text_contents())
+
+
+def test_answers_are_sorted_by_how_much_they_changed(opened: Callable[[str], Any], tmp_path: Path) -> None:
+    one = report_of([0.5, 0.5, 0.5], tmp_path)
+    two = report_of([0.25, 1.0, 0.5], tmp_path, model="n")
+    tab = opened(comparison_page(compare(one, two)))
+    for order, wanted in (("low 0", ["000000", "000002", "000001"]), ("high 0", ["000001", "000002", "000000"])):
+        tab.select_option("#sort", order)
+        assert [text.split()[0] for text in tab.locator("#items .meta").all_text_contents()] == wanted
+
+
+def test_numbers_of_items_have_the_digits_of_their_metric(tmp_path: Path) -> None:
+    page = report_page(report_of([0.5, 1 / 3], tmp_path))
+    assert '<p class="note">rougeL 0.3333</p>' in page
+    assert '<p class="note">rougeL 0.5000</p>' in page
+
+
+def test_every_control_is_reached_by_keyboard_and_shows_it(opened: Callable[[str], Any], tmp_path: Path) -> None:
+    tab = opened(report_page(report_of([0.5, 1.0], tmp_path)))
+    seen = set()
+    for _ in range(8):
+        tab.keyboard.press("Tab")
+        focused = tab.locator(":focus")
+        seen.add(focused.get_attribute("id") or focused.get_attribute("class"))
+        width = focused.evaluate("one => getComputedStyle(one).outlineWidth")
+        assert float(width.removesuffix("px")) >= 2
+    assert {"skip", "search", "sort", "slice", "problem", "mark", "scroll"} <= seen
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_ground_as_wcag_asks(scheme: str) -> None:
+    """Contrast by the formula of WCAG 2, at least 4.5 for text (AA)."""
+    style = files("llmops.eval.pages").joinpath("page.css").read_text()
+    light, dark = (dict(re.findall(r"--(\w+): (#\w{6})", part)) for part in style.split(":root {")[1:3])
+    colours = light if scheme == "light" else dark
+
+    def luminance(colour: str) -> float:
+        parts = [int(colours[colour][at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for ground in ("paper", "card"):
+        for ink in ("ink", "quiet", "mark", "good", "bad"):
+            bright, dim = sorted((luminance(ground), luminance(ink)), reverse=True)
+            assert (bright + 0.05) / (dim + 0.05) >= 4.5, (ground, ink)
+    for ground in ("more", "less"):
+        bright, dim = sorted((luminance(ground), luminance("ink")), reverse=True)
+        assert (bright + 0.05) / (dim + 0.05) >= 4.5, ground
+
+
+def test_the_settings_on_a_page_are_a_suite_as_they_stand(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("q,a\none,two\n")
+    suite = Suite.model_validate(
+        {
+            "name": "s",
+            "items": {"source": str(rows), "prompt": "{q}", "references": "{a}"},
+            "scorers": [{"bleu": {"lowercase": True}}, {"exact_match": {}}],
+        }
+    )
+    settings = {**suite.model_dump(mode="json"), "scorers": [one.resolved() for one in suite.scorers]}
+    made = scored([0.5])
+    shown = re.findall("<pre>(.*?)</pre>", report_page(replace(made, suite={**made.suite, "settings": settings})), re.S)
+    assert Suite.model_validate(json.loads(html.unescape(shown[-1]))) == suite
 
 
 @pytest.mark.parametrize(
@@ -284,3 +408,10 @@ def test_the_command_names_model_suite_engine_and_limit(engine: dict[str, str], 
     made = scored([0.5], model="a model")
     suite = {**made.suite, "settings": {"items": {"limit": 5}}}
     assert command(replace(made, engine=engine, suite=suite)) == wanted
+
+
+def test_a_comparisons_command_names_both_files_and_the_confidence(tmp_path: Path) -> None:
+    one, two = report_of([0.5, 1.0], tmp_path), report_of([1.0, 1.0], tmp_path, model="n")
+    found = compare(one, two, confidence=0.9)
+    assert comparing(found) == f"llmops compare {one.file} {two.file} --confidence 0.9"
+    assert comparing(found) in html.unescape(comparison_page(found))
