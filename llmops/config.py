@@ -87,8 +87,11 @@ def load(path: Path, model: type[Model], *, what: str, overrides: Sequence[str] 
     return value
 
 
-def refuse(problems: Mapping[str, str]) -> None:
+def refuse(problems: Mapping[str, str] | Mapping[Where, str]) -> None:
     """For a model's validator: raise where rules over several keys are broken, each problem at a dotted key.
+
+    Args:
+        problems: by dotted key, or by its parts where a name that the user chose, with a dot perhaps, is among them.
 
     Raises:
         ValidationError: there are problems; `load` names all of them with the lines of their keys.
@@ -99,7 +102,7 @@ def refuse(problems: Mapping[str, str]) -> None:
             [
                 InitErrorDetails(
                     type=PydanticCustomError("rule", "{problem}", {"problem": problem}),
-                    loc=tuple(key.split(".")),
+                    loc=tuple(key.split(".")) if isinstance(key, str) else key,
                     input=None,
                 )
                 for key, problem in problems.items()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 
-KINDS = ("recipe", "suite", "gate", "rubric", "prices")
+KINDS = ("recipe", "suite", "gate", "gateway", "rubric", "prices")
 
 
 def _model(kind: str) -> type[BaseModel]:
@@ -30,6 +30,10 @@ def _model(kind: str) -> type[BaseModel]:
         from llmops.eval.gates import Gate
 
         return Gate
+    if kind == "gateway":
+        from llmops.serve.settings import Gateway
+
+        return Gateway
     if kind == "rubric":
         from llmops.rubric import Rubric
 
@@ -44,7 +48,7 @@ def _model(kind: str) -> type[BaseModel]:
 
 
 def explain(
-    kind: Annotated[str, typer.Argument(help="A kind of file: recipe, suite, gate, rubric or prices.")],
+    kind: Annotated[str, typer.Argument(help="A kind of file: recipe, suite, gate, gateway, rubric or prices.")],
     key: Annotated[str | None, typer.Argument(help="Only this key and those below it, as in `batch.packing`.")] = None,
     json_schema: Annotated[bool, typer.Option("--json-schema", help="The JSON schema, for editors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The keys as JSON.")] = False,
