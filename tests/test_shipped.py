@@ -12,6 +12,7 @@ from llmops.eval.gates import Gate
 from llmops.eval.suite import Suite
 from llmops.finetune.recipe import Fsdp, Lora, Recipe
 from llmops.rubric import load_rubric
+from llmops.serve.settings import Gateway
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("recipes", "configs", "eval", "feedback")
@@ -38,6 +39,10 @@ def gate(path: Path) -> Gate:
     return load(path, Gate, what="gate")
 
 
+def gateway(path: Path) -> Gateway:
+    return load(path, Gateway, what="gateway")
+
+
 # Folder, or one file of it, → what reads it. A file that none of these reads fails.
 READERS: dict[str, Callable[[Path], object]] = {
     "recipes": recipe,
@@ -45,6 +50,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "eval/gates": gate,
     "feedback/rubrics": load_rubric,
     "configs/prices.yaml": prices,
+    "configs/gateway.yaml": gateway,
 }
 
 
