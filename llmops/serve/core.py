@@ -10,11 +10,11 @@ from typing import Any
 
 from llmops.serve.answer_cache import AnswerCache
 from llmops.serve.dispatch import Dispatch
-from llmops.serve.entry import Entry
+from llmops.serve.entry import Captured, Entry
 from llmops.serve.hooks import Gatekeeper, Metrics, Now, Policy, Recorder, ReplicaNow
 from llmops.serve.retries import RetryBudget
 from llmops.serve.running import Running
-from llmops.serve.settings import Gateway
+from llmops.serve.settings import Capture, Gateway
 from llmops.serve.targets import Targets
 from llmops.serve.upstream import Upstream
 
@@ -93,6 +93,14 @@ class Core:
                 told(entry)
             except Exception:
                 log.exception("request %s could not be written down", entry.id)
+
+    def capture(self, captured: Captured | None, settings: Capture) -> None:
+        """Keep a request and its answer, if there is one to be kept."""
+        if captured is not None:
+            try:
+                self.recorder.capture(captured, redact=settings.redact)
+            except Exception:
+                log.exception("request %s could not be kept", captured.id)
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
         """Work that no request waits for; its failure is told in the log."""

@@ -165,6 +165,7 @@ class Dispatch:
         now = asyncio.get_running_loop().time()
         replica, standing = place.target.replica, place.standing
         standing.move_on(replica, now, -1)
+        place.target.use.in_flight -= 1
         if succeeded is None:
             standing.breaker.undecided()
         elif succeeded:
@@ -203,6 +204,7 @@ class Dispatch:
         standing = self.standing(target.replica)
         standing.breaker.begin()
         standing.move_on(target.replica, now, 1)
+        target.use.in_flight += 1
         return Place(target, standing, standing.shared_s)
 
     def _look_again(self) -> None:

@@ -117,7 +117,7 @@ class Exchange:
         if cache is not None and (kept := self._kept(cache, asked, choice)) is not None:
             await self._give_kept(kept)
             return
-        self._keeping = Keeping.decided(route, asked.body, shadowed=choice.shadow is not None)
+        self._keeping = Keeping.decided(route, asked.raw, shadowed=choice.shadow is not None)
         if cache is not None or self._keeping is not None:
             self._reply.sent = []
         if choice.shadow is not None and route.shadow is not None:
@@ -196,11 +196,7 @@ class Exchange:
                 log.exception("request %s could not be settled", entry.id)
         self._core.write_down(entry)
         if self._keeping is not None and self._reply.sent and entry.status == 200:
-            self._core.background(self._hand_over(self._keeping, b"".join(self._reply.sent)))
-
-    async def _hand_over(self, keeping: Keeping, sent: bytes) -> None:
-        captured = await asyncio.to_thread(keeping.captured, self._entry.id, sent, stream=self._entry.stream)
-        self._core.recorder.capture(captured, redact=keeping.settings.redact)
+            self._core.capture(self._keeping.captured(entry, b"".join(self._reply.sent)), self._keeping.settings)
 
 
 def secret_in(headers: Mapping[str, str]) -> str | None:

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from random import random
-from typing import Any
 
-import orjson
-
-from llmops.serve.assembly import assembled
-from llmops.serve.entry import Captured
+from llmops.serve.entry import Captured, Entry
 from llmops.serve.settings import AnyRoute, Capture
+
+MOST_BYTES = 1_000_000
+"""Of a request and its answer together; longer ones are not kept."""
+_DAY_S = 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
-    """One request that is kept."""
+    """One request that is kept; bodies are handed over as bytes, and read by whoever writes them down."""
 
     settings: Capture
     probability: float
-    request: Any
+    request: bytes
 
     @classmethod
-    def decided(cls, route: AnyRoute, request: Any, *, shadowed: bool = False) -> Keeping | None:
+    def decided(cls, route: AnyRoute, request: bytes, *, shadowed: bool = False) -> Keeping | None:
         """Whether a request is kept, by chance: None where not.
 
         Args:
@@ -37,7 +36,8 @@ class Keeping:
             return None
         return cls(route.capture, 1 - (1 - route.capture.share) * (1 - copied), request)
 
-    def captured(self, request: str, sent: bytes, *, stream: bool) -> Captured:
-        """With the answer as the client got it; slow for a long stream."""
-        answer = assembled(sent) if stream else orjson.loads(sent)
-        return Captured(request, self.probability, self.request, answer, time.time() + self.settings.keep_days * 86_400)
+    def captured(self, entry: Entry, answer: bytes) -> Captured | None:
+        """With the answer as the client got it, which may be a stream; None where it is too long."""
+        if len(self.request) + len(answer) > MOST_BYTES:
+            return None
+        return Captured(entry.id, self.probability, self.request, answer, entry.at + self.settings.keep_days * _DAY_S)

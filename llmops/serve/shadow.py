@@ -12,11 +12,13 @@ from uuid import uuid4
 from llmops.serve.asking import Asking
 from llmops.serve.attempt import Whole
 from llmops.serve.core import Core
-from llmops.serve.entry import Captured, Entry
+from llmops.serve.entry import Entry
 from llmops.serve.hooks import Choice
 from llmops.serve.intake import Asked
+from llmops.serve.keeping import Keeping
 from llmops.serve.refusal import Refusal
 from llmops.serve.settings import AnyRoute, Shadow
+from llmops.serve.streams import written
 
 log = logging.getLogger("llmops.gateway")
 
@@ -72,6 +74,5 @@ async def _copied(
     entry.total = entry.first_token = time.perf_counter() - began
     core.write_down(entry)
     if answer is not None and route.capture is not None:
-        until = time.time() + route.capture.keep_days * 86_400
-        captured = Captured(entry.id, shadow.share, asked.body, answer.value, until)
-        core.recorder.capture(captured, redact=route.capture.redact)
+        kept = Keeping(route.capture, shadow.share, written(asked.body) or b"")
+        core.capture(kept.captured(entry, answer.raw), route.capture)
