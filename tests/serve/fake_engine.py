@@ -155,7 +155,7 @@ class FakeEngine:
 
     async def start(self) -> FakeEngine:
         self._server = await asyncio.start_server(self._connection, "127.0.0.1", 0, limit=2**20)
-        self.url = "http://127.0.0.1:{}".format(self._server.sockets[0].getsockname()[1])
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     async def stop(self) -> None:

@@ -139,7 +139,7 @@ def running(
         for name, others in (addresses or {}).items():
             targets.set(name, others)
         server = Server(app)
-        url = "http://127.0.0.1:{}".format(sock.getsockname()[1])
+        url = f"http://127.0.0.1:{sock.getsockname()[1]}"
         made.append(Running(app, notes, targets, engines, asyncio.get_running_loop(), url, server))
         asyncio.get_running_loop().call_later(0.02, started.set)
         await server.serve(sockets=[sock])
