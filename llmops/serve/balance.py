@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any
-from zlib import crc32
 
 import orjson
 
@@ -35,7 +35,7 @@ def chosen(targets: Sequence[Target], key: Callable[[], bytes | None]) -> Target
     most = math.ceil(BOUND * (under_way + 1) / len(targets))
     with_room = [one for one in targets if one.replica.in_flight < most]
     # The highest of one hash for each replica: when a replica comes or goes, only its own requests move.
-    return max(with_room, key=lambda one: crc32(one.replica.url.encode(), crc32(together)))
+    return max(with_room, key=lambda one: blake2b(b"%d %b" % (one.replica.number, together), digest_size=8).digest())
 
 
 def beginning_of(body: Mapping[str, Any]) -> bytes | None:

@@ -139,6 +139,16 @@ def saying(*parts: bytes, wait_s: float = 0.0, then: str = "keep") -> Behaviour:
     return behave
 
 
+def once(first: Behaviour, *, then: Behaviour, times: int = 1) -> Behaviour:
+    """One behaviour for several engines: `first` for the first `times` requests that any of them gets."""
+    left = [first] * times
+
+    async def behave(request: Request, out: asyncio.StreamWriter) -> None:
+        await (left.pop() if left else then)(request, out)
+
+    return behave
+
+
 @dataclass
 class FakeEngine:
     """Attributes:

@@ -1,4 +1,4 @@
-"""A streamed answer reaches the client in good order: one end for each choice, usage as asked, `[DONE]` last, no silent cut."""
+"""A streamed answer reaches the client in good order: one end for each choice, usage as asked, no silent cut."""
 
 from __future__ import annotations
 
