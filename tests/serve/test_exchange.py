@@ -323,6 +323,9 @@ def test_an_engine_that_does_not_begin_is_given_up() -> None:
     with running({"small": [hanging, hanging]}, settings(routes)) as gateway:
         status, _, raw = post(gateway.url, {**ASK, "stream": True})
         assert (status, b"hello" in raw) == (200, True)
+        until = time.monotonic() + 5
+        while sum(one.left for one in gateway.engines["small"]) < 1 and time.monotonic() < until:
+            time.sleep(0.005)
         assert sum(one.left for one in gateway.engines["small"]) == 1
 
 

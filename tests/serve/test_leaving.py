@@ -170,7 +170,7 @@ print("signal", run(app_of(settings(), targets, Notebook()), sock), flush=True)
 
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]])
 def test_a_process_ends_after_its_streams_and_at_once_when_told_twice(signals: list[int]) -> None:
-    with running({"small": [speaking(["a"] * 10, wait_s=0.1)]}) as engines:
+    with running({"small": [speaking(["a"] * 15, wait_s=0.1)]}) as engines:
         process = subprocess.Popen(
             [sys.executable, "-W", "error", "-c", SERVE, engines.engines["small"][0].url],
             stdout=subprocess.PIPE,
@@ -184,7 +184,7 @@ def test_a_process_ends_after_its_streams_and_at_once_when_told_twice(signals: l
             assert soon(lambda: engines.engines["small"][0].under_way == 1, 10)
             for one in signals:
                 process.send_signal(one)
-                time.sleep(0.1)
+                time.sleep(0.3)
             values = data(words(read_all(client)))
             if len(signals) == 1:
                 assert values[-1] == b"[DONE]"
