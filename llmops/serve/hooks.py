@@ -29,8 +29,14 @@ class Caller(Protocol):
 class Hold(Protocol):
     """What a request may take of its key's limits, until it is known what it took."""
 
-    def settle(self, tokens: int, usd: float | None) -> None:
-        """Called once, at the end of every request: 0 tokens where no engine answered."""
+    def settle(self, tokens: int | None, usd: float | None) -> None:
+        """Called once, at the end of every request.
+
+        Args:
+            tokens: 0 where no engine answered; None where it is not known what the engine did, because the client
+                left: then what was reserved counts.
+            usd: what the engine's time cost; None where it has no price, or was not asked.
+        """
 
 
 class Gatekeeper(Protocol):
@@ -76,7 +82,7 @@ class Everybody:
     def reserve(self, caller: Caller, tokens: int) -> Hold:
         return self
 
-    def settle(self, tokens: int, usd: float | None) -> None:
+    def settle(self, tokens: int | None, usd: float | None) -> None:
         pass
 
 

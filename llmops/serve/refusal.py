@@ -33,6 +33,7 @@ class Refusal(Exception):
         param: the field of the body that is at fault, if one is.
         kind: `type` of the body; None takes the usual one of the status.
         retry_after: seconds after which the same request may succeed; sent in `Retry-After`, whole and rounded up.
+        close: the connection is of no more use: its request is not read to the end, or the gateway stops.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Refusal(Exception):
         param: str | None = None,
         kind: str | None = None,
         retry_after: float | None = None,
+        close: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -52,6 +54,7 @@ class Refusal(Exception):
         self.param = param
         self.kind = kind or KIND.get(status, "api_error")
         self.retry_after = retry_after
+        self.close = close
 
     def error(self) -> dict[str, Any]:
         return {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}

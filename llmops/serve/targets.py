@@ -10,11 +10,12 @@ State = Literal["starting", "ready", "waiting", "failed", "stopped"]
 """`waiting`: it ended and is started again soon; `failed`: it is given up."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Replica:
     """One server process, ours or somebody else's.
 
     Attributes:
+        engine: of gateway.yaml; of those that share the process, their names with `+` between.
         url: up to and without /v1.
         key: for the `Authorization` header of a server that wants one.
         reason: why it is not ready, in words for `llmops serve status`.
@@ -30,6 +31,13 @@ class Replica:
     in_flight: int = 0
 
 
+@dataclass(slots=True, eq=False)
+class Use:
+    """How much a target is used; what nobody uses any more can be taken from its server."""
+
+    in_flight: int = 0
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Target:
     """A model on a replica: what one request is sent to.
@@ -40,6 +48,7 @@ class Target:
         digest: sha256 of the artifact; None for a remote one, whose bytes are not seen.
         max_length: tokens of prompt and answer together; None where it is not known.
         usd_per_hour: price of the replica; None where it is not known.
+        use: requests under way at this model of the replica, kept by the gateway beside `Replica.in_flight`.
     """
 
     replica: Replica
@@ -48,6 +57,7 @@ class Target:
     digest: str | None = None
     max_length: int | None = None
     usd_per_hour: float | None = None
+    use: Use = field(default_factory=Use)
 
 
 class Targets:
