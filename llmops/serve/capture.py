@@ -1,45 +1,16 @@
-"""Prompts and answers that are kept: chosen by chance on the way, put together and redacted before they are written."""
+"""Prompts and answers that are kept: read, put together and redacted by the writer, before anything is written."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from random import Random
 from typing import Any
 
 from llmops.data.privacy import redact_all
 from llmops.serve.entry import Captured
-from llmops.serve.settings import Capture
 from llmops.serve.whole_answer import whole_answer
 
-MOST_BYTES = 1_000_000
-"""Of a request and its answer together; longer ones are not kept, since reading them would hold up others."""
 DAY_S = 86_400.0
-
-
-class Sampler:
-    """Chooses which requests of a route are kept."""
-
-    def __init__(self, draw: Callable[[], float] | None = None) -> None:
-        """Draw from [0, 1) by `draw`; by default by chance."""
-        self._draw = draw or Random().random
-
-    def chosen(self, capture: Capture | None) -> bool:
-        """Whether a request of a route that says `capture` is kept; decided before it is answered."""
-        return capture is not None and self._draw() < capture.share
-
-    def captured(
-        self, capture: Capture, *, request_id: str, at: float, request: bytes, answer: bytes
-    ) -> Captured | None:
-        """What the ledger is to keep of a chosen request that came at `at`; None where it is too long.
-
-        Args:
-            request, answer: bodies as they came; of a stream, all its bytes. They are read when they are written.
-        """
-        if len(request) + len(answer) > MOST_BYTES:
-            return None
-        return Captured(request_id, capture.share, request, answer, at + capture.keep_days * DAY_S)
 
 
 @dataclass(slots=True)

@@ -48,11 +48,13 @@ class Held:
     monotonic: Callable[[], float]
     settled: bool = False
 
-    def settle(self, tokens: int, usd: float | None) -> None:
+    def settle(self, tokens: int | None, usd: float | None) -> None:
+        """It took `tokens`, and cost so much; None where nobody knows: then what was reserved stays taken."""
         if self.settled:
             return
         self.settled = True
-        self.holder.allowance.settle(self.tokens, tokens, self.slot, self.monotonic())
+        if tokens is not None:
+            self.holder.allowance.settle(self.tokens, tokens, self.slot, self.monotonic())
         if usd:
             self.spending.add(self.holder.id, usd, self.at)
 
@@ -138,7 +140,7 @@ class KeyFile:
             )
         allowance = holder.allowance
         for rate, amount, what in ((allowance.requests, 1, "requests"), (allowance.tokens, tokens, "tokens")):
-            if rate is None or not (wait := rate.wait(amount, now)) and wait is not None:
+            if rate is None or (wait := rate.wait(amount, now)) == 0.0:
                 continue
             if wait is None:
                 raise Refusal(

@@ -41,10 +41,10 @@ class Rate:
         free = self.most - self._held
         if amount <= free:
             return 0.0
-        for slot, held in self._slots:
+        slots = iter(self._slots)
+        while amount > free:  # it fits at the latest when nothing is left
+            slot, held = next(slots)
             free += held
-            if amount <= free:
-                break
         return max((slot + 1) * SLOT_S + WINDOW_S - now, 0.0)
 
     def take(self, amount: int, now: float) -> int:

@@ -3,47 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
+
+from llmops.serve.events import Events, data_of
 
 _SET = {"role", "type", "id", "index", "name"}
 """Keys of a delta that are said once and may be repeated; all other texts are pieces of a whole."""
 _WHOLE = {"chat.completion.chunk": "chat.completion", "text_completion": "text_completion"}
 
 
-def events(stream: bytes) -> Iterator[str]:
-    """The data of each event of a stream of server-sent events; comments and other fields are left out.
-
-    A last event that was cut, with no empty line behind it, is not one (WHATWG HTML, 9.2.6).
-    """
-    data: list[str] = []
-    # Only these three end a line; a text may hold others, such as U+2028.
-    text = stream.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
-    for line in text.split("\n"):
-        if not line:
-            if data:
-                yield "\n".join(data)
-            data = []
-        elif line.startswith("data:"):
-            data.append(line[5:].removeprefix(" "))
-
-
 def whole_answer(stream: bytes) -> Any:
     """The answer of a stream as one JSON value.
 
     Chunks of chat and text completions are merged; what is neither, such as an error in mid-stream, stands under
-    `events` as it came. An answer without `finish_reason` was cut.
+    `events` as it came. A last event that was cut is left out; an answer without `finish_reason` was cut, too.
     """
     whole: dict[str, Any] = {}
     choices: dict[int, dict[str, Any]] = {}
     others: list[Any] = []
-    for data in events(stream):
-        if data == "[DONE]":
+    for event in Events().feed(stream):
+        data = data_of(event)
+        if data is None:
+            continue
+        if data == b"[DONE]":
             break
         try:
             chunk = json.loads(data, parse_constant=str)
         except (ValueError, RecursionError):
-            others.append(data)
+            others.append(data.decode("utf-8", "replace"))
             continue
         if not isinstance(chunk, dict) or chunk.get("object") not in _WHOLE:
             others.append(chunk)

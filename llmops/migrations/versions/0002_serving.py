@@ -35,6 +35,7 @@ def upgrade() -> None:
         sa.Column("session", sa.Text),
         sa.Column("stream", sa.Boolean, nullable=False),
         sa.Column("tags", sa.Text, nullable=False),  # a JSON list
+        sa.Column("trace", sa.Text),
     )
     op.create_index("requests_at", "requests", ["at"])
     op.create_index("requests_key_at", "requests", ["key", "at"])
