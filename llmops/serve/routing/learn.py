@@ -40,7 +40,17 @@ class Candidate:
     fewest: int = 2
 
 
-CANDIDATES = (Candidate("words", 1, ()),)
+CANDIDATES = (
+    Candidate("length", 0, ("characters",)),
+    Candidate("length and marks", 0, tuple(MEASURES)),
+    Candidate("words", 1, ()),
+    Candidate("words and length", 1, ("characters",)),
+    Candidate("words and length, held back", 1, ("characters",), strength=0.3),
+    Candidate("pairs of words and length", 2, ("characters",)),
+    Candidate("pairs of words and length, held back", 2, ("characters",), strength=0.3),
+    Candidate("pairs of words, length and marks", 2, tuple(MEASURES), strength=0.3),
+)
+"""What is tried; which is best is told by held-out folds of the data at hand."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +105,7 @@ class Learned:
             except ValueError:  # no term is in so many prompts
                 self._vectorizer = None
         measured = prompts.matrix(candidate.measures, rows)
+        self._low, self._high = measured.min(axis=0), measured.max(axis=0)
         self._mean = measured.mean(axis=0)
         deviation = measured.std(axis=0)
         self._deviation = np.where(deviation > 0, deviation, 1.0)
@@ -121,6 +132,8 @@ class Learned:
         measures = tuple(
             Measure(
                 name=name,
+                low=float(self._low[place]),
+                high=float(self._high[place]),
                 mean=float(self._mean[place]),
                 deviation=float(self._deviation[place]),
                 small=float(small[len(names) + place]),
@@ -134,7 +147,8 @@ class Learned:
     def _matrix(self, prompts: Prompts, rows: Places) -> Any:
         from scipy.sparse import csr_matrix, hstack
 
-        measured = csr_matrix((prompts.matrix(self.candidate.measures, rows) - self._mean) / self._deviation)
+        within = np.clip(prompts.matrix(self.candidate.measures, rows), self._low, self._high)
+        measured = csr_matrix((within - self._mean) / self._deviation)
         if self._vectorizer is None:
             return measured
         return hstack([self._vectorizer.transform([prompts.texts[row] for row in rows]), measured]).tocsr()

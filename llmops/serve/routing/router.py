@@ -28,6 +28,7 @@ _SENTENCE = re.compile(r"[.?!]+(?:\s|$)")
 _WORD = re.compile(r"(?u)\b\w\w+\b")  # scikit-learn's own
 
 MEASURES: dict[str, Callable[[Features], float]] = {
+    "characters": lambda seen: math.log1p(len(seen.text)),
     "tokens": lambda seen: math.log1p(seen.prompt_tokens),
     "numbers": lambda seen: math.log1p(len(_NUMBER.findall(seen.text[:SCANNED]))),
     "sentences": lambda seen: math.log1p(len(_SENTENCE.findall(seen.text[:SCANNED]))),
@@ -52,9 +53,14 @@ class Chances(NamedTuple):
 
 
 class Measure(Settings):
-    """One number of `MEASURES`, moved and scaled as in training, with its weights."""
+    """One number of `MEASURES`, moved and scaled as in training, with its weights.
+
+    A number beyond those of training counts as the nearest of them: nothing was learned of what lies further out.
+    """
 
     name: str
+    low: float
+    high: float
     mean: float
     deviation: Annotated[float, Field(gt=0)]
     small: float
@@ -102,7 +108,7 @@ class Model(Settings):
             small += of_small / length
             large += of_large / length
         for one in self.measures:
-            value = (MEASURES[one.name](seen) - one.mean) / one.deviation
+            value = (min(max(MEASURES[one.name](seen), one.low), one.high) - one.mean) / one.deviation
             small += value * one.small
             large += value * one.large
         return Chances(_logistic(small), _logistic(large))
@@ -147,7 +153,7 @@ class Interval(Settings):
 class Confidence(Settings):
     """For a cascade: from the mean probability of an answer's tokens to the probability that it is right."""
 
-    scores: tuple[...]
+    scores: tuple[float, ...]
     values: tuple[Share, ...]
     at_least: Share
     """Below this probability the large model is asked."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ ROUTINE = features_of_text("What is the capital of France?")
 ALONE = Rules(small_tokens=100)
 
 
-def router(threshold: float, *, known_share: float = 0.0, tokens: int = 1000, gap: float = 0.5) -> Router:
+def router(threshold: float, *, known_share: float = 0.0, tokens: int = 1000, gap: float = 0.3) -> Router:
     """A router that finds the same gap in every prompt that it knows a word of."""
     model = Model(pairs=False, terms={"capital": (1.0, 0.0, 0.0)}, measures=(), small=0.0, large=_logit(0.5 + gap))
     return Router.model_construct(
@@ -26,8 +27,6 @@ def router(threshold: float, *, known_share: float = 0.0, tokens: int = 1000, ga
 
 
 def _logit(chance: float) -> float:
-    import math
-
     return math.log(chance / (1 - chance))
 
 

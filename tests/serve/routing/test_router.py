@@ -34,6 +34,7 @@ class Theirs:
         data = made(200)
         self.texts = list(data.prompts)
         self.vectorizer = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True).fit(self.texts)
+        self.low, self.high = (getattr(self._raw(self.texts), end)(axis=0) for end in ("min", "max"))
         raw = self._measured(self.texts)
         self.mean, self.deviation = raw.mean(axis=0), raw.std(axis=0)
         self.deviation[self.deviation == 0] = 1.0
@@ -47,6 +48,9 @@ class Theirs:
         self.ours = Learned(CANDIDATE, Prompts.of(data.prompts), data, np.arange(len(data))).model()
 
     def _measured(self, texts: list[str]) -> Any:
+        return np.clip(self._raw(texts), self.low, self.high)
+
+    def _raw(self, texts: list[str]) -> Any:
         return np.asarray([[MEASURES[name](features_of_text(text)) for name in CANDIDATE.measures] for text in texts])
 
     def _rows(self, texts: list[str]) -> Any:
@@ -110,7 +114,7 @@ def test_a_file_holds_all_of_it(router: Router, tmp_path: Path) -> None:
         pytest.param({"extra": 1}, "extra", id="with what nobody knows"),
         pytest.param(
             {"model": {"pairs": False, "terms": {}, "measures": [
-                {"name": "mood", "mean": 0, "deviation": 1, "small": 0, "large": 0}], "small": 0, "large": 0}},
+                {"name": "mood", "low": 0, "high": 1, "mean": 0, "deviation": 1, "small": 0, "large": 0}], "small": 0, "large": 0}},
             "no measure mood", id="with a measure of a later version",
         ),
         pytest.param(
