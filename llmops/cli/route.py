@@ -72,16 +72,15 @@ def calibrate(
 ) -> None:
     """Learn a router from DATA and pick its threshold, for a floor of quality or a ceiling of cost."""
     aim = _aim(quality, cost, shown, small_cost)
-    from llmops.files import write_json
     from llmops.lifecycle.graded_answers import graded_answers
     from llmops.serve.routing.calibrate import calibrate as run
-    from llmops.serve.routing.router import as_json as plain
+    from llmops.serve.routing.router import write_router
 
     graded = graded_answers(
         data, metric=metric, prompt=prompt, small=small, large=large, confidence=confidence, leave_out=leave_out
     )
     done = run(graded, aim, folds=folds, seed=seed, done=_told(as_json))
-    write_json(out, plain(done.router))
+    write_router(out, done.router)
     if as_json:
         typer.echo(json.dumps({"router": str(out), **_plain(done.router, done.judged)}, indent=2, ensure_ascii=False))
         return
@@ -129,10 +128,13 @@ def report(
     from llmops.serve.routing.worth import worth_of, worth_of_router
     from llmops.workspace import Workspace
 
+    if router is not None and (quality is not None or cost is not None):
+        raise InputError(
+            "a router has a threshold already, and its threshold was picked for an aim of its own",
+            fix="leave --quality and --cost out, or leave --router out",
+        )
     known = None if router is None else read_router(router)
-    aim = (
-        known.aim if known is not None and quality is None and cost is None else _aim(quality, cost, shown, small_cost)
-    )
+    aim = known.aim if known is not None else _aim(quality, cost, shown, small_cost)
     graded = graded_answers(data, metric=metric, prompt=prompt, small=small, large=large, leave_out=leave_out)
     if known is None:
         found = worth_of(graded, aim, folds=folds, seed=seed, done=_told(as_json))

@@ -14,9 +14,9 @@ from llmops.errors import InputError
 from llmops.serve.routing.graded import FEWEST, Graded
 from llmops.serve.routing.isotonic import isotonic
 from llmops.serve.routing.judged import Judged, judged
-from llmops.serve.routing.learn import CANDIDATES, FOLDS, SEED, Candidate, Learned, Prompts, best, folds_of
+from llmops.serve.routing.learn import CANDIDATES, FOLDS, SEED, Candidate, HeldOut, Learned, Prompts, best, folds_of
 from llmops.serve.routing.router import FORMAT, Aim, Confidence, Data, Learning, Router
-from llmops.serve.routing.threshold import pick
+from llmops.serve.routing.threshold import calls_within, pick
 
 Values = NDArray[np.float64]
 _RARE = 0.01
@@ -28,13 +28,13 @@ class Trial:
     """The whole procedure on held-out prompts.
 
     Attributes:
-        chances: `(rows, 2)` from models for which neither the row nor its grades were seen, their choice included.
+        held_out: from models for which neither the row nor its grades were seen, their choice included.
         to_large: `(rows,)` by thresholds picked without the row.
         known: `(rows,)` share of each prompt's words that the model knew.
         chosen: the candidate of each fold.
     """
 
-    chances: Values
+    held_out: HeldOut
     to_large: NDArray[np.bool_]
     known: Values
     chosen: tuple[str, ...]
@@ -71,7 +71,13 @@ def trial(
         known[inside] = [model.known_share(graded.prompts[row]) for row in inside]
         chosen.append(candidate.name)
         done(number + 1, folds)
-    return Trial(chances, to_large, known, tuple(chosen))
+    return Trial(HeldOut(chances, fold), to_large, known, tuple(chosen))
+
+
+def judged_trial(graded: Graded, tried: Trial, aim: Aim) -> Judged:
+    """What the procedure is worth."""
+    held_out = tried.held_out
+    return judged(graded, held_out.chances, tried.to_large, ranks=held_out.places, small_cost=aim.small_cost)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +106,8 @@ def calibrate(
         InputError: too few different prompts, or a ceiling that the small model alone exceeds.
         EnvironmentFault: scikit-learn is not installed.
     """
+    if aim.kind == "cost":
+        calls_within(aim)
     distinct = len(set(graded.clusters))
     if distinct < FEWEST:
         raise InputError(
@@ -107,7 +115,7 @@ def calibrate(
             fix="grade more prompts",
         )
     tried = trial(graded, aim, candidates=candidates, folds=folds, seed=seed, done=done)
-    found = judged(graded, tried.chances, tried.to_large, small_cost=aim.small_cost)
+    found = judged_trial(graded, tried, aim)
     prompts, rows = Prompts.of(graded.prompts), np.arange(len(graded))
     candidate, within = best(candidates, prompts, graded, rows, folds=folds, seed=seed)
     router = Router(
@@ -141,9 +149,9 @@ def calibrate(
     return Calibrated(router, found, tried)
 
 
-def _picked(graded: Graded, chances: Values, rows: NDArray[np.int64], aim: Aim) -> float:
+def _picked(graded: Graded, held_out: HeldOut, rows: NDArray[np.int64], aim: Aim) -> float:
     clusters = [graded.clusters[row] for row in rows]
-    return pick(chances[:, 1] - chances[:, 0], graded.small[rows], graded.large[rows], clusters, aim)
+    return pick(held_out.gaps, graded.small[rows], graded.large[rows], clusters, aim)
 
 
 def _confidence(graded: Graded, aim: Aim, *, folds: int, seed: int) -> Confidence | None:

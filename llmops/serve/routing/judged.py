@@ -59,6 +59,7 @@ def judged(
     to_large: NDArray[np.bool_],
     *,
     small_cost: float,
+    ranks: Values | None = None,
     resamples: int = RESAMPLES,
 ) -> Judged:
     """Judge chances and decisions that were made without having seen the grades of these rows.
@@ -67,10 +68,11 @@ def judged(
         chances: `(rows, 2)` probabilities that the small and the large model are right.
         to_large: `(rows,)` the decisions.
         small_cost: of an answer of the small model, as a share of the large one's.
+        ranks: `(rows,)` what prompts are ranked by; None for the gap of `chances`, which one model must have made.
     """
     gaps = graded.gaps
     rankings = {
-        "learned": Ranking.by(chances[:, 1] - chances[:, 0]),
+        "learned": Ranking.by(chances[:, 1] - chances[:, 0] if ranks is None else ranks),
         "length": Ranking.by(lengths_of(graded)),
         "oracle": oracle(gaps),
     }

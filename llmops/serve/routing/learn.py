@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmops.errors import EnvironmentFault
-from llmops.serve.routing.curve import Ranking, curve
+from llmops.serve.routing.curve import Ranking, curve, places_within
 from llmops.serve.routing.features import SCANNED, Features, features_of_text
 from llmops.serve.routing.graded import Graded
 from llmops.serve.routing.router import MEASURES, Measure, Model
@@ -40,15 +40,22 @@ class Candidate:
     fewest: int = 2
 
 
+_GRID = [
+    Candidate(
+        f"{terms}{'' if fewest == 1 else ' in two prompts'} and length{'' if strength == 1 else ', held back'}",
+        words,
+        ("characters",),
+        strength,
+        fewest,
+    )
+    for words, terms in ((1, "words"), (2, "pairs of words"))
+    for fewest in (1, 2)
+    for strength in (1.0, 0.3)
+]
 CANDIDATES = (
     Candidate("length", 0, ("characters",)),
     Candidate("length and marks", 0, tuple(MEASURES)),
-    Candidate("words", 1, ()),
-    Candidate("words and length", 1, ("characters",)),
-    Candidate("words and length, held back", 1, ("characters",), strength=0.3),
-    Candidate("pairs of words and length", 2, ("characters",)),
-    Candidate("pairs of words and length, held back", 2, ("characters",), strength=0.3),
-    Candidate("pairs of words, length and marks", 2, tuple(MEASURES), strength=0.3),
+    *_GRID,
 )
 """What is tried; which is best is told by held-out folds of the data at hand."""
 
@@ -181,17 +188,39 @@ def folds_of(clusters: Sequence[int], folds: int, seed: int) -> Places:
     return np.asarray((shuffled % folds)[place], dtype=np.int64)
 
 
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """What models say of rows that they were not learned from.
+
+    Attributes:
+        chances: `(rows, 2)` that the small and the large model are right.
+        folds: `(rows,)` the fold of each row; one model for each.
+    """
+
+    chances: Values
+    folds: Places
+
+    @property
+    def gaps(self) -> Values:
+        return np.asarray(self.chances[:, 1] - self.chances[:, 0])
+
+    @property
+    def places(self) -> Values:
+        """`(rows,)` by gap, within each fold."""
+        return places_within(self.gaps, self.folds)
+
+
 def held_out(
     candidate: Candidate, prompts: Prompts, graded: Graded, rows: Places, *, folds: int = FOLDS, seed: int = SEED
-) -> Values:
-    """`(rows, 2)` chances of each row, from a model learned on the other folds of `rows`."""
+) -> HeldOut:
+    """What a candidate says of each of `rows`, learned on the other folds of them."""
     fold = folds_of([graded.clusters[row] for row in rows], folds, seed)
     chances = np.empty((len(rows), 2))
     for number in range(folds):
         inside = fold == number
         learned = Learned(candidate, prompts, graded, rows[~inside])
         chances[inside] = learned.chances(prompts, rows[inside])
-    return chances
+    return HeldOut(chances, fold)
 
 
 def best(
@@ -202,10 +231,10 @@ def best(
     *,
     folds: int = FOLDS,
     seed: int = SEED,
-) -> tuple[Candidate, Values]:
-    """The candidate with the highest APGR on held-out folds within `rows`, and its held-out chances `(rows, 2)`."""
+) -> tuple[Candidate, HeldOut]:
+    """The candidate with the highest APGR on held-out folds within `rows`, and what it says there."""
     gaps = graded.gaps[rows]
     found = [held_out(one, prompts, graded, rows, folds=folds, seed=seed) for one in candidates]
-    areas = [float(curve(Ranking.by(chances[:, 1] - chances[:, 0]), gaps).area()) for chances in found]
+    areas = [float(curve(Ranking.by(one.places), gaps).area()) for one in found]
     place = int(np.argmax(areas))
     return candidates[place], found[place]

@@ -24,6 +24,7 @@ from llmops.serve.targets import Targets
 
 SIZE_HEADER = "x-llmops-size"
 _OF_SIZE = BySize.model_fields
+_SAYS_PROBABILITIES = {"/v1/chat/completions", "/v1/completions"}
 
 
 class Routing:
@@ -83,9 +84,11 @@ class Routing:
         return _choice(decision, settings, session)
 
     def _cascade(self, ask: Ask, settings: Cascade, session: str) -> Choice:
-        """A stream cannot be taken back: it is routed by size. What is sure to need the large model goes there."""
+        """A stream cannot be taken back, and other endpoints do not say how probable tokens were: both are routed by
+        size. What is sure to need the large model goes there."""
         decision = self._decided(ask, settings.small, _OF_SIZE["small_tokens"].default, session)
-        if decision.kind in ("asked", "context", "session") or ask.body.get("stream"):
+        at_once = bool(ask.body.get("stream")) or ask.endpoint not in _SAYS_PROBABILITIES
+        if at_once or decision.kind in ("asked", "context", "session"):
             return _choice(decision, settings, session)
         return Choice(settings.small, "cascade: the small model first", session, larger=settings.large)
 

@@ -5,17 +5,19 @@ It is evaluated in plain Python: the gateway needs neither scikit-learn nor nump
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, ValidationError, model_validator
 
 from llmops.config import Settings
 from llmops.errors import InputError
+from llmops.files import write_text
 from llmops.serve.routing.cascade import Sure
 from llmops.serve.routing.features import SCANNED, Features
 from llmops.serve.routing.isotonic import Steps
@@ -261,6 +263,10 @@ def read_router(file: Path) -> Router:
         raise InputError(f"{file} is no router that this version reads: {problem}", fix=again) from error
 
 
-def as_json(router: Router) -> dict[str, Any]:
-    """What the file holds."""
-    return router.model_dump(mode="json")
+def write_router(file: Path, router: Router) -> None:
+    """Replace the file atomically; a line for each part, since there may be a hundred thousand terms."""
+    parts = [
+        f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}"
+        for key, value in router.model_dump(mode="json").items()
+    ]
+    write_text(file, "{\n" + ",\n".join(parts) + "\n}\n")

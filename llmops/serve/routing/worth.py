@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmops.serve.routing.calibrate import trial
+from llmops.serve.routing.calibrate import judged_trial, trial
 from llmops.serve.routing.choose import Rules, choose
 from llmops.serve.routing.features import features_of_text
 from llmops.serve.routing.graded import Graded
@@ -34,7 +34,7 @@ def worth_of(
 ) -> Worth:
     """Of learning from these rows, on held-out ones."""
     tried = trial(graded, aim, folds=folds, seed=seed, done=done)
-    return Worth(judged(graded, tried.chances, tried.to_large, small_cost=aim.small_cost), _chosen(tried.chosen))
+    return Worth(judged_trial(graded, tried, aim), _chosen(tried.chosen))
 
 
 def worth_of_router(
@@ -56,8 +56,7 @@ def worth_of_router(
             done=done,
         )
         note = "the router was learned from these rows: what is shown is its procedure on held-out folds of them"
-        found = judged(graded, tried.chances, tried.to_large, small_cost=router.aim.small_cost)
-        return Worth(found, (note, *_chosen(tried.chosen)))
+        return Worth(judged_trial(graded, tried, router.aim), (note, *_chosen(tried.chosen)))
     rules = Rules(router.tokens, router)
     seen = [features_of_text(prompt) for prompt in graded.prompts]
     chances = np.asarray([router.model.chances(one) for one in seen])

@@ -31,6 +31,7 @@ class Served:
     ) -> None:
         self.settings = Gateway.model_validate({"engines": ENGINES, "routes": {"auto": route}}).routes["auto"]
         self.now = 0.0
+        self.endpoint = "/v1/chat/completions"
         targets = Targets()
         targets.set("small", [Target(Replica("small", 0, "http://small"), "small", "small", max_length=small_context)])
         self.policy: Policy = Routing({"auto": learned} if learned else {}, targets, clock=lambda: self.now)
@@ -38,7 +39,7 @@ class Served:
     def ask(self, content: Any = "hello", *, caller: str | None = None, headers: Any = None, **body: Any) -> Ask:
         messages = content if isinstance(content, list) else [{"role": "user", "content": content}]
         body = {"model": "auto", "messages": messages, **body}
-        return Ask("auto", self.settings, "/v1/chat/completions", body, headers or {}, caller)
+        return Ask("auto", self.settings, self.endpoint, body, headers or {}, caller)
 
     def choose(self, *content: Any, **others: Any) -> Choice:
         return self.policy.choose(self.ask(*content, **others))
@@ -168,6 +169,14 @@ def test_a_stream_in_a_cascade_is_routed_by_size() -> None:
     assert served.choose("hello", stream=True).engine == "small"
     assert served.choose(LONG, stream=True).engine == "large"
     assert served.choose(LONG).engine == "small", "an answer in one piece can be taken back"
+
+
+@pytest.mark.parametrize("endpoint", ["/v1/responses", "/v1/messages"])
+def test_where_answers_say_no_probabilities_a_cascade_is_by_size(endpoint: str) -> None:
+    served = Served(CASCADE)
+    served.endpoint = endpoint
+    assert (served.choose("hello").engine, served.choose("hello").larger) == ("small", None)
+    assert served.choose(LONG).engine == "large"
 
 
 def test_what_cannot_fit_the_small_model_is_not_asked_of_it_first() -> None:
