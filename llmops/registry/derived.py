@@ -12,7 +12,7 @@ from llmops.workspace import Workspace
 SCHEME_TAG = "llmops.scheme"
 """Of a quantized version: the scheme, such as w4a16."""
 FROM_TAG = "llmops.quantized_from"
-"""Of a quantized version: the digest of the artifact it says the same as (an adapter that was merged, a whole model)."""
+"""Of a quantized version: the digest of the artifact it stands for (an adapter that was merged, a whole model)."""
 VERSION_TAG = "llmops.quantized_version"
 """Of a quantized version: that artifact as a reference, such as models:/quickstart/3, where it had one."""
 BESIDE_TAG = "llmops.quantized_beside"
