@@ -36,12 +36,13 @@ def _by_auto_round(job: Mapping[str, Any], say: Say) -> Path:
     """Weights rounded so that each decoder layer's outputs on the rows change least, or to the nearest."""
     import torch
     from auto_round import AutoRound
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     torch.use_deterministic_algorithms(True, warn_only=True)
     model = AutoModelForCausalLM.from_pretrained(
         job["model"], dtype="auto", local_files_only=True, use_safetensors=True
     )
+    model.generation_config = GenerationConfig()  # some published ones do not pass their library's check on saving
     tokenizer = AutoTokenizer.from_pretrained(job["model"], local_files_only=True)
     _hear_layers(say, model.config.get_text_config().num_hidden_layers)
     rows = _padded(job["rows"], tokenizer.pad_token_id)
@@ -68,7 +69,7 @@ def _by_auto_round(job: Mapping[str, Any], say: Say) -> Path:
 def _by_bitsandbytes(job: Mapping[str, Any], say: Say) -> Path:
     """As QLoRA's base: nf4 with its scales quantized too (Dettmers et al. 2023)."""
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 
     settings = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -84,6 +85,7 @@ def _by_bitsandbytes(job: Mapping[str, Any], say: Say) -> Path:
         local_files_only=True,
         use_safetensors=True,
     )
+    model.generation_config = GenerationConfig()  # as above
     layers = model.config.get_text_config().num_hidden_layers
     say({"layers": layers, "of": layers})
     model.save_pretrained(job["out"])

@@ -274,6 +274,7 @@ def _collect(made: Path, original: Path, out: Path) -> None:
     for file in sorted(made.iterdir()):
         if _replaced(file):
             shutil.move(file, out / file.name)
+            (out / file.name).chmod(0o644)  # a service may run as another user
     for file in sorted(original.iterdir()):
         if file.is_file() and file.name not in _DESCRIBES and not _replaced(file) and not file.name.startswith("."):
             shutil.copyfile(file, out / file.name)

@@ -176,9 +176,9 @@ _scheme(
     "fp8",
     8,
     8,
-    multiple=16,
+    multiple=128,
     format="llm_compressor",
-    preset="FP8_STATIC",
+    preset="FP8_BLOCK",
     least_capability=8.9,
     cpu=False,
     calibrated=True,
@@ -267,7 +267,7 @@ class Forecast:
     memory: int
 
 
-_PROCESS_BYTES = 1100 << 20
+_PROCESS_BYTES = 650 << 20
 """Resident memory of a process that has imported torch, transformers and AutoRound: measured on a CPU."""
 
 
