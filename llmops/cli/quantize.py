@@ -227,10 +227,10 @@ def _end(results: list[Result], *, as_json: bool) -> None:
             raise one.fault
     best = min(results, key=lambda one: EXIT_CODES[one.verdict.result])
     if not as_json and best.version is not None:
-        passed = best.verdict.result == "PASS"
+        named = best.version.reference.removeprefix("models:/")
         typer.echo(
-            f"next: llmops models approve {best.version.reference} --as NAME"
-            if passed
-            else f"next: llmops quantize MODEL --scheme w8a8, or more --samples and --iters than {best.manifest.steps}"
+            f"next: llmops models approve {named} --as SOMEBODY-ELSE"
+            if best.verdict.result == "PASS"
+            else f"next: llmops models show {named}, or another scheme, or more --iters than {best.manifest.steps}"
         )
     raise typer.Exit(EXIT_CODES[best.verdict.result])

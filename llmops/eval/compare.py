@@ -135,6 +135,11 @@ def in_order_of(first: Measured, second: Measured) -> Measured:
     )
 
 
+def is_drawn(report: Measured) -> bool:
+    """Whether its answers were drawn at a temperature, so that asked again they would be others."""
+    return bool((report.suite["settings"].get("generation") or {}).get("temperature"))
+
+
 def changed_share(first: Measured, second: Measured) -> Estimate:
     """Share of the items that the second model answers with another text than the first.
 
@@ -142,7 +147,7 @@ def changed_share(first: Measured, second: Measured) -> Estimate:
         InputError: the reports cannot be compared, or answers were drawn, so that they differ by chance alone.
     """
     second = in_order_of(first, second)
-    if first.suite["settings"]["generation"]["temperature"]:
+    if is_drawn(first):
         raise InputError(
             f"answers to {first.suite['name']} are drawn at a temperature, so two of them say little about two models",
             fix="take the rule `changed_at_most` out of the gate, or set the suite's temperature to 0",

@@ -149,11 +149,17 @@ def check_gate(gate: Gate, metrics: Mapping[str, Collection[str]]) -> None:
             )
 
 
+_INSIDE = {
+    ServedEquals: "served_equals",
+    ContaminatedAtMost: "contaminated_at_most",
+    WeightsAtMost: "weights_at_most",
+}
+
+
 def check_without_model(gate: Gate) -> None:
     """Raises InputError where a rule looks into the model, which stands elsewhere."""
     for rule in gate.rules:
-        if isinstance(rule, ServedEquals | ContaminatedAtMost):
-            key = "served_equals" if isinstance(rule, ServedEquals) else "contaminated_at_most"
+        if (key := next((key for kind, key in _INSIDE.items() if isinstance(rule, kind)), None)) is not None:
             raise InputError(
                 f"the gate's rule {key} looks into the model, and only its answers are here",
                 fix="judge the model itself, without --answers and --endpoint, or take the rule out",

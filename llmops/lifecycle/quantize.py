@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
@@ -270,8 +271,11 @@ def _whole(original: Original, workspace: Workspace, listener: Listener) -> Mode
     """The model itself, or an adapter merged into its base; merged once for all schemes."""
     if original.base is None:
         return original.source
+    from transformers.utils.logging import disable_progress_bar
+
     from llmops.finetune.merge import merge
 
+    disable_progress_bar()  # the caller shows progress in its own way
     key = digest_of([original.source.digest, original.base.digest])
     out = workspace.cache / "merged" / key[:16]
     if not (out / "config.json").is_file():
@@ -308,7 +312,8 @@ def _manifest(
         "name": called,
         "base": told.reference,
         "method": {"kind": "quantize", "scheme": request.scheme, "iters": request.iters, "samples": request.samples},
-        "data": {"train": []},
+        # What the original was trained on is what this was trained on.
+        "data": (original.manifest.recipe.get("data") if original.manifest else None) or {"train": []},
         "seed": request.seed,
     }
     device = device_of(machine)
@@ -339,6 +344,7 @@ def _manifest(
             "adapter_digest": original.source.digest if original.base is not None else None,
             "scheme": request.scheme,
             "calibration": tuned,
+            "code_version": version_of("llmops"),
             "licences": to_plain(original.licences),
             **({"template": template} if template else {}),
         },

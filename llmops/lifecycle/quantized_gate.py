@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmops.eval.compare import changed_share, compare
+from llmops.eval.compare import changed_share, compare, is_drawn
 from llmops.eval.gates import ContaminatedAtMost, Gate
 from llmops.eval.items import suite_digest
 from llmops.eval.measured import Measured, read, summary
@@ -144,13 +144,12 @@ def judged(
         comparison = compare(others[name], own[name])
         write_text(folder / file_name(others[name], own[name]), comparison_page(comparison, verdict))
         first = comparison.of(own[name].metrics[0].name)
-        drawn = others[name].suite["settings"]["generation"]["temperature"]
         kept[name] = Kept(
             metric=first.metric,
             before=first.first,
             after=first.second,
             difference=_interval(first.value, (first.low, first.high)),
-            changed=None if drawn else _estimated(changed_share(others[name], own[name])),
+            changed=None if is_drawn(others[name]) else _estimated(changed_share(others[name], own[name])),
             kl=_estimated(parities[name].estimate("kl")),
             flips=_estimated(parities[name].estimate("flips")),
             tokens_per_s=(

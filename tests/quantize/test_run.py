@@ -144,7 +144,7 @@ def test_what_the_library_cannot_do_leaves_nothing_and_its_log(model: Path, tmp_
     for file in model.iterdir():
         (broken / file.name).write_bytes(file.read_bytes())
     (broken / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": "wide"}))
-    with pytest.raises(EnvironmentFault, match="nf4 cannot be made of this model: .*Error") as failed:
+    with pytest.raises(EnvironmentFault, match=r"nf4 cannot be made of this model: .*Error") as failed:
         make(broken, "nf4", tmp_path / "out" / "artifact")
     log = Path(failed.value.fix.removeprefix("see "))
     assert "Traceback" in log.read_text()
