@@ -90,11 +90,14 @@ def evaluate(
         raise InputError("a task of lm-eval asks the model itself", fix="leave --answers or the task out")
     rules = None if gate is None else load(gate, Gate, what="gate")
     if rules is not None:
+        from llmops.eval.gates import over_suites
         from llmops.eval.judge.gated import check_judges
         from llmops.eval.verdict import check_gate, check_without_model
 
         if not tasks:  # what they measure is known once they were run
-            check_gate(rules, {suite.name: suite.metrics for suite in wanted})
+            metrics = {suite.name: suite.metrics for suite in wanted}
+            rules = over_suites(rules, metrics)
+            check_gate(rules, metrics)
         check_judges(rules, wanted)
         if answers is not None or endpoint is not None:
             check_without_model(rules)

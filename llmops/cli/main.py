@@ -10,7 +10,21 @@ from typing import NoReturn
 
 import typer
 
-from llmops.cli import check, compare, data, doctor, evaluate, finetune, judge, merge, models, plan, reproduce, route
+from llmops.cli import (
+    check,
+    compare,
+    data,
+    doctor,
+    evaluate,
+    finetune,
+    judge,
+    merge,
+    models,
+    plan,
+    quantize,
+    reproduce,
+    route,
+)
 from llmops.errors import Interrupted, LlmopsError
 
 app = typer.Typer(
@@ -28,7 +42,21 @@ def _root() -> None:
     """Fine-tune, judge, serve and keep improving your own language models."""
 
 
-for group in (finetune, plan, evaluate, compare, judge, merge, models, reproduce, data, route, doctor, check):
+for group in (
+    finetune,
+    plan,
+    evaluate,
+    compare,
+    judge,
+    merge,
+    quantize,
+    route,
+    models,
+    reproduce,
+    data,
+    doctor,
+    check,
+):
     group.register(app)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from llmops.errors import InputError
 from llmops.eval.measured import ALL, Measured
-from llmops.eval.metric import Metric, differences, exchange_ps
+from llmops.eval.metric import Metric, differences, estimates, exchange_ps, share_of
 from llmops.stats import Estimate, Resampled, bootstrap_p, detectable, holm, items_to_decide, one_sided_p
 
 CONFIDENCE = 0.95
@@ -133,6 +133,42 @@ def in_order_of(first: Measured, second: Measured) -> Measured:
         items=tuple(second.items[place] for place in order),
         metrics=tuple(_reordered(by_name[metric.name], order) for metric in first.metrics),
     )
+
+
+def is_drawn(report: Measured) -> bool:
+    """Whether its answers were drawn at a temperature, so that asked again they would be others."""
+    return bool((report.suite["settings"].get("generation") or {}).get("temperature"))
+
+
+def changed_share(first: Measured, second: Measured) -> Estimate:
+    """Share of the items that the second model answers with another text than the first.
+
+    Raises:
+        InputError: the reports cannot be compared, or answers were drawn, so that they differ by chance alone.
+    """
+    second = in_order_of(first, second)
+    if is_drawn(first):
+        raise InputError(
+            f"answers to {first.suite['name']} are drawn at a temperature, so two of them say little about two models",
+            fix="take the rule `changed_at_most` out of the gate, or set the suite's temperature to 0",
+        )
+    changed = [one.answer != other.answer for one, other in zip(first.items, second.items, strict=True)]
+    metric = share_of("changed", "", changed, better="lower")
+    return estimates([metric], {ALL: first.groups[ALL]}, first.clusters)[ALL]["changed"]
+
+
+def weights_ratio(first: Measured, second: Measured) -> float:
+    """Bytes of the second model's weights over those of the first.
+
+    Raises:
+        InputError: one of the models was not on this machine's disk.
+    """
+    if not all("weights_gib" in one.measures for one in (first, second)):
+        raise InputError(
+            "the size of the weights is only known of models on this machine's disk",
+            fix="judge the models themselves, or take the rule `weights_at_most` out of the gate",
+        )
+    return second.measures["weights_gib"] / first.measures["weights_gib"]
 
 
 def check_comparable(first: Measured, second: Measured) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Self
 
@@ -17,15 +18,17 @@ from pydantic import (
 )
 
 from llmops.config import Settings
-from llmops.errors import nearest
+from llmops.errors import InputError, nearest
 from llmops.records import ALIASES
+
+EVERY = "*"
 
 
 class OfSuite(Settings):
     """What every rule says: on which suite."""
 
     suite: Annotated[str, Field(min_length=1)]
-    """Name of the suite (its `name`, not its file)."""
+    """Name of the suite (its `name`, not its file); `*` is every suite that is measured and has the rule's metric."""
 
 
 class Rule(OfSuite):
@@ -115,6 +118,20 @@ class ServedEquals(OfSuite):
     """Bounds on the distance of the two, read along the answers to the suite."""
 
 
+class ChangedAtMost(OfSuite):
+    """On the same items, the model must surely give nearly always the other one's very answer."""
+
+    changed_at_most: Annotated[NonNegativeFloat, Field(lt=1)]
+    """Largest share (0 to 1) of items that passes whose answer is another text; for suites at temperature 0."""
+
+
+class WeightsAtMost(OfSuite):
+    """The model's files of weights must be so much smaller than the other one's."""
+
+    weights_at_most: PositiveFloat
+    """Largest size that passes, as a share of the other's; the base of an adapter counts."""
+
+
 class ContaminatedAtMost(OfSuite):
     """The model's training data must hardly hold the suite's items."""
 
@@ -134,7 +151,17 @@ class GapAtMost(OfSuite):
     """Largest difference between any two of its slices that passes, in the metric's own points."""
 
 
-_KINDS = ("at_least", "at_most", "no_worse_by", "better_by", "gap_at_most", "served_equals", "contaminated_at_most")
+_KINDS = (
+    "at_least",
+    "at_most",
+    "no_worse_by",
+    "better_by",
+    "gap_at_most",
+    "served_equals",
+    "contaminated_at_most",
+    "changed_at_most",
+    "weights_at_most",
+)
 
 
 def _kind(value: Any) -> str | None:
@@ -152,13 +179,18 @@ AnyRule = Annotated[
     | Annotated[BetterBy, Tag("<better_by>")]
     | Annotated[GapAtMost, Tag("<gap_at_most>")]
     | Annotated[ServedEquals, Tag("<served_equals>")]
-    | Annotated[ContaminatedAtMost, Tag("<contaminated_at_most>")],
+    | Annotated[ContaminatedAtMost, Tag("<contaminated_at_most>")]
+    | Annotated[ChangedAtMost, Tag("<changed_at_most>")]
+    | Annotated[WeightsAtMost, Tag("<weights_at_most>")],
     Discriminator(
         _kind,
         custom_error_type="no_bound",
         custom_error_message=f"a rule needs one of {', '.join(_KINDS)}",
     ),
 ]
+
+COMPARING = (NoWorseBy, BetterBy, ChangedAtMost, WeightsAtMost)
+"""Rules that need another model."""
 
 
 class Gate(Settings):
@@ -184,6 +216,35 @@ class Gate(Settings):
     @classmethod
     def _something_to_compare_with(cls, rules: list[AnyRule], others: ValidationInfo) -> list[AnyRule]:
         for number, rule in enumerate(rules):
-            if isinstance(rule, NoWorseBy | BetterBy) and others.data.get("against", "faulty") is None:
+            if isinstance(rule, COMPARING) and others.data.get("against", "faulty") is None:
                 raise ValueError(f"entry {number} compares two models; say with `against` which the other one is")
         return rules
+
+
+def over_suites(gate: Gate, metrics: Mapping[str, Collection[str]]) -> Gate:
+    """The gate with every rule of `*` written out for each suite that has its metric.
+
+    Args:
+        metrics: names of the metrics of each suite, by the suite's name.
+
+    Raises:
+        InputError: no rule is left.
+    """
+    rules = [one for rule in gate.rules for one in _over_suites(rule, metrics)]
+    if not rules:
+        raise InputError(
+            "none of the gate's rules is on what is measured here",
+            fix=f"give it a rule on one of: {', '.join(sorted({name for one in metrics.values() for name in one}))}",
+        )
+    return gate.model_copy(update={"rules": rules})
+
+
+def _over_suites(rule: AnyRule, metrics: Mapping[str, Collection[str]]) -> list[AnyRule]:
+    if rule.suite != EVERY:
+        return [rule]
+    metric = getattr(rule, "metric", None)
+    return [
+        rule.model_copy(update={"suite": suite})
+        for suite, known in metrics.items()
+        if metric is None or metric in known
+    ]

@@ -15,19 +15,21 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 from llmops.errors import InputError, nearest
-from llmops.eval.compare import check_comparable, in_order_of
+from llmops.eval.compare import changed_share, check_comparable, in_order_of, weights_ratio
 from llmops.eval.gaps import Gap
 from llmops.eval.gates import (
     AnyRule,
     AtLeast,
     AtMost,
     BetterBy,
+    ChangedAtMost,
     ContaminatedAtMost,
     GapAtMost,
     Gate,
     NoWorseBy,
     Rule,
     ServedEquals,
+    WeightsAtMost,
 )
 from llmops.eval.judge.gated import judge_agreement
 from llmops.eval.measured import ALL, Measured
@@ -147,11 +149,17 @@ def check_gate(gate: Gate, metrics: Mapping[str, Collection[str]]) -> None:
             )
 
 
+_INSIDE = {
+    ServedEquals: "served_equals",
+    ContaminatedAtMost: "contaminated_at_most",
+    WeightsAtMost: "weights_at_most",
+}
+
+
 def check_without_model(gate: Gate) -> None:
     """Raises InputError where a rule looks into the model, which stands elsewhere."""
     for rule in gate.rules:
-        if isinstance(rule, ServedEquals | ContaminatedAtMost):
-            key = "served_equals" if isinstance(rule, ServedEquals) else "contaminated_at_most"
+        if (key := next((key for kind, key in _INSIDE.items() if isinstance(rule, kind)), None)) is not None:
             raise InputError(
                 f"the gate's rule {key} looks into the model, and only its answers are here",
                 fix="judge the model itself, without --answers and --endpoint, or take the rule out",
@@ -182,6 +190,9 @@ def _questions(rule: AnyRule, evidence: _Evidence) -> Iterator[Question]:
         yield Question(f"{rule.suite} contaminated ≤ {bound:g}", bound, False, Exact(share))
         return
     report = evidence.reports[rule.suite]
+    if isinstance(rule, ChangedAtMost | WeightsAtMost):
+        yield _of_change(rule, report, evidence.others.get(rule.suite))
+        return
     if isinstance(rule, GapAtMost):
         yield _of_gap(rule, report)
         return
@@ -222,6 +233,18 @@ def _questions(rule: AnyRule, evidence: _Evidence) -> Iterator[Question]:
 
 def _where(rule: Rule, group: str) -> str:
     return rule.number + (f" [{group}]" if group != ALL else "")
+
+
+def _of_change(rule: ChangedAtMost | WeightsAtMost, report: Measured, other: Measured | None) -> Question:
+    if isinstance(rule, ChangedAtMost):
+        words = f"{rule.suite} changed answers ≤ {rule.changed_at_most:g}"
+        if other is None:
+            return Question(words, rule.changed_at_most, False, None)
+        return Question(words, rule.changed_at_most, False, changed_share(other, report))
+    words = f"{rule.suite} weights ≤ {rule.weights_at_most:g} of the other's"
+    if other is None:
+        return Question(words, rule.weights_at_most, False, None)
+    return Question(words, rule.weights_at_most, False, Exact(weights_ratio(other, report)))
 
 
 def _of_gap(rule: GapAtMost, report: Measured) -> Question:

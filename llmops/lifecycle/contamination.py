@@ -44,9 +44,10 @@ def _rows(model: ModelSource, workspace: Workspace, listener: Listener) -> Itera
         )
     named = model.reference
     while manifest is not None:
-        folder = version_folder(workspace.objects, manifest["lineage"]["dataset"])
+        dataset = manifest["lineage"].get("dataset")
         try:
-            yield from rows_of(load_version(folder), "train")
+            if dataset is not None:  # what was quantized was not trained
+                yield from rows_of(load_version(version_folder(workspace.objects, dataset)), "train")
         except InputError as error:
             raise EnvironmentFault(
                 f"the rows that {named} was trained on are not in this workspace any more",

@@ -10,7 +10,7 @@ from pathlib import Path
 from llmops.database import open_database
 from llmops.errors import EnvironmentFault, InputError
 from llmops.eval.compare import compare
-from llmops.eval.gates import BetterBy, ContaminatedAtMost, Gate, NoWorseBy, ServedEquals
+from llmops.eval.gates import COMPARING, ContaminatedAtMost, Gate, ServedEquals
 from llmops.eval.items import suite_digest
 from llmops.eval.measured import Measured, read
 from llmops.eval.pages.comparison_page import comparison_page, file_name
@@ -194,7 +194,7 @@ def compared_with(
     """
     if given is not None:
         return None if given == NOTHING else given
-    if gate.against is None or not any(isinstance(rule, NoWorseBy | BetterBy) for rule in gate.rules):
+    if gate.against is None or not any(isinstance(rule, COMPARING) for rule in gate.rules):
         return None
     registered = registry_name(model.reference)
     if registered is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llmops.config import load
 from llmops.data.section import DataSection
-from llmops.eval.gates import Gate
+from llmops.eval.gates import Gate, over_suites
 from llmops.eval.items import Item, items_of, prompts
 from llmops.eval.judge.gated import check_judges
 from llmops.eval.suite import Suite
@@ -40,7 +40,8 @@ def gate_of(evaluate: Evaluate | None, suites: Sequence[tuple[Suite, Sequence[It
     """
     if evaluate is None or evaluate.gate is None:
         return None
-    gate = load(Path(evaluate.gate), Gate, what="gate")
-    check_gate(gate, {suite.name: suite.metrics for suite, _ in suites})
+    metrics = {suite.name: suite.metrics for suite, _ in suites}
+    gate = over_suites(load(Path(evaluate.gate), Gate, what="gate"), metrics)
+    check_gate(gate, metrics)
     check_judges(gate, [suite for suite, _ in suites])
     return gate

@@ -111,6 +111,11 @@ def reproduce(
         InputError: the manifest's recipe is none of this version, its sources are gone, or a margin is of no metric.
     """
     manifest = origin.manifest
+    if manifest.kind == "quantized":
+        raise InputError(
+            f"{manifest.name} was quantized, which no recipe says",
+            fix="its card has the command that makes it again, see `llmops models card`",
+        )
     recipe = recipe_of(manifest)
     folder = out or workspace.folder("reproductions") / f"{manifest.name}-{manifest.digest[:12]}-{_now()}"
     if folder.exists() and any(folder.iterdir()):

@@ -1,4 +1,4 @@
-"""What was trained, and what vLLM serves of it, reading the same answers."""
+"""What was trained, and what is served of it, reading the same answers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from llmops.eval.loading import base_of, load_tokenizer
 from llmops.eval.measured import Measured
 from llmops.eval.parity import OTHERS, Parity, parity, passages_of
 from llmops.events import Listener
+from llmops.lifecycle.measure import Through
 from llmops.records import ModelSource
 from llmops.registry.reference import resolve
 from llmops.workspace import Workspace
@@ -17,6 +18,8 @@ def served_parity(
     *,
     trained: ModelSource,
     served: ModelSource,
+    beneath: ModelSource | None = None,
+    through: Through = "vllm",
     workspace: Workspace,
     listener: Listener,
 ) -> Parity:
@@ -24,7 +27,9 @@ def served_parity(
 
     Args:
         trained: read through transformers, an adapter on its base and not merged.
-        served: read through vLLM; the same folder, or what became of it (merged, quantized).
+        served: read as it is served; the same folder, or what became of it (merged, quantized).
+        beneath: the base a served adapter is on; None takes the one it names.
+        through: what serves it.
 
     Raises:
         InputError: vLLM cannot load it, or nothing was answered.
@@ -32,8 +37,8 @@ def served_parity(
     """
     from transformers import AutoConfig
 
-    bases = {one.digest: _base(one, workspace, listener) for one in (trained, served)}
-    base, beneath = bases[trained.digest], bases[served.digest]
+    base = _base(trained, workspace, listener)
+    beneath = beneath or (base if served.digest == trained.digest else _base(served, workspace, listener))
     tokenizer = load_tokenizer(trained.folder, base=base.folder if base else None)
     config = AutoConfig.from_pretrained(str((base or trained).folder), local_files_only=True)
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
@@ -42,10 +47,12 @@ def served_parity(
     )
     places = [place for place, passage in enumerate(passages) if passage is not None]
     asked = [passage for passage in passages if passage is not None]
-    listener.say(f"parity: vLLM and transformers read {len(asked)} answers of {report.suite['name']}")
+    readers = {"vllm": "vLLM and transformers", "transformers": "transformers"}[through]
+    listener.say(f"parity: {readers} read {len(asked)} answers of {report.suite['name']}")
     if not asked:
         return parity(str(report.suite["name"]), served.reference, report.clusters, {})
-    of_served = vllm.read(
+    read_served = vllm.read if through == "vllm" else transformers_reading.read
+    of_served = read_served(
         served.folder, asked, base=beneath.folder if beneath else None, others=OTHERS, listener=listener
     )
     of_trained = transformers_reading.read(

@@ -78,11 +78,7 @@ def card(facts: CardFacts) -> str:
         *sections.footprint(manifest),
         *sections.judgement(facts.verdicts, facts.decisions),
         "## Make it again\n",
-        "Save the recipe below as `recipe.yaml`, in a folder from which its paths are right, and run\n",
-        fenced(_command(manifest), "sh"),
-        "The same bytes come out on the same machine with the same versions:\n",
-        table(("package", "version"), manifest.environment.items()),
-        fenced(yaml.safe_dump(_recipe(facts), sort_keys=False, allow_unicode=True), "yaml"),
+        *_again(facts),
     ]
     return "\n".join(parts)
 
@@ -166,7 +162,8 @@ def _what(facts: CardFacts) -> str:
         "quantized": "A quantized model from",
     }[manifest.kind]
     which = f" This is {code(facts.reference)}." if facts.reference else ""
-    return f"{how} {code(base)}, trained by llmops on {listed(sources(manifest))}.{which}"
+    by_us = f", trained by llmops on {listed(sources(manifest))}" if manifest.kind != "quantized" else ""
+    return f"{how} {code(base)}{by_us}.{which}"
 
 
 def _facts(manifest: RunManifest) -> Iterator[tuple[str, str]]:
@@ -181,9 +178,13 @@ def _facts(manifest: RunManifest) -> Iterator[tuple[str, str]]:
     adapter = recipe.get("adapter") or {}
     if adapter.get("kind") == "lora":
         yield "adapter", f"{text(adapter.get('variant', 'plain'))} LoRA, rank {text(adapter.get('rank'))}"
-    yield "updates", f"{manifest.steps:,}"
-    yield "tokens", f"{manifest.tokens:,}, of which {manifest.trained_tokens:,} with loss"
-    yield "loss at the end", f"{manifest.final_loss:.4f} nats per token"
+    if manifest.kind == "quantized":
+        yield "scheme", text((recipe.get("method") or {}).get("scheme"))
+        yield "tuning", f"{manifest.steps:,} steps of each layer on {manifest.tokens:,} tokens"
+    else:
+        yield "updates", f"{manifest.steps:,}"
+        yield "tokens", f"{manifest.tokens:,}, of which {manifest.trained_tokens:,} with loss"
+        yield "loss at the end", f"{manifest.final_loss:.4f} nats per token"
     if manifest.validation_loss is not None:
         yield "validation loss", f"{manifest.validation_loss:.4f} nats per token"
     yield "seed", text(recipe.get("seed", 0))
@@ -194,6 +195,28 @@ def _facts(manifest: RunManifest) -> Iterator[tuple[str, str]]:
         yield "peak memory", f"{peak / 2**30:.2f} GiB"
     yield "run digest", code(manifest.digest)
     yield "artifact digest", code(manifest.artifact_digest)
+
+
+def _again(facts: CardFacts) -> Iterator[str]:
+    manifest = facts.manifest
+    quantized = manifest.kind == "quantized"
+    yield (
+        "Run\n"
+        if quantized
+        else "Save the recipe below as `recipe.yaml`, in a folder from which its paths are right, and run\n"
+    )
+    yield fenced(_quantize_command(manifest) if quantized else _command(manifest), "sh")
+    yield "The same bytes come out on the same machine with the same versions:\n"
+    yield table(("package", "version"), manifest.environment.items())
+    if not quantized:
+        yield fenced(yaml.safe_dump(_recipe(facts), sort_keys=False, allow_unicode=True), "yaml")
+
+
+def _quantize_command(manifest: RunManifest) -> str:
+    how = manifest.recipe.get("method") or {}
+    base = without_credentials(str(manifest.recipe.get("base", "")))
+    tuned = f"--iters {how['iters']} --samples {how['samples']}" if how.get("iters") else "--fast"
+    return f"llmops quantize {base} --scheme {how.get('scheme')} {tuned} --seed {manifest.recipe.get('seed', 0)}\n"
 
 
 def _command(manifest: RunManifest) -> str:

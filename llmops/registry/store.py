@@ -325,6 +325,10 @@ def _score_tags(reports: Sequence[Report]) -> dict[str, str]:
 
 def _description(manifest: RunManifest) -> str:
     base = manifest.recipe.get("base", "a base model")
+    if manifest.kind == "quantized":
+        return (
+            f"{(manifest.recipe.get('method') or {}).get('scheme', 'quantized')} from {without_credentials(str(base))}"
+        )
     validation = "" if manifest.validation_loss is None else f", validation {manifest.validation_loss:.4f}"
     return (
         f"{manifest.kind} from {without_credentials(str(base))}, {manifest.steps} steps on "

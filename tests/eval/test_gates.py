@@ -7,8 +7,20 @@ from pathlib import Path
 import pytest
 
 from llmops.config import load
-from llmops.errors import FileFaults
-from llmops.eval.gates import AtLeast, AtMost, BetterBy, ContaminatedAtMost, Distance, Gate, NoWorseBy, ServedEquals
+from llmops.errors import FileFaults, InputError
+from llmops.eval.gates import (
+    AtLeast,
+    AtMost,
+    BetterBy,
+    ChangedAtMost,
+    ContaminatedAtMost,
+    Distance,
+    Gate,
+    NoWorseBy,
+    ServedEquals,
+    WeightsAtMost,
+    over_suites,
+)
 
 SHIPPED = Path(__file__).parents[2] / "eval" / "gates" / "e2e.yaml"
 
@@ -86,3 +98,26 @@ def test_a_rule_that_makes_no_sense_is_refused_on_its_line(tmp_path: Path, rule:
 def test_a_gate_without_rules_or_with_certainty_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(FileFaults):
         gate_of(tmp_path, text)
+
+
+def test_a_rule_for_every_suite_is_one_of_each_that_has_its_metric(tmp_path: Path) -> None:
+    gate = gate_of(
+        tmp_path,
+        'against: original\nrules:\n  - {suite: "*", metric: bleu, no_worse_by: 1}\n'
+        '  - {suite: "*", changed_at_most: 0.2}\n  - {suite: one, weights_at_most: 0.5}\n',
+    )
+    found = over_suites(gate, {"one": ["bleu"], "two": ["exact_match"]})
+    assert found.rules == [
+        NoWorseBy(suite="one", metric="bleu", no_worse_by=1),
+        ChangedAtMost(suite="one", changed_at_most=0.2),
+        ChangedAtMost(suite="two", changed_at_most=0.2),
+        WeightsAtMost(suite="one", weights_at_most=0.5),
+    ]
+    with pytest.raises(InputError, match="none of the gate's rules is on what is measured"):
+        over_suites(gate.model_copy(update={"rules": gate.rules[:1]}), {"two": ["exact_match"]})
+
+
+@pytest.mark.parametrize("rule", ["changed_at_most: 0.1", "weights_at_most: 0.5"])
+def test_a_rule_on_what_changed_needs_a_model_to_compare_with(tmp_path: Path, rule: str) -> None:
+    with pytest.raises(FileFaults, match="entry 0 compares two models"):
+        gate_of(tmp_path, f"rules: [{{suite: s, {rule}}}]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -247,3 +248,48 @@ def test_slices_must_surely_lie_close_together() -> None:
         judged(0.3, between="grup")
     with pytest.raises(InputError, match="did you mean `exact_match`"):
         judged(0.3, metric="exact_mach")
+
+
+@pytest.mark.parametrize(
+    ("changed", "result"),
+    [
+        pytest.param(2, "PASS", id="few"),
+        pytest.param(20, "INCONCLUSIVE", id="about so many"),
+        pytest.param(60, "FAIL", id="many"),
+    ],
+)
+def test_answers_that_are_another_text_count_whether_right_or_wrong(changed: int, result: str) -> None:
+    before = right([1.0] * 100, model="m")
+    items = [replace(item, answer="another") if place < changed else item for place, item in enumerate(before.items)]
+    after = replace(before, items=tuple(reversed(items)))
+    found = ask(gate({"changed_at_most": 0.2}), after, before)
+    assert found.result == result
+    (rule,) = found.rules
+    assert rule["value"] == changed / 100
+    # Wilson's interval, by its formula.
+    z, n, p = scipy.stats.norm.ppf(0.975), 100, changed / 100
+    middle, half = (p + z**2 / (2 * n)) / (1 + z**2 / n), z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
+    assert rule["high"] == pytest.approx(middle + half / (1 + z**2 / n))
+
+
+def test_answers_drawn_at_a_temperature_are_not_compared_word_by_word() -> None:
+    drawn = right([1.0] * 4)
+    drawn = replace(drawn, suite={**drawn.suite, "settings": {"generation": {"temperature": 0.7}}})
+    with pytest.raises(InputError, match="drawn at a temperature"):
+        ask(gate({"changed_at_most": 0.2}), drawn, drawn)
+
+
+def test_weights_are_compared_by_their_bytes() -> None:
+    before, after = (right([1.0] * 4, model=name, measures={"weights_gib": gib}) for name, gib in (("m", 8), ("q", 3)))
+    assert ask(gate({"weights_at_most": 0.5}), after, before).rules[0]["value"] == 3 / 8
+    assert ask(gate({"weights_at_most": 0.3}), after, before).result == "FAIL"
+    with pytest.raises(InputError, match="only known of models on this machine"):
+        ask(gate({"weights_at_most": 0.5}), right([1.0]), right([1.0]))
+    with pytest.raises(InputError, match="weights_at_most looks into the model"):
+        check_without_model(gate({"weights_at_most": 0.5}))
+
+
+@pytest.mark.parametrize("rule", [{"changed_at_most": 0.2}, {"weights_at_most": 0.5}])
+def test_what_changed_against_nothing_passes_and_says_so(rule: dict[str, float]) -> None:
+    found = ask(gate(rule), right([1.0] * 4))
+    assert (found.result, found.rules[0]["note"]) == ("PASS", "nothing to compare with")

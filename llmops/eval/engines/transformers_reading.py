@@ -24,6 +24,7 @@ def read(
     *,
     base: Path | None = None,
     at: Sequence[NDArray[np.int64]] | None = None,
+    others: int = 0,
     device: str | None = None,
     precision: Precision | None = None,
     listener: Listener | None = None,
@@ -32,7 +33,8 @@ def read(
 
     Args:
         folder: a whole model, or an adapter, which is applied to `base`.
-        at: for each passage `(n, k)` tokens whose log-probabilities are wanted too; None for none.
+        at: for each passage `(n, k)` tokens whose log-probabilities are wanted too; None for the likeliest `others`.
+        others: how many of the likeliest tokens are told at each place, the likeliest first.
 
     Raises:
         EnvironmentFault: the model cannot be loaded, or one passage is too long for the GPU's memory.
@@ -51,7 +53,7 @@ def read(
         rows = max(1, _LOGITS_BYTES // (4 * vocabulary * (read_of + 1)))
         chosen = rest[:rows]
         try:
-            found.update(_batch(model, passages, chosen, at))
+            found.update(_batch(model, passages, chosen, at, others))
         except torch.OutOfMemoryError as error:
             raise EnvironmentFault(
                 f"the memory of {device} is too small to read {len(passages[chosen[0]].ids)} tokens at once",
@@ -62,7 +64,7 @@ def read(
 
 
 def _batch(
-    model: Any, passages: Sequence[Passage], chosen: Sequence[int], at: Sequence[NDArray[np.int64]] | None
+    model: Any, passages: Sequence[Passage], chosen: Sequence[int], at: Sequence[NDArray[np.int64]] | None, others: int
 ) -> dict[int, Reading]:
     import torch
 
@@ -87,7 +89,8 @@ def _batch(
             # The token at a place is foretold by the logits one place before it.
             of_row = torch.log_softmax(logits[row, -n - 1 : -1].float(), dim=-1)
             own = torch.tensor(passage.ids[passage.start :], device=of_row.device)
-            wanted = at[place] if at is not None else np.empty((n, 0), np.int64)
+            likeliest = of_row.topk(min(others, of_row.shape[-1]), dim=-1).indices
+            wanted = at[place] if at is not None else likeliest.cpu().numpy()
             found[place] = Reading(
                 of_row.gather(1, own[:, None])[:, 0].double().cpu().numpy(),
                 of_row.argmax(-1).cpu().numpy(),

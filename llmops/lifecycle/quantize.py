@@ -1,0 +1,390 @@
+"""The order in which a model becomes a quantized version: resolve → merge → quantize → measure → judge → register."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Any
+
+from llmops.config import load
+from llmops.errors import EnvironmentFault, InputError, LlmopsError
+from llmops.eval.gates import Gate, over_suites
+from llmops.eval.items import items_of
+from llmops.eval.judge.gated import check_judges
+from llmops.eval.loading import base_of
+from llmops.eval.suite import Suite
+from llmops.eval.verdict import check_gate
+from llmops.events import Listener
+from llmops.files import digest_of, write_json
+from llmops.finetune.shape import shape_of
+from llmops.hardware import Machine, device_of
+from llmops.lifecycle.measure import Suites
+from llmops.lifecycle.quantized_gate import Kept, Pair, judged
+from llmops.quantize import calibration
+from llmops.quantize.run import Quantized, Request, check_plain, check_room, packages, quantize
+from llmops.quantize.schemes import SCHEMES, Forecast, Scheme, check_machine, check_shape, forecast
+from llmops.records import ModelSource, RunManifest, Verdict
+from llmops.registry.bom import write_bom
+from llmops.registry.card import CardFacts, write_card
+from llmops.registry.derived import BESIDE_TAG, FROM_TAG, SCHEME_TAG, VERSION_TAG
+from llmops.registry.folder import cached_digest
+from llmops.registry.licence_chain import TAG, Chain, chain_of, to_plain
+from llmops.registry.promote import registered
+from llmops.registry.reference import registry_name, resolve
+from llmops.registry.run_records import manifest_of, read_manifest
+from llmops.registry.store import ModelVersion, find, register
+from llmops.workspace import Workspace
+
+GATE = Path("eval/gates/quantized.yaml")
+SAMPLES, ITERS = 128, 200
+"""AutoRound's own: rows the rounding is tuned on, and tuning steps of each layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a user says beside model and scheme.
+
+    Attributes:
+        beside: of an adapter, quantize the base alone and keep the adapter beside it.
+        data: a jsonl to tune on instead of the run's own validation rows.
+        suites, gate: files; no suites are those of the recipe that made the model.
+    """
+
+    iters: int = ITERS
+    samples: int = SAMPLES
+    seed: int = 0
+    beside: bool = False
+    data: Path | None = None
+    suites: tuple[Path, ...] = ()
+    gate: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """What is to be quantized, as far as it is known before any weights are read.
+
+    Attributes:
+        source: the model as the user named it.
+        base: what it is an adapter of; None for a whole model.
+        manifest: of the run that made it; None where nobody knows.
+        licences: what it rests on.
+    """
+
+    name: str
+    source: ModelSource
+    base: ModelSource | None
+    manifest: RunManifest | None
+    licences: Chain
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An original that was looked at, and what it is judged by."""
+
+    original: Original
+    suites: Suites
+    gate: Gate
+    gate_file: Path
+    source: calibration.Source | None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One scheme done.
+
+    Attributes:
+        kept: what it keeps of the original, by the suite's name.
+        version: None where the registry could not be reached; `fault` then says why.
+        cached: nothing had to be made.
+    """
+
+    scheme: str
+    folder: Path
+    manifest: RunManifest
+    forecast: Forecast
+    kept: Mapping[str, Kept]
+    verdict: Verdict
+    version: ModelVersion | None
+    fault: LlmopsError | None
+    cached: bool
+
+    @property
+    def artifact(self) -> Path:
+        return self.folder / "artifact"
+
+
+def look(reference: str, *, workspace: Workspace, listener: Listener) -> Original:
+    """The model that a reference names, its base where it is an adapter, and what is on record about it.
+
+    Raises:
+        InputError: it is quantized already.
+    """
+
+    def making(done: int, total: int, what: str) -> None:
+        listener.advance(what, done, total)
+
+    source = resolve(reference, workspace=workspace, on_progress=making, say=listener.say)
+    named = base_of(source.folder)
+    base = resolve(named, workspace=workspace, on_progress=making, say=listener.say) if named else None
+    config = json.loads(((base or source).folder / "config.json").read_text(encoding="utf-8"))
+    check_plain(config, named=reference)
+    parts = registry_name(reference)
+    manifest = read_manifest(source.folder / "manifest.json")
+    if parts is not None:
+        # An alias moves; what was made of what does not.
+        version = find(parts[0], source.revision, workspace=workspace)
+        source = replace(source, reference=version.reference)
+        manifest = manifest_of(version, workspace) or manifest
+    name = parts[0] if parts else manifest.name if manifest else _name_of(reference)
+    return Original(name, source, base, manifest, chain_of(source, [], workspace=workspace), config)
+
+
+def predict(original: Original, scheme: Scheme, options: Options) -> Forecast:
+    """Size and memory, from the model's `config.json`.
+
+    Raises:
+        InputError: its shape does not fit the scheme, or is not known here.
+    """
+    shape = shape_of(original.config, named=original.source.reference)
+    check_shape(scheme, shape, named=original.source.reference)
+    length = min(calibration.LONGEST, shape.context or calibration.LONGEST)
+    return forecast(scheme, shape, samples=options.samples, length=length, iters=options.iters)
+
+
+def prepare(original: Original, options: Options, *, workspace: Workspace) -> Prepared:
+    """Suites, gate and rows, found and checked; nothing of the model is loaded.
+
+    Raises:
+        InputError: there is no suite to judge by, the gate asks for what is not measured, or there are no rows.
+    """
+    recipe: Mapping[str, Any] = original.manifest.recipe if original.manifest else {}
+    files = options.suites or tuple(Path(one) for one in (recipe.get("evaluate") or {}).get("suites", ()))
+    if not files:
+        raise InputError(
+            f"nobody knows by which suites {original.source.reference} is judged, for no recipe made it",
+            fix="name one with --suite eval/suites/….yaml",
+        )
+    suites = [load(file, Suite, what="suite") for file in files]
+    metrics = {suite.name: suite.metrics for suite in suites}
+    file = options.gate or GATE
+    gate = over_suites(load(file, Gate, what="gate"), metrics)
+    check_gate(gate, metrics)
+    check_judges(gate, suites)
+    source = _rows(original, options, workspace) if options.iters else None
+    return Prepared(original, [(suite, items_of(suite)) for suite in suites], gate, file, source)
+
+
+def quantize_model(
+    prepared: Prepared, name: str, options: Options, *, machine: Machine, workspace: Workspace, listener: Listener
+) -> Result:
+    """Make, judge and register one scheme; what was made or judged before is not done again.
+
+    Raises:
+        InputError: the shape does not fit the scheme, or an adapter is asked beside a base and there is none.
+        EnvironmentFault: this machine cannot run it, or has too little memory or disk.
+    """
+    original, scheme = prepared.original, SCHEMES[name]
+    expected = predict(original, scheme, options)
+    check_machine(scheme, machine)
+    if options.beside and original.base is None:
+        raise InputError(
+            f"{original.source.reference} is no adapter, so nothing can stand beside its base", fix="leave --beside out"
+        )
+    if options.beside and scheme.served_by != "vllm":
+        raise InputError(f"adapters are not served on a base in {name}", fix="use a scheme that vLLM serves")
+    beneath = original.base if options.beside else None
+    whole = beneath or _whole(original, workspace, listener)
+    told = beneath or original.source
+    source = prepared.source if scheme.calibrated else None
+    iters = options.iters if scheme.calibrated else 0
+    request = Request(name, told.digest, whole.digest, iters, options.samples, options.seed, source)
+    called = f"{original.name}-{name}" + ("-base" if options.beside else "")
+    folder = workspace.runs / f"{called}-{request.digest[:12]}"
+    manifest = _done(folder, request, workspace)
+    cached = manifest is not None
+    if manifest is None:
+        check_room(expected, machine, workspace.runs, named=original.source.reference)
+        found = quantize(request, whole, out=folder / "artifact", workspace=workspace, listener=listener)
+        manifest = _manifest(called, request, told, whole, original, found, expected, machine)
+        write_json(folder / "artifact" / "manifest.json", asdict(manifest))
+        write_json(folder / "identity.json", dict(manifest.identity))
+        write_json(folder / "manifest.json", asdict(manifest))
+    else:
+        listener.say(f"{called} was made before from the same bytes, rows and settings: {folder}")
+    made = ModelSource(called, folder / "artifact", None, manifest.artifact_digest)
+    pair = Pair(original.source, original.base, made, beside=options.beside, served_by=scheme.served_by)
+    kept, verdict, reports = judged(
+        pair,
+        prepared.suites,
+        prepared.gate,
+        named=str(prepared.gate_file),
+        folder=folder / "report",
+        workspace=workspace,
+        listener=listener,
+    )
+    facts = CardFacts(manifest, reports, original.licences, [verdict])
+    write_card(made.folder, facts)
+    write_bom(made.folder, facts)
+    version, fault = _registered(made, manifest, reports, verdict, original, told, name, options, workspace)
+    return Result(name, folder, manifest, expected, kept, verdict, version, fault, cached)
+
+
+def runnable(original: Original, options: Options, machine: Machine) -> dict[str, str | None]:
+    """Every scheme by name, with why it cannot be made or run here; None where it can."""
+    found: dict[str, str | None] = {}
+    for name in SCHEMES:
+        try:
+            check_machine(SCHEMES[name], machine)
+            predict(original, SCHEMES[name], options)
+            found[name] = None
+        except (InputError, EnvironmentFault) as error:
+            found[name] = error.problem
+    if options.beside:
+        found |= {
+            one: "adapters are not served on it"
+            for one, why in found.items()
+            if why is None and SCHEMES[one].served_by != "vllm"
+        }
+    return found
+
+
+def _rows(original: Original, options: Options, workspace: Workspace) -> calibration.Source:
+    if options.data is not None:
+        return calibration.from_file(options.data)
+    digest = original.manifest.lineage.get("dataset") if original.manifest else None
+    found = calibration.from_dataset(str(digest), workspace) if digest else None
+    if found is None:
+        why = "its rows are not in this workspace any more" if digest else "no run of ours made it"
+        raise InputError(
+            f"there are no rows to tune the rounding of {original.source.reference} on: {why}",
+            fix="give some with --data FILE, or round to the nearest with --fast",
+        )
+    return found
+
+
+def _whole(original: Original, workspace: Workspace, listener: Listener) -> ModelSource:
+    """The model itself, or an adapter merged into its base; merged once for all schemes."""
+    if original.base is None:
+        return original.source
+    from transformers.utils.logging import disable_progress_bar
+
+    from llmops.finetune.merge import merge
+
+    disable_progress_bar()  # the caller shows progress in its own way
+    key = digest_of([original.source.digest, original.base.digest])
+    out = workspace.cache / "merged" / key[:16]
+    if not (out / "config.json").is_file():
+        listener.say(f"{original.source.reference} is an adapter: it is merged into {original.base.reference} first")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        merge(original.source.folder, base=original.base.folder, out=out, on_progress=listener.say)
+    return ModelSource(f"{original.source.reference}, merged", out, None, cached_digest(out, workspace.cache))
+
+
+def _done(folder: Path, request: Request, workspace: Workspace) -> RunManifest | None:
+    """The manifest of a request that was done before, its bytes still whole."""
+    manifest = read_manifest(folder / "manifest.json")
+    if manifest is None or manifest.digest != request.digest or not (folder / "artifact").is_dir():
+        return None
+    return manifest if cached_digest(folder / "artifact", workspace.cache) == manifest.artifact_digest else None
+
+
+def _manifest(
+    called: str,
+    request: Request,
+    told: ModelSource,
+    whole: ModelSource,
+    original: Original,
+    found: Quantized,
+    expected: Forecast,
+    machine: Machine,
+) -> RunManifest:
+    """What was made of what; lineage, card and licences read it as they read that of a run."""
+    template = original.manifest.lineage.get("template") if original.manifest else None
+    tuned = None
+    if request.source is not None:
+        tuned = {"rows": found.rows, "tokens": found.tokens, "from": request.source.what}
+    recipe = {
+        "name": called,
+        "base": told.reference,
+        "method": {"kind": "quantize", "scheme": request.scheme, "iters": request.iters, "samples": request.samples},
+        # What the original was trained on is what this was trained on.
+        "data": (original.manifest.recipe.get("data") if original.manifest else None) or {"train": []},
+        "seed": request.seed,
+    }
+    device = device_of(machine)
+    return RunManifest(
+        name=called,
+        digest=request.digest,
+        identity={**request.identity, "recipe": recipe},
+        recipe=recipe,
+        kind="quantized",
+        artifact_digest=found.digest,
+        steps=request.iters,
+        tokens=found.tokens,
+        trained_tokens=0,
+        final_loss=0.0,
+        validation_loss=None,
+        tokens_per_s=found.tokens / found.seconds,
+        predicted={"peak_bytes": expected.memory, "disk_bytes": expected.disk},
+        measured={"peak_bytes": found.peak_bytes, "disk_bytes": found.disk_bytes, "seconds": found.seconds},
+        environment={
+            **packages(),
+            "device": device.name if device.kind == "cuda" else f"CPU, {machine.threads} threads",
+        },
+        lineage={
+            "base": told.reference,
+            "base_digest": told.digest,
+            "base_revision": told.revision,
+            "whole_digest": whole.digest,
+            "adapter_digest": original.source.digest if original.base is not None else None,
+            "scheme": request.scheme,
+            "calibration": tuned,
+            "code_version": version_of("llmops"),
+            "licences": to_plain(original.licences),
+            **({"template": template} if template else {}),
+        },
+    )
+
+
+def _registered(
+    made: ModelSource,
+    manifest: RunManifest,
+    reports: Sequence[Any],
+    verdict: Verdict,
+    original: Original,
+    told: ModelSource,
+    scheme: str,
+    options: Options,
+    workspace: Workspace,
+) -> tuple[ModelVersion | None, LlmopsError | None]:
+    """The version with its verdict; a registry that is away loses nothing, the same command later registers it."""
+    facts = {
+        TAG: json.dumps(to_plain(original.licences)),
+        SCHEME_TAG: scheme,
+        FROM_TAG: told.digest,
+        VERSION_TAG: told.reference,
+        **({BESIDE_TAG: original.source.digest} if options.beside else {}),
+    }
+    try:
+        version = register(manifest.name, made.folder, manifest, reports, workspace=workspace, facts=facts)
+        registered(version, verdict, workspace=workspace)
+        return version, None
+    except InputError:
+        raise
+    except LlmopsError as error:
+        missing = EnvironmentFault(
+            f"{manifest.name} is made, but not registered: {error.problem}",
+            fix=f"{error.fix}; then run the same command again: it registers {made.folder}",
+        )
+        return None, missing
+
+
+def _name_of(reference: str) -> str:
+    """What a model without a name of ours is called: the last part of its hub id, or its folder."""
+    last = Path(reference.partition("@")[0].removeprefix("builtin:")).expanduser().absolute().name
+    return re.sub(r"[^A-Za-z0-9._-]", "-", last).lstrip("._-") or "model"

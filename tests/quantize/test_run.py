@@ -1,0 +1,166 @@
+"""A quantized artifact is the rounding it says, in the original's company of files, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llmops.errors import EnvironmentFault, InputError
+from llmops.files import file_digest, folder_digest
+from llmops.finetune.shape import shape_of
+from llmops.hardware import Machine
+from llmops.quantize.run import Quantized, check_plain, check_room
+from llmops.quantize.schemes import SCHEMES, Forecast, forecast
+from tests.quantize.made import Heard, make, tensors, write_rows
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def nearest_by_hand(row: list[float], *, group: int = 128) -> list[float]:
+    """Four bits, one weight at a time: the largest of a group becomes −8 of its half-precision scale."""
+    found = []
+    for start in range(0, len(row), group):
+        weights = row[start : start + group]
+        largest = max(weights, key=abs)
+        scale = float(torch.tensor(-largest / 8, dtype=torch.float32).half())
+        for weight in weights:
+            # Half-way cases go to the even number, as Python's `round` has it; the division is in 32 bits.
+            steps = round(float(torch.tensor(weight) / torch.tensor(scale)))
+            found.append(scale * max(-8, min(7, steps)))
+    return found
+
+
+def unpacked(made: dict[str, Any], layer: str, column: int) -> list[float]:
+    """One output's weights from GPTQ's layout, bit by bit: eight inputs in an int32, the lowest bits first."""
+    packed = [int(word) & 0xFFFFFFFF for word in made[f"{layer}.qweight"][:, column]]
+    zeros, scales = made[f"{layer}.qzeros"], made[f"{layer}.scales"]
+    found = []
+    for place in range(8 * len(packed)):
+        value = packed[place // 8] >> (4 * (place % 8)) & 0xF
+        group = place // 128
+        # The format keeps zero points less one.
+        zero = ((int(zeros[group, column // 8]) & 0xFFFFFFFF) >> (4 * (column % 8)) & 0xF) + 1
+        found.append((value - zero) * float(scales[group, column]))
+    return found
+
+
+LAYER = "model.layers.1.mlp.down_proj"
+
+
+def test_without_tuning_every_weight_is_the_nearest_of_sixteen(model: Path, nearest: Quantized) -> None:
+    weights, made = tensors(model)[f"{LAYER}.weight"].float(), tensors(nearest.artifact)
+    assert weights.shape == (128, 256)
+    for column in range(0, 128, 5):
+        assert unpacked(made, LAYER, column) == pytest.approx(nearest_by_hand(weights[column].tolist()), abs=1e-7)
+
+
+def test_embeddings_norms_and_output_layer_stay_as_they_are(model: Path, nearest: Quantized) -> None:
+    before, after = tensors(model), tensors(nearest.artifact)
+    for name in ("lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"):
+        assert torch.equal(before[name], after[name])
+
+
+def test_all_else_is_the_original_byte_for_byte(model: Path, nearest: Quantized) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        assert file_digest(model / name) == file_digest(nearest.artifact / name)
+    assert not [path for path in nearest.artifact.parent.iterdir() if path.name.startswith(".")], "nothing is left over"
+    assert all(path.stat().st_mode & 0o044 for path in nearest.artifact.iterdir()), "a service of another user reads it"
+
+
+def test_tuning_moves_weights_at_most_to_a_neighbour_and_brings_the_outputs_closer(
+    model: Path, nearest: Quantized, tuned: Quantized
+) -> None:
+    """With the scale that tuning may shrink a little, a weight lies within about one step of itself."""
+    assert (tuned.rows, nearest.rows) == (8, 0)
+    weights, made = tensors(model)[f"{LAYER}.weight"].float(), tensors(tuned.artifact)
+    assert tuned.digest != nearest.digest
+    for column in range(0, 128, 16):
+        steps = made[f"{LAYER}.scales"][:, column].abs().float().repeat_interleave(128)
+        moved = (torch.tensor(unpacked(made, LAYER, column)) - weights[column]).abs()
+        assert float((moved / steps).max()) <= 1.5
+
+
+def test_progress_is_told_layer_by_layer(heard: Heard, tuned: Quantized) -> None:
+    assert tuned.tokens > 8 * 8
+    assert heard.lines == [f"w4a16: tuned on 8 rows of {tuned.artifact.parent / 'rows.jsonl'}"]
+    assert heard.advances == [("w4a16: layers", 1, 2), ("w4a16: layers", 2, 2)]
+
+
+def test_the_same_request_gives_the_same_bytes(model: Path, tuned: Quantized, tmp_path: Path) -> None:
+    again = make(model, "w4a16", tmp_path / "artifact", iters=4, rows=write_rows(tmp_path / "rows.jsonl"))
+    assert again.digest == tuned.digest == folder_digest(tmp_path / "artifact")
+
+
+def test_eight_bits_of_weights_and_activations_are_the_nearest_of_a_row(model: Path, tmp_path: Path) -> None:
+    found = make(model, "w8a8", tmp_path / "artifact")
+    before, made = tensors(model), tensors(found.artifact)
+    weights, whole, scales = (
+        before[f"{LAYER}.weight"].float(),
+        made[f"{LAYER}.weight"].float(),
+        made[f"{LAYER}.weight_scale"].float(),
+    )
+    assert made[f"{LAYER}.weight"].dtype == torch.int8
+    moved = (whole * scales - weights).abs()
+    assert float((moved / scales.abs()).max()) <= 0.51  # the scale is kept in 16 bits
+    args = json.loads((found.artifact / "config.json").read_text())["quantization_config"]["config_groups"]["group_0"]
+    assert args["input_activations"]["dynamic"] is True
+    assert found.disk_bytes == pytest.approx(foretold(model, "w8a8").disk, rel=0.05)
+
+
+def test_nf4_is_bitsandbytes_own_table(model: Path, tmp_path: Path) -> None:
+    """Each weight over its block's largest, in double-quantized scales, is the nearest of the sixteen numbers."""
+    from bitsandbytes.functional import get_4bit_type
+
+    found = make(model, "nf4", tmp_path / "artifact")
+    weights, made = tensors(model)[f"{LAYER}.weight"].float().flatten(), tensors(found.artifact)
+    table = get_4bit_type("nf4", device="cpu")
+    packed = made[f"{LAYER}.weight"].flatten()
+    codes = torch.stack([packed >> 4, packed & 0xF], dim=1).flatten().long()
+    blocks = weights.view(-1, 64)
+    by_hand = ((blocks / blocks.abs().amax(1, keepdim=True)).flatten()[:, None] - table).abs().argmin(1)
+    assert float((codes == by_hand).float().mean()) > 0.999
+    assert found.disk_bytes == pytest.approx(foretold(model, "nf4").disk, rel=0.05)
+
+
+def foretold(model: Path, scheme: str) -> Forecast:
+    shape = shape_of(json.loads((model / "config.json").read_text()), named="small")
+    return forecast(SCHEMES[scheme], shape, samples=8, length=128, iters=0)
+
+
+def test_size_and_memory_are_what_was_foretold(model: Path, nearest: Quantized) -> None:
+    expected = foretold(model, "w4a16")
+    # Names and shapes in the file's header are all the rest.
+    assert expected.disk <= nearest.disk_bytes <= expected.disk + 8192
+    assert nearest.peak_bytes == pytest.approx(expected.memory, rel=0.5)
+
+
+def test_what_the_library_cannot_do_leaves_nothing_and_its_log(model: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in model.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    (broken / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": "wide"}))
+    with pytest.raises(EnvironmentFault, match=r"nf4 cannot be made of this model: .*Error") as failed:
+        make(broken, "nf4", tmp_path / "out" / "artifact")
+    log = Path(failed.value.fix.removeprefix("see "))
+    assert "Traceback" in log.read_text()
+    log.unlink()
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_model_that_is_quantized_already_is_refused() -> None:
+    with pytest.raises(InputError, match="m is quantized already, by awq"):
+        check_plain({"quantization_config": {"quant_method": "awq"}}, named="m")
+    check_plain({"quantization_config": None}, named="m")
+
+
+def test_too_little_memory_or_disk_is_said_before_anything_is_loaded(tmp_path: Path) -> None:
+    machine = Machine("a CPU", 2, 2, 8 << 30, 4 << 30, 1 << 40, (), "3.11", ())
+    with pytest.raises(EnvironmentFault, match=r"needs about 5\.0 GiB of memory, 4\.0 GiB are free"):
+        check_room(Forecast(1, 2, 5 << 30), machine, tmp_path, named="m")
+    with pytest.raises(EnvironmentFault, match="GiB are needed in"):
+        check_room(Forecast(1 << 60, 2, 1), machine, tmp_path, named="m")
