@@ -6,6 +6,11 @@ import ctypes
 import os
 import signal
 import sys
+from pathlib import Path
+
+# From Linux's headers (sys/prctl.h).
+_SET_PARENT_DEATH_SIGNAL = 1
+_SET_CHILD_SUBREAPER = 36
 
 
 def end_with_parent() -> None:
@@ -13,7 +18,26 @@ def end_with_parent() -> None:
     if not sys.platform.startswith("linux"):
         return
     parent = os.getppid()
-    set_parent_death_signal = 1  # PR_SET_PDEATHSIG in Linux's headers
-    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before the call
         os._exit(128 + signal.SIGKILL)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every process below whose own parent ends, where the system can do that (Linux)."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1)
+
+
+def children() -> list[int]:
+    """Processes that this one is the parent of by now, ended ones that nobody waited for included (Linux)."""
+    own, found = str(os.getpid()), []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # The name in parentheses may hold spaces and parentheses itself; state and parent follow the last one.
+            parent = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1]
+        except (OSError, IndexError):  # it ended meanwhile
+            continue
+        if parent == own:
+            found.append(int(stat.parent.name))
+    return found

@@ -15,6 +15,7 @@ class Replica:
     """One server process, ours or somebody else's.
 
     Attributes:
+        engine: of gateway.yaml; of those that share the process, their names with `+` between.
         url: up to and without /v1.
         key: for the `Authorization` header of a server that wants one.
         reason: why it is not ready, in words for `llmops serve status`.
@@ -30,9 +31,18 @@ class Replica:
     in_flight: int = 0
 
 
+@dataclass(slots=True, eq=False)
+class Use:
+    """How much a target is used; what nobody uses any more can be taken from its server."""
+
+    in_flight: int = 0
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Target:
     """A model on a replica: what one request is sent to.
+
+    Who sends a request calls `begin` before its first byte, and `end` once, however it ends.
 
     Attributes:
         model: what the server calls it, the `model` of the request's body.
@@ -40,6 +50,7 @@ class Target:
         digest: sha256 of the artifact; None for a remote one, whose bytes are not seen.
         max_length: tokens of prompt and answer together; None where it is not known.
         usd_per_hour: price of the replica; None where it is not known.
+        use: requests under way here, kept by the gateway.
     """
 
     replica: Replica
@@ -48,6 +59,17 @@ class Target:
     digest: str | None = None
     max_length: int | None = None
     usd_per_hour: float | None = None
+    use: Use = field(default_factory=Use)
+
+    def begin(self) -> None:
+        """A request goes to this target."""
+        self.use.in_flight += 1
+        self.replica.in_flight += 1
+
+    def end(self) -> None:
+        """It is over."""
+        self.use.in_flight -= 1
+        self.replica.in_flight -= 1
 
 
 class Targets:
