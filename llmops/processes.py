@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -41,3 +42,16 @@ def children() -> list[int]:
         if parent == own:
             found.append(int(stat.parent.name))
     return found
+
+
+def end_all_with(variable: str, value: str) -> None:
+    """Kill every process in whose environment `variable` was `value` when it started (Linux)."""
+    mark = f"{variable}={value}".encode()
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            ours = mark in environment.read_bytes().split(b"\0")
+        except OSError:  # it ended meanwhile, or is another user's
+            continue
+        if ours:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(int(environment.parent.name), signal.SIGKILL)

@@ -20,7 +20,7 @@ from llmops.hardware import machine
 from llmops.serve.layout import Server, could_take, servers
 from llmops.serve.places import Places
 from llmops.serve.remote import Remote
-from llmops.serve.running import Running
+from llmops.serve.replicas import Replicas
 from llmops.serve.served import Served, served
 from llmops.serve.settings import Gateway, LocalEngine, RemoteEngine
 from llmops.serve.targets import Target, Targets
@@ -36,7 +36,7 @@ _LOOK_S = 0.2
 class Replaced:
     """A model that new requests to an engine no longer go to, and some may be under way at."""
 
-    running: Running
+    running: Replicas
     model: Served
     targets: tuple[Target, ...]
     since: float
@@ -71,12 +71,12 @@ class Fleet:
         """By engine: what its users should know although it serves."""
         self.wanted: dict[str, Served] = {}
         """By local engine: the model it should serve."""
-        self.serving: dict[str, tuple[Running, Served]] = {}
+        self.serving: dict[str, tuple[Replicas, Served]] = {}
         """By local engine: what new requests go to."""
         self.remotes: dict[str, Remote] = {}
-        self.servers: list[Running] = []
+        self.servers: list[Replicas] = []
         self._places = places
-        self._by: dict[str, Running] = {}
+        self._by: dict[str, Replicas] = {}
         self._replaced: list[Replaced] = []
         self._changing = asyncio.Lock()
         self._changed = asyncio.Event()
@@ -194,7 +194,7 @@ class Fleet:
         local = _local(settings)
         options = await asyncio.to_thread(self._options, local)
         plan = servers(local, models)
-        taken: dict[int, Running] = {}
+        taken: dict[int, Replicas] = {}
         for number, server in enumerate(plan):
             free = [one for one in self._usable() if one not in taken.values()]
             if (match := next((one for one in free if could_take(one.server, server)), None)) is not None:
@@ -233,12 +233,12 @@ class Fleet:
             found[name] = check(engine.vllm, known, engine=name, version=version)
         return found
 
-    def _usable(self) -> list[Running]:
+    def _usable(self) -> list[Replicas]:
         return [one for one in self.servers if not one.stopping]
 
-    def _new(self, server: Server, options: Mapping[str, list[str]]) -> Running:
+    def _new(self, server: Server, options: Mapping[str, list[str]]) -> Replicas:
         assert self._places is not None
-        running = Running(
+        running = Replicas(
             server,
             options[next(iter(server.members))],
             logs=self.workspace.folder("serve/logs"),
@@ -320,7 +320,7 @@ class Fleet:
             self._places.take(found)
             running.begin(found)
 
-    def _make_room(self, running: Running) -> None:
+    def _make_room(self, running: Replicas) -> None:
         """Send requests to a server that has not begun, so that the one they went to can end."""
         for engine, (old, model) in list(self.serving.items()):
             if old not in self._by.values() and self._by.get(engine) is running:
@@ -329,7 +329,7 @@ class Fleet:
                 self.serving[engine] = running, self.wanted[engine]
                 self._retire(old, model, targets)
 
-    def _retire(self, running: Running, model: Served, targets: tuple[Target, ...]) -> None:
+    def _retire(self, running: Replicas, model: Served, targets: tuple[Target, ...]) -> None:
         self._replaced.append(Replaced(running, model, targets, time.monotonic()))
 
     def _drop_replaced(self) -> None:
@@ -349,7 +349,7 @@ class Fleet:
             running.stopping = True
             self._in_background(self._stop(running))
 
-    async def _stop(self, running: Running) -> None:
+    async def _stop(self, running: Replicas) -> None:
         assert self._places is not None
         await running.stop()
         self._places.give_back(running.places)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import socket
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any
 
 import aiohttp
 
+from llmops.processes import end_all_with
 from llmops.serve.command import Launch
 
 _LARGEST_LOG = 64 << 20
@@ -100,6 +102,9 @@ class ServerProcess:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
             await self._process.wait()
+        if (self._process.returncode or 0) < 0:  # the guard was killed, and could end nothing any more
+            await asyncio.to_thread(end_all_with, "VLLM_RPC_BASE_PATH", str(self.launch.scratch))
+            await asyncio.to_thread(shutil.rmtree, self.launch.scratch, ignore_errors=True)
         if self._client is not None:
             await self._client.close()
             self._client = None

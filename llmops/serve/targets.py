@@ -42,15 +42,13 @@ class Use:
 class Target:
     """A model on a replica: what one request is sent to.
 
-    Who sends a request calls `begin` before its first byte, and `end` once, however it ends.
-
     Attributes:
         model: what the server calls it, the `model` of the request's body.
         version: what the ledger calls it, such as `models:/e2e-nlg/3`, a folder, or the name at a remote server.
         digest: sha256 of the artifact; None for a remote one, whose bytes are not seen.
         max_length: tokens of prompt and answer together; None where it is not known.
         usd_per_hour: price of the replica; None where it is not known.
-        use: requests under way here, kept by the gateway.
+        use: requests under way at this model of the replica, kept by the gateway beside `Replica.in_flight`.
     """
 
     replica: Replica
@@ -60,16 +58,6 @@ class Target:
     max_length: int | None = None
     usd_per_hour: float | None = None
     use: Use = field(default_factory=Use)
-
-    def begin(self) -> None:
-        """A request goes to this target."""
-        self.use.in_flight += 1
-        self.replica.in_flight += 1
-
-    def end(self) -> None:
-        """It is over."""
-        self.use.in_flight -= 1
-        self.replica.in_flight -= 1
 
 
 class Targets:

@@ -14,7 +14,7 @@ from llmops.serve.served import Served
 from llmops.serve.targets import Target
 
 
-class Running:
+class Replicas:
     """Its replicas are there from the beginning; they are started once it has places."""
 
     def __init__(
