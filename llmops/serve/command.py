@@ -90,4 +90,5 @@ def environment(server: Server, place: Place, scratch: Path, *, key: str, visibl
         return kept | made | {"CUDA_VISIBLE_DEVICES": ",".join(visible[number] for number in place.gpus)}
     # Threads of two servers bound to the same cores would wait for each other.
     shared = {} if place.alone else {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    return {"VLLM_CPU_KVCACHE_SPACE": str(place.cache_gib), "TORCHDYNAMO_DISABLE": "1", **shared} | kept | made
+    bare = {"TORCHDYNAMO_DISABLE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # less memory, ready in half the time
+    return {"VLLM_CPU_KVCACHE_SPACE": str(place.cache_gib), **bare, **shared} | kept | made

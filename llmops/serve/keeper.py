@@ -121,7 +121,7 @@ class Keeper:
                 ends = self._restarts.ends
                 self._state("failed", f"given up after {ends} end{'s' * (ends > 1)}: {reason}; its log is {self.log}")
                 return
-            self._state("waiting", f"{reason}; starts again in {wait:.0f} s")
+            self._state("waiting", f"{reason}; starts again in {wait:g} s")
             await asyncio.sleep(wait)
 
     async def _live(self) -> str:
@@ -165,7 +165,7 @@ class Keeper:
             while not await process.healthy():
                 if time.monotonic() > until:
                     why = server_log.why(self._last_lines(process), None)
-                    return f"not ready within {self.server.settings.ready_timeout_s:.0f} s: {why}"
+                    return f"not ready within {self.server.settings.ready_timeout_s:g} s: {why}"
                 await asyncio.sleep(_LOOK_S)
         finally:
             progress.cancel()
@@ -178,11 +178,10 @@ class Keeper:
         except Refused as error:
             return str(error)
         except TimeoutError:
-            return f"no answer within {self.server.settings.ready_timeout_s:.0f} s of its start"
+            return f"no answer within {self.server.settings.ready_timeout_s:g} s of its start"
         await self._load(process)
-        missing = [one for one in self.server.members.values() if one.name not in self.loaded]
-        if len(missing) == len(self.server.members):
-            return "; ".join(sorted({self.problems[one.name] for one in missing}))
+        if not self.loaded:
+            return "; ".join(sorted(self.problems.values()))
         self._listener.say(f"engine {self.called}: ready after {time.monotonic() - process.started:.1f} s")
         self._state("ready")
         return await self._watch(process)
