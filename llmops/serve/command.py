@@ -85,6 +85,7 @@ def environment(server: Server, place: Place, scratch: Path, *, key: str, visibl
         "VLLM_API_KEY": key,
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",
     }
     if place.gpus:
         return kept | made | {"CUDA_VISIBLE_DEVICES": ",".join(visible[number] for number in place.gpus)}

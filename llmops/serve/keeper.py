@@ -25,6 +25,7 @@ HEALTH_S = 2.0
 _DEAF = 3
 """Questions without an answer after which a server is ended, to be started again."""
 _LOOK_S = 0.2
+_LAST_WORDS_S = 10.0
 
 
 class Keeper:
@@ -176,6 +177,8 @@ class Keeper:
                     await process.generate(one.name, pooling=pooling)
                 self.loaded.add(one.name)
         except Refused as error:
+            if not await process.healthy():
+                await asyncio.sleep(_LAST_WORDS_S)  # it is ending, and its log will say why
             return str(error)
         except TimeoutError:
             return f"no answer within {self.server.settings.ready_timeout_s:g} s of its start"

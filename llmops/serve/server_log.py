@@ -55,6 +55,9 @@ def why(lines: Sequence[str], status: int | None) -> str:
     if status == 137:
         return "killed by signal 9: by the system when memory runs out, else by somebody"
     errors = [line for line in bare if _ERROR.search(line)]
+    # Python's last words on a signal, of whichever process: what others say afterwards is that it is gone.
+    if fatal := next((line for line in bare if line.startswith("Fatal Python error: ")), None):
+        return _short(fatal)
     # The first one is the cause, what follows is who noticed; but a traceback's chain ends with the sum of it.
     root = [
         line for line in errors if "Engine core initialization failed" not in line and "EngineDeadError" not in line

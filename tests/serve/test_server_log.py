@@ -54,6 +54,11 @@ def test_steps_of_a_start_are_told(line: str, said: str | None) -> None:
             1,
             "ValueError: Unsupported architecture (status 1)",
         ),
+        (
+            ["Fatal Python error: Illegal instruction", "ERROR 11-21 09:00:00 [core.py:1] RuntimeError: cancelled"],
+            1,
+            "Fatal Python error: Illegal instruction",
+        ),
         (["fine"], 137, "killed by signal 9: by the system when memory runs out, else by somebody"),
         (["fine"], 134, "killed by signal 6: fine"),
         ([], 3, "status 3, and its log is empty"),
