@@ -24,6 +24,7 @@ from llmops.cli import (
     quantize,
     reproduce,
     route,
+    serve,
 )
 from llmops.errors import Interrupted, LlmopsError
 
@@ -50,6 +51,7 @@ for group in (
     judge,
     merge,
     quantize,
+    serve,
     route,
     models,
     reproduce,

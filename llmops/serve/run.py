@@ -1,0 +1,242 @@
+"""Engines and gateway in one process, from a gateway.yaml to the last answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from llmops.config import load
+from llmops.errors import EnvironmentFault, InputError, LlmopsError
+from llmops.events import Listener
+from llmops.serve.control import Answer, listening, only_one
+from llmops.serve.fleet import Fleet
+from llmops.serve.follower import Follower
+from llmops.serve.settings import Gateway
+from llmops.serve.status import status
+from llmops.serve.targets import Targets
+from llmops.workspace import Workspace
+
+
+class Application(Protocol):
+    """The gateway's HTTP side."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+    def reload(self, settings: Gateway) -> None:
+        """From now on new requests see these; those under way end with what they began with."""
+
+    async def drain(self) -> int:
+        """Refuse what is new, wait for what is under way; how many were cut short."""
+
+
+Build = Callable[[Gateway, Targets], Application]
+
+
+def serve(file: Path, build: Build, *, workspace: Workspace, listener: Listener) -> None:
+    """Serve what `file` says until SIGTERM or Ctrl-C; SIGHUP reads it again. Nothing is left running afterwards.
+
+    Raises:
+        LlmopsError: the file is wrong, the port is in use, a model may not be served, GPUs are too few; nothing was
+            started then.
+    """
+    import uvloop
+
+    settings = load(file, Gateway, what="gateway")
+    with only_one(workspace), bound(settings) as listening_socket:
+        uvloop.run(_serve(file, settings, build, listening_socket, workspace=workspace, listener=listener))
+
+
+async def _serve(
+    file: Path,
+    settings: Gateway,
+    build: Build,
+    listening_socket: socket.socket,
+    *,
+    workspace: Workspace,
+    listener: Listener,
+) -> None:
+    targets = Targets()
+    ending = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    beginning = asyncio.current_task()
+    assert beginning is not None
+    # While models are looked up there is nothing to drain: whoever ends us then ends us at once.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, beginning.cancel)
+    fleet = Fleet(settings, targets, workspace, listener)
+    try:
+        await fleet.__aenter__()
+    except asyncio.CancelledError:
+        listener.say("ended before any engine was started")
+        return
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, ending.set)
+        service = Service(file, fleet, build(settings, targets), listening_socket, listener, ending)
+        loop.add_signal_handler(signal.SIGHUP, service.hang_up)
+        commands = {"status": service.state, "reload": service.reload, "drain": service.drain}
+        async with Follower(fleet), listening(workspace, commands):
+            await service.live()
+    finally:
+        await fleet.__aexit__(None, None, None)
+
+
+class Service:
+    """A gateway at work."""
+
+    def __init__(
+        self,
+        file: Path,
+        fleet: Fleet,
+        app: Application,
+        listening_socket: socket.socket,
+        listener: Listener,
+        ending: asyncio.Event,
+    ) -> None:
+        self.file = file
+        self.fleet = fleet
+        self.app = app
+        self.listener = listener
+        self.ending = ending
+        self.refused = ""
+        """Why the file was not taken when it was last read again."""
+        self._socket = listening_socket
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def address(self) -> str:
+        host, port = self._socket.getsockname()[:2]
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+
+    async def state(self) -> Answer:
+        known = {"pid": os.getpid(), "url": self.address, "file": str(self.file), "refused": self.refused}
+        return {**known, "draining": self.ending.is_set(), **status(self.fleet)}
+
+    async def reload(self) -> Answer:
+        """Read the file again.
+
+        Raises:
+            LlmopsError: it cannot be used; everything goes on as before.
+        """
+        try:
+            fresh = load(self.file, Gateway, what="gateway")
+            if fresh.listen != self.fleet.settings.listen:
+                raise InputError(
+                    f"`listen` is {self.fleet.settings.listen}, which cannot be changed while it runs",
+                    fix="set it back, or end the gateway and start it again",
+                )
+            await self.fleet.reload(fresh)
+            self.app.reload(fresh)
+        except LlmopsError as error:
+            self.refused = str(error)
+            self.listener.say(f"{self.file} is not taken, everything goes on as before: {error}")
+            raise
+        self.refused = ""
+        self.listener.say(f"{self.file} was read again")
+        return await self.state()
+
+    def hang_up(self) -> None:
+        """SIGHUP: read the file again, and tell nobody but the log."""
+
+        async def quietly() -> None:
+            with contextlib.suppress(LlmopsError):
+                await self.reload()
+
+        self._tasks.add(task := asyncio.create_task(quietly()))
+        task.add_done_callback(self._tasks.discard)
+
+    async def drain(self) -> Answer:
+        """End, once what is under way has."""
+        under_way = self.fleet.in_flight
+        self.ending.set()
+        return {"under_way": under_way}
+
+    async def live(self) -> None:
+        """Answer until `ending`, then drain."""
+        import uvicorn
+
+        class Server(uvicorn.Server):
+            @contextlib.contextmanager
+            def capture_signals(self) -> Iterator[None]:
+                yield  # signals are ours: engines end after the last answer
+
+        limits = self.fleet.settings.limits
+        config = uvicorn.Config(
+            self.app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=1,  # answers have ended by then, or had their time
+        )
+        server = Server(config)
+        answering = asyncio.create_task(server.serve(sockets=[self._socket]))
+        watching = asyncio.create_task(self.fleet.watch())
+        ending = asyncio.create_task(self.ending.wait())
+        starting = asyncio.create_task(self._announce())
+        await asyncio.wait({answering, watching, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if ending.done():
+            self.listener.say(f"ending: {self.fleet.in_flight} requests under way get up to {limits.drain_s:g} s")
+            draining = asyncio.create_task(self.app.drain())
+            # A second Ctrl-C cuts what is under way.
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, draining.cancel)
+            await asyncio.wait({draining})
+            if draining.cancelled() or draining.result():
+                left = self.fleet.in_flight if draining.cancelled() else draining.result()
+                self.listener.say(f"{left} requests were cut short")
+        server.should_exit = True
+        await answering
+        for task in (watching, ending, starting):
+            task.cancel()
+        problems = await asyncio.gather(watching, ending, starting, return_exceptions=True)
+        for problem in problems:
+            if isinstance(problem, Exception):
+                raise problem
+
+    async def _announce(self) -> None:
+        fleet = self.fleet
+        self.listener.say(f"gateway on {self.address}; engines are starting")
+        if await fleet.ready():
+            self.listener.say(f"ready: {', '.join(fleet.settings.routes)} on {self.address}")
+        else:
+            lacking = [name for name in fleet.settings.engines if not fleet.targets.ready(name)]
+            self.listener.say(f"not ready: {', '.join(lacking)}; `llmops serve status` says why")
+
+
+@contextlib.contextmanager
+def bound(settings: Gateway) -> Iterator[socket.socket]:
+    """The socket it listens on, taken before any engine is started.
+
+    Raises:
+        EnvironmentFault: it is in use, or not to be had.
+    """
+    try:
+        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise EnvironmentFault(f"{settings.listen} is no address: {error.strerror}", fix="correct `listen`") from error
+    family, kind, protocol, _, place = found[0]
+    with socket.socket(family, kind, protocol) as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            taken.bind(place)
+            taken.listen(1)  # two that are only bound to a port do not disturb each other
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise EnvironmentFault(
+                    f"{settings.listen} is in use by another program",
+                    fix="end it, or set `listen` to another port (port 0 takes a free one)",
+                ) from error
+            if error.errno == errno.EACCES:
+                raise EnvironmentFault(
+                    f"{settings.listen} may not be used by this user", fix="set `listen` to a port above 1023"
+                ) from error
+            raise EnvironmentFault(
+                f"{settings.listen} is no address of this machine: {error.strerror}", fix="correct `listen`"
+            ) from error
+        yield taken

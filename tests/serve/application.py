@@ -1,0 +1,57 @@
+"""A gateway's HTTP side for tests of what runs it: a stream of a second on every path but /health."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+from llmops.serve.run import serve
+from llmops.serve.settings import Gateway
+from llmops.serve.targets import Targets
+from llmops.workspace import Workspace
+from tests.serve.conftest import Heard
+
+
+class Application:
+    def __init__(self, settings: Gateway, targets: Targets) -> None:
+        self.settings = settings
+        self.targets = targets
+        self.under_way = 0
+        self.reloads = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        self.under_way += 1
+        for _ in range(0 if scope["path"] == "/health" else 10):
+            await send({"type": "http.response.body", "body": b".", "more_body": True})
+            await asyncio.sleep(0.1)
+        self.under_way -= 1
+        await send({"type": "http.response.body", "body": b"end", "more_body": False})
+
+    def reload(self, settings: Gateway) -> None:
+        self.settings = settings
+
+    async def drain(self) -> int:
+        until = asyncio.get_running_loop().time() + self.settings.limits.drain_s
+        while self.under_way and asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(0.01)
+        return self.under_way
+
+
+class Loud(Heard):
+    def say(self, line: str) -> None:
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    from llmops.errors import LlmopsError
+
+    try:
+        serve(Path(sys.argv[1]), Application, workspace=Workspace.current(), listener=Loud())
+    except LlmopsError as error:
+        print(f"error: {error}", flush=True)
+        sys.exit(error.exit_code)

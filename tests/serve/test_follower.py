@@ -1,0 +1,140 @@
+"""A champion that changes reaches its engine within seconds; what may not be served leaves the old one serving."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llmops.files import folder_digest
+from llmops.records import RunManifest
+from llmops.registry import store
+from llmops.registry.connection import connect
+from llmops.registry.licence_chain import TAG, Licensed, to_plain
+from llmops.registry.promote import approve, promote, registered, rollback
+from llmops.registry.store import ModelVersion
+from llmops.serve.follower import EVERY_S, Follower
+from llmops.serve.status import status
+from llmops.workspace import Workspace
+from tests.registry.test_promote import verdict
+from tests.serve.conftest import Heard, MakeModel, Vllm
+from tests.serve.test_fleet import ask, fleet_of, run, until
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+
+LICENCES = {TAG: json.dumps(to_plain([Licensed("base", "org/base", "Apache-2.0", "its model card")]))}
+Register = Callable[..., ModelVersion]
+
+
+@pytest.fixture(scope="session")
+def migrated(shared_folder: Path) -> Path:
+    database = shared_folder / "mlflow.db"
+    connect(f"sqlite:///{database}")
+    return database
+
+
+@pytest.fixture
+def register(here: Workspace, migrated: Path, monkeypatch: pytest.MonkeyPatch) -> Register:
+    """The next version of `m` from a folder, judged, approved and promoted as asked."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("LLMOPS_DATABASE_URL", raising=False)
+    here.home.mkdir()
+    shutil.copy(migrated, here.home / "mlflow.db")
+
+    def next_version(folder: Path, *, champion: bool = True) -> ModelVersion:
+        manifest = RunManifest(
+            name="m",
+            digest=folder.name,
+            identity={},
+            recipe={},
+            kind="adapter",
+            artifact_digest=folder_digest(folder),
+            steps=1,
+            tokens=1,
+            trained_tokens=1,
+            final_loss=1.0,
+            validation_loss=None,
+            tokens_per_s=1.0,
+            predicted={},
+            measured={},
+            environment={},
+        )
+        one = store.register("m", folder, manifest, workspace=here, facts=LICENCES)
+        registered(one, verdict(str(one.digest)), workspace=here)
+        if champion:
+            approve(one, "ann", workspace=here)
+            promote(one, "bob", workspace=here)
+        return one
+
+    return next_version
+
+
+def test_a_promotion_and_a_rollback_reach_the_engine_in_seconds(
+    vllm: Vllm, here: Workspace, heard: Heard, make_model: MakeModel, register: Register
+) -> None:
+    assert EVERY_S <= 5  # of the 10 s that are promised; looking it up takes 2
+    base = make_model("base")
+    first, second = (make_model(name, base=base, value=v) for name, v in (("one", 2.0), ("two", 3.0)))
+    register(first)
+
+    async def scenario() -> None:
+        settings = vllm.gateway({"x": {"model": "models:/m@champion"}})
+        async with fleet_of(settings, here, heard) as fleet, Follower(fleet, every_s=0.2):
+            assert await fleet.ready()
+            assert fleet.targets.of("x")[0].version == "models:/m/1"
+            await asyncio.to_thread(register, second)
+            began = time.monotonic()
+            await until(lambda: fleet.targets.ready("x")[0].version == "models:/m/2")
+            assert time.monotonic() - began < 10
+            (target,) = fleet.targets.of("x")
+            assert target.model in await ask(target)
+            await asyncio.to_thread(rollback, "m", "ann", workspace=here)
+            await until(lambda: fleet.targets.ready("x")[0].version == "models:/m/1")
+
+    run(scenario())
+    assert len(vllm.starts()) == 1
+
+
+def test_a_champion_that_may_not_be_served_leaves_the_old_one_serving_and_is_told(
+    vllm: Vllm, here: Workspace, heard: Heard, make_model: MakeModel, register: Register
+) -> None:
+    base = make_model("base")
+    register(make_model("one", base=base, value=2.0))
+    bad = make_model("two", base=base, value=3.0)
+
+    async def scenario() -> None:
+        settings = vllm.gateway({"x": {"model": "models:/m@champion"}})
+        async with fleet_of(settings, here, heard) as fleet, Follower(fleet, every_s=0.2):
+            assert await fleet.ready()
+            second = await asyncio.to_thread(register, bad)
+            weights = store.place_of(here, str(second.digest)) / "adapter_model.safetensors"
+            weights.write_bytes(weights.read_bytes()[:-4] + b"abcd")
+            await until(lambda: "x" in fleet.notes)
+            assert "models:/m@champion is models:/m/2 now, which is not served: the bytes of" in fleet.notes["x"]
+            assert fleet.targets.ready("x")[0].version == "models:/m/1"
+            assert status(fleet)["engines"][0]["note"] == fleet.notes["x"]
+
+    run(scenario())
+
+
+def test_a_version_that_is_gone_from_the_registry_goes_on_and_that_is_told(
+    vllm: Vllm, here: Workspace, heard: Heard, make_model: MakeModel, register: Register
+) -> None:
+    register(make_model("one", base=make_model("base"), value=2.0))
+
+    async def scenario() -> None:
+        settings = vllm.gateway({"x": {"model": "models:/m/1"}})
+        async with fleet_of(settings, here, heard) as fleet, Follower(fleet, every_s=0.2, thorough_s=0.2):
+            assert await fleet.ready()
+            connect(here.tracking_uri).delete_model_version("m", "1")
+            await until(lambda: "x" in fleet.notes)
+            assert "may not be served any more (the model 'm' has no version); what runs goes on" in fleet.notes["x"]
+            (target,) = fleet.targets.ready("x")
+            assert target.model in await ask(target)
+
+    run(scenario())

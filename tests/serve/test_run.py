@@ -1,0 +1,152 @@
+"""A gateway process from start to end: told from outside, ended in order, and leaving nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llmops.errors import InputError
+from llmops.serve.control import ask
+from llmops.workspace import Workspace
+from tests.serve.conftest import MakeModel, Vllm
+from tests.serve.test_guard import alive, all_end
+
+ROOT = Path(__file__).parents[2]
+
+
+class Running:
+    """A gateway in a process of its own, in front of the engine that stands in for vLLM."""
+
+    def __init__(self, file: Path, home: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "tests.serve.application", str(file)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "LLMOPS_HOME": str(home)},
+        )
+        self.lines: list[str] = []
+
+    def until(self, pattern: str) -> re.Match[str]:
+        """The first line that fits; the test fails where it ends before."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip())
+            if found := re.search(pattern, line):
+                return found
+        raise AssertionError("\n".join(self.lines))
+
+
+@pytest.fixture
+def file(vllm: Vllm, make_model: MakeModel, tmp_path: Path) -> Path:
+    place = tmp_path / "gateway.yaml"
+    place.write_text(
+        f"listen: 127.0.0.1:0\nengines:\n  a: {{model: {make_model('m')}, python: {vllm.python}, max_length: 64}}\n"
+        "routes: {r: {policy: direct, engine: a}}\nlimits: {drain_s: 20}\n"
+    )
+    return place
+
+
+@pytest.fixture
+def running(file: Path, here: Workspace) -> Iterator[Running]:
+    started = Running(file, here.home)
+    yield started
+    started.process.kill()
+    started.process.communicate()
+
+
+def test_it_is_asked_told_drained_and_leaves_nothing(running: Running, vllm: Vllm, here: Workspace, file: Path) -> None:
+    url = running.until(r"ready: r on (http://\S+)")[1].removesuffix("/v1")
+    said = ask("status", workspace=here)
+    assert said["pid"] == running.process.pid
+    (engine,) = said["engines"]
+    assert (engine["engine"], engine["state"], engine["replicas"][0]["starts"]) == ("a", "ready", 1)
+    control = here.home / "serve" / "control.json"
+    assert stat.S_IMODE(control.stat().st_mode) == 0o600
+
+    # A second gateway of this workspace is refused.
+    second = Running(file, here.home)
+    second.until(r"a gateway of this workspace runs already \(process \d+\)")
+    assert second.process.wait() == 2
+
+    # A bad file is not taken; told to who asked, and kept for who asks later.
+    good = file.read_text()
+    file.write_text(good.replace("engine: a", "engine: b"))
+    with pytest.raises(InputError, match="there is no engine 'b'"):
+        ask("reload", workspace=here)
+    os.kill(running.process.pid, signal.SIGHUP)
+    running.until("is not taken, everything goes on as before")
+    assert "there is no engine 'b'" in ask("status", workspace=here)["refused"]
+    file.write_text(good.replace("max_length: 64", "max_length: 32"))
+    assert ask("reload", workspace=here)["refused"] == ""
+
+    # Draining lets a stream end.
+    answers: list[bytes] = []
+    stream = threading.Thread(target=lambda: answers.append(urllib.request.urlopen(f"{url}/stream").read()))
+    stream.start()
+    while not answers and stream.is_alive() and not _under_way(url):
+        pass
+    ask("drain", workspace=here)
+    running.until("ending: ")
+    stream.join()
+    assert answers == [b".........." + b"end"]
+    assert running.process.wait(timeout=30) == 0
+    assert not any(map(alive, vllm.processes()))
+    assert not control.exists()
+    with pytest.raises(InputError, match="no gateway of this workspace runs"):
+        ask("status", workspace=here)
+
+
+def _under_way(url: str) -> bool:
+    with urllib.request.urlopen(f"{url}/health") as answer:
+        return bool(answer.status == 200)
+
+
+def test_killed_it_leaves_no_engine_and_no_lock(running: Running, vllm: Vllm, here: Workspace, file: Path) -> None:
+    running.until("ready: r on ")
+    started = vllm.processes()
+    assert all(map(alive, started))
+    running.process.kill()
+    running.process.wait()
+    assert all_end(started)
+    with pytest.raises(InputError, match="no gateway of this workspace runs"):
+        ask("status", workspace=here)
+    again = Running(file, here.home)
+    again.until("ready: r on ")
+    again.process.send_signal(signal.SIGINT)
+    assert again.process.wait(timeout=30) == 0
+    assert not any(map(alive, vllm.processes()))
+
+
+def test_a_port_in_use_is_told_before_an_engine_starts(vllm: Vllm, here: Workspace, file: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        file.write_text(file.read_text().replace("127.0.0.1:0", f"127.0.0.1:{port}"))
+        refused = Running(file, here.home)
+        refused.until(rf"error: 127\.0\.0\.1:{port} is in use by another program")
+        refused.until("→ end it, or set `listen` to another port")
+        assert refused.process.wait() == 2
+    assert vllm.starts() == []
+
+
+def test_a_stranger_is_not_answered(running: Running, here: Workspace) -> None:
+    running.until("gateway on ")
+    known = json.loads((here.home / "serve" / "control.json").read_text())
+    for asked in (b'{"token": "guess", "command": "drain"}\n', b"GET / HTTP/1.1\r\n\r\n", b"[]\n"):
+        with socket.create_connection(("127.0.0.1", known["port"])) as connection:
+            connection.sendall(asked)
+            assert connection.recv(100) == b""
+    assert running.process.poll() is None
