@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from llmops.cli import serve_ledger
+from llmops.cli.serve_key import key
+
 if TYPE_CHECKING:
     from llmops.serve.run import Application
     from llmops.serve.settings import Gateway
@@ -55,9 +58,9 @@ def start(
 
 
 def _application(settings: Gateway, targets: Targets, workspace: Workspace) -> Application:
-    from llmops.serve.app import build
+    from llmops.serve.assembly import Assembly
 
-    return build(settings, targets)
+    return Assembly(settings, targets, workspace=workspace)
 
 
 @serve.command()
@@ -116,6 +119,10 @@ def drain() -> None:
 
     said = ask("drain", workspace=Workspace.current())
     typer.echo(f"the gateway ends after {said['under_way']} requests under way")
+
+
+serve.add_typer(key, name="key")
+serve_ledger.register(serve)
 
 
 def register(app: typer.Typer) -> None:

@@ -119,7 +119,7 @@ def _opened(gateway: Path) -> tuple[Gateway, Path]:
     settings = load(gateway, Gateway, what="gateway")
     if settings.keys is None:
         raise InputError(f"{gateway} names no file of keys", fix="add `keys: {file: keys.json}` to it")
-    return settings, gateway.parent / settings.keys.file
+    return settings, settings.keys.file
 
 
 def _routes(names: str, settings: Gateway) -> list[str]:

@@ -31,22 +31,18 @@ class Books:
         metrics: for the application.
     """
 
-    def __init__(self, settings: Gateway, *, folder: Path, workspace: Workspace) -> None:
+    def __init__(self, settings: Gateway, *, workspace: Workspace) -> None:
         """Open what `settings` ask for; nothing is written before `start`.
-
-        Args:
-            folder: of gateway.yaml, to which its paths are relative.
 
         Raises:
             EnvironmentFault: a package for traces is missing.
         """
         telemetry = settings.telemetry
-        self._folder = folder
         self._spending = Spending()
         self._keys: KeyFile | None = None
         self._keys_at: Path | None = None
         self._traces = Traces(telemetry.traces, telemetry.trace_share) if telemetry.traces else None
-        self.log = RequestLog(None if telemetry.log is None else folder / telemetry.log)
+        self.log = RequestLog(telemetry.log)
         self.ledger = Ledger(
             lambda: open_database(workspace),
             behind_rows=settings.ledger.behind_rows,
@@ -71,7 +67,7 @@ class Books:
         if settings.keys is None:
             self._keys = self._keys_at = None
             return Everybody()
-        file = self._folder / settings.keys.file
+        file = settings.keys.file
         if self._keys is None or self._keys_at != file:
             self._keys = KeyFile(file, self._spending, tell=self._tell)
             self._keys_at = file

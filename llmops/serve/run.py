@@ -35,6 +35,12 @@ class Application(Protocol):
     async def drain(self) -> int:
         """Refuse what is new, wait for what is under way; how many were cut short."""
 
+    def start(self) -> None:
+        """Begin to keep records."""
+
+    def close(self) -> None:
+        """Write what is not written yet."""
+
 
 Build = Callable[[Gateway, Targets], Application]
 
@@ -63,6 +69,7 @@ async def _serve(
     listener: Listener,
 ) -> None:
     targets = Targets()
+    app = build(settings, targets)
     ending = asyncio.Event()
     loop = asyncio.get_running_loop()
     beginning = asyncio.current_task()
@@ -79,13 +86,15 @@ async def _serve(
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ending.set)
-        service = Service(file, fleet, build(settings, targets), listening_socket, listener, ending)
+        app.start()
+        service = Service(file, fleet, app, listening_socket, listener, ending)
         loop.add_signal_handler(signal.SIGHUP, service.hang_up)
         commands = {"status": service.state, "reload": service.reload, "drain": service.drain}
         async with Follower(fleet), listening(workspace, commands):
             await service.live()
     finally:
         await fleet.__aexit__(None, None, None)
+        app.close()
 
 
 class Service:
@@ -162,19 +171,15 @@ class Service:
         """Answer until `ending`, then drain."""
         import uvicorn
 
+        from llmops.serve.server import config_of
+
         class Server(uvicorn.Server):
             @contextlib.contextmanager
             def capture_signals(self) -> Iterator[None]:
                 yield  # signals are ours: engines end after the last answer
 
         limits = self.fleet.settings.limits
-        config = uvicorn.Config(
-            self.app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=1,  # answers have ended by then, or had their time
-        )
+        config = config_of(self.app, limits)
         server = Server(config)
         answering = asyncio.create_task(server.serve(sockets=[self._socket]))
         watching = asyncio.create_task(self.fleet.watch())

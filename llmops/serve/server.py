@@ -6,6 +6,7 @@ import asyncio
 import signal
 import socket
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -13,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from llmops.errors import EnvironmentFault
 from llmops.serve.app import App
 from llmops.serve.refusal import Refusal
+from llmops.serve.settings import Limits
 
 KEEP_ALIVE_S = 75
 """Longer than clients keep a quiet connection, so that none is closed just as it is used again."""
@@ -41,6 +43,26 @@ def listening(host: str, port: int) -> socket.socket:
     return sock
 
 
+def config_of(app: Any, limits: Limits) -> uvicorn.Config:
+    """How uvicorn serves the application; what clients may send is guarded while it still comes."""
+
+    class Limited(GuardedProtocol):
+        head_bytes = int(limits.headers_kb * 1000)
+        head_s = limits.body_s
+
+    return uvicorn.Config(
+        app,
+        http=Limited,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=5,  # answers have ended by then, or had their time
+    )
+
+
 class Server(uvicorn.Server):
     """Serves until a signal: the first lets what is under way end, the second ends it.
 
@@ -49,25 +71,7 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, app: App) -> None:
-        limits = app.core.settings.limits
-
-        class Limited(GuardedProtocol):
-            head_bytes = int(limits.headers_kb * 1000)
-            head_s = limits.body_s
-
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http=Limited,
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=5,
-            )
-        )
+        super().__init__(config_of(app, app.core.settings.limits))
         self._app = app
         self._drain: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None

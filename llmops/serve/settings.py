@@ -234,7 +234,7 @@ class Keys(Settings):
     """Who may ask."""
 
     file: Path
-    """The keys, hashed, as `llmops serve key create` writes them; read again when it changes. Relative to this file."""
+    """The keys, hashed, as `llmops serve key create` writes them; read again when it changes."""
 
 
 class Limits(Settings):
@@ -272,8 +272,7 @@ class Telemetry(Settings):
     trace_share: Share = 1.0
     """Share of requests (0 to 1) that are traced."""
     log: Path | None = None
-    """File of the log, a line of JSON for every request, without bodies; null writes to standard error. Relative to
-    this file."""
+    """File of the log, a line of JSON for every request, without bodies; null writes to standard error."""
 
 
 class Gateway(Settings):
