@@ -51,6 +51,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "feedback/rubrics": load_rubric,
     "configs/prices.yaml": prices,
     "configs/gateway.yaml": gateway,
+    "configs/quickstart-gateway.yaml": gateway,
 }
 
 

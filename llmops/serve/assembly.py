@@ -1,4 +1,4 @@
-"""The gateway put together: the application with the keys, the routing, the ledger and the metrics its file asks for."""
+"""The gateway put together: the application with the keys, routing, ledger and metrics that its file asks for."""
 
 from __future__ import annotations
 
