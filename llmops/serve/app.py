@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Annotated, Any, Literal, Self
 
@@ -138,17 +139,16 @@ def _cold_paths(core: Core) -> FastAPI:
             given = GivenFeedback.model_validate_json(await read_body(request.receive, limits))
         except ValidationError as error:
             raise invalid(error) from error
-        core.recorder.feedback(
-            Feedback(
-                given.request_id,
-                time.time(),
-                caller=caller.id,
-                thumbs=given.thumbs,
-                score=given.score,
-                comment=given.comment,
-                correction=given.correction,
-            )
+        said = Feedback(
+            given.request_id,
+            time.time(),
+            caller=caller.id,
+            thumbs=given.thumbs,
+            score=given.score,
+            comment=given.comment,
+            correction=given.correction,
         )
+        await asyncio.to_thread(core.recorder.feedback, said)
         return JSONResponse({"object": "feedback", "request_id": given.request_id}, 202)
 
     @app.exception_handler(Refusal)

@@ -15,6 +15,7 @@ import pytest
 from llmops.serve.targets import Replica, Target
 from tests.serve.fake_engine import plain, saying, speaking
 from tests.serve.gateways import Running, running, settings
+from tests.serve.test_exchange import WORDS, stream
 from tests.serve.vllm_server import NAME, vllm_server
 
 HI: Any = [{"role": "user", "content": "hello there"}]
@@ -43,8 +44,8 @@ def test_sync_and_async_whole_and_streamed_say_the_same(fake: Running) -> None:
 
     with client(fake.url) as asking:
         whole = asking.chat.completions.create(model="m", messages=HI)
-        stream = asking.chat.completions.create(model="m", messages=HI, stream=True)
-        parts = "".join(part.choices[0].delta.content or "" for part in stream)
+        streamed = asking.chat.completions.create(model="m", messages=HI, stream=True)
+        parts = "".join(part.choices[0].delta.content or "" for part in streamed)
         said = whole.choices[0].message.content
     assert said == parts == "hello wörld!"
     assert asyncio.run(later()) == (said, parts)
@@ -78,12 +79,13 @@ def test_an_unknown_model_and_an_unreadable_request_are_told_apart(fake: Running
         assert asking.models.retrieve("m").id == "m"
 
 
-def test_a_cut_in_mid_stream_is_raised(fake: Running) -> None:
-    from tests.serve.test_exchange import WORDS, stream
-
-    with running({"small": [saying(stream(*WORDS[:2], done=False), then="close")]}) as gateway:
-        with client(gateway.url) as asking, pytest.raises(openai.APIError, match="in the middle"):
-            list(asking.chat.completions.create(model="m", messages=HI, stream=True))
+def test_a_cut_in_mid_stream_is_raised() -> None:
+    with (
+        running({"small": [saying(stream(*WORDS[:2], done=False), then="close")]}) as gateway,
+        client(gateway.url) as asking,
+        pytest.raises(openai.APIError, match="in the middle"),
+    ):
+        list(asking.chat.completions.create(model="m", messages=HI, stream=True))
 
 
 def test_its_own_retries_are_each_one_row_of_the_ledger() -> None:
@@ -106,21 +108,22 @@ with_vllm = [
 ]
 
 
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, openai.OpenAI, openai.OpenAI]]:
+    with vllm_server(tmp_path_factory.mktemp("vllm")) as engine:
+        target = Target(Replica("small", 0, engine, state="ready"), NAME, "small/1", max_length=128)
+        with (
+            running({}, settings(ROUTES), addresses={"small": [target]}) as gateway,
+            client(gateway.url, timeout=60) as through,
+            client(engine, timeout=60) as itself,
+        ):
+            yield gateway, through, itself
+
+
 class TestAgainstVllm:
     """The same request through the gateway and to the engine itself."""
 
     pytestmark = with_vllm
-
-    @pytest.fixture(scope="class")
-    def both(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, openai.OpenAI, openai.OpenAI]]:
-        with vllm_server(tmp_path_factory.mktemp("vllm")) as engine:
-            target = Target(Replica("small", 0, engine, state="ready"), NAME, "small/1", max_length=128)
-            with (
-                running({}, settings(ROUTES), addresses={"small": [target]}) as gateway,
-                client(gateway.url, timeout=60) as through,
-                client(engine, timeout=60) as itself,
-            ):
-                yield gateway, through, itself
 
     @pytest.mark.parametrize(
         "ask",
@@ -163,7 +166,7 @@ class TestAgainstVllm:
         until = time.monotonic() + 5
         while not (entry := gateway.notes.entries[-1]).stream and time.monotonic() < until:
             time.sleep(0.01)
-        assert entry.completion_tokens == 9 or entry.completion_tokens < 9
+        assert entry.completion_tokens <= 9
         if options:
             assert (entry.prompt_tokens, entry.completion_tokens) == (
                 shown[0].prompt_tokens,
@@ -175,9 +178,9 @@ class TestAgainstVllm:
         _, through, itself = both
 
         def text(asking: openai.OpenAI, model: str) -> Any:
-            got = asking.completions.create(
+            got: Any = asking.completions.create(
                 model=model, prompt=["hello", "there"], max_tokens=8, temperature=0, logprobs=2, stream=streamed
-            )  # type: ignore[call-overload]
+            )
             words: dict[int, str] = {}
             for part in got if streamed else [got]:
                 for choice in part.choices:
@@ -205,7 +208,7 @@ class TestAgainstVllm:
             ({"messages": HI, "max_tokens": 100_000}, 400),
             ({"messages": HI, "temperature": -3}, 400),
             ({"messages": HI, "response_format": {"type": "json_schema"}}, 400),
-            ({"messages": [{"role": "nobody"}]}, 400),
+            ({"messages": HI, "max_tokens": "many"}, 400),
             ({"messages": HI, "tools": "none"}, 400),
         ],
     )
