@@ -148,6 +148,7 @@ def _cold_paths(core: Core) -> FastAPI:
             comment=given.comment,
             correction=given.correction,
         )
+        # The request may have to be looked up in a database, which no other request is to wait for.
         await asyncio.to_thread(core.recorder.feedback, said)
         return JSONResponse({"object": "feedback", "request_id": given.request_id}, 202)
 
