@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
@@ -17,31 +17,28 @@ KEEP_ALIVE_S = 75
 """Longer than clients keep a quiet connection, so that none is closed just as it is used again."""
 
 
+def config_of(app: Any, limits: Limits) -> uvicorn.Config:
+    """How uvicorn serves the application; what clients may send is guarded while it still comes."""
+
+    class Limited(GuardedProtocol):
+        head_bytes = int(limits.headers_kb * 1000)
+        head_s = limits.body_s
+
+    return uvicorn.Config(
+        app,
+        http=Limited,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=5,  # answers have ended by then, or had their time
+    )
+
+
 class Server(uvicorn.Server):
     """Serves until `should_exit`. Signals are left to whoever runs it: answers end before engines do."""
-
-    def __init__(self, app: Callable[..., Awaitable[None]], limits: Limits, **config: Any) -> None:
-        """Args: config: more of uvicorn's own."""
-
-        class Limited(GuardedProtocol):
-            head_bytes = int(limits.headers_kb * 1000)
-            head_s = limits.body_s
-
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http=Limited,
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=KEEP_ALIVE_S,
-                # Answers have ended by then, or had their time.
-                timeout_graceful_shutdown=1,
-                **config,
-            )
-        )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
