@@ -42,6 +42,9 @@ class Upstream(asyncio.Protocol):
         if len(rest) < length:
             return
         self._buffer = rest[length:]
+        if not head.startswith(b"POST"):
+            self._write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
+            return
         streamed = b'"stream":true' in rest or b'"stream": true' in rest
         self._loop.call_later(WAIT_S, self._stream if streamed else self._whole)
 
