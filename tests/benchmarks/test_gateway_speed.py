@@ -1,7 +1,7 @@
-"""What the gateway takes of time and memory, with keys, limits, ledger and metrics on, in front of an engine that waits.
+"""What the gateway takes of time and memory with keys, limits, ledger and metrics on, before an engine that waits 20 ms.
 
-One core is the gateway's, another that of the engine and the clients. Figures are differences and ratios of one run, each
-side in turn, since machines drift.
+One core is the gateway's, another that of the engine and the clients. Figures are differences and ratios of one run,
+each side in turn, since machines drift.
 """
 
 from __future__ import annotations
