@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: environment debian quickstart check test benchmark clean
+.PHONY: environment debian quickstart serve-demo check test benchmark clean
 
 environment: $(VENV)/.ready-$(LOCK)
 
@@ -41,6 +41,33 @@ debian:
 
 quickstart: environment
 	$(BIN)/llmops finetune recipes/quickstart.yaml
+
+# The quickstart's model approved, promoted, quantized and served; asked with curl and with the openai client.
+define ASK
+from openai import OpenAI
+client = OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="none needed on this machine")
+question = "festival[Iron Week], town[Mill Port], month[November], days[4], music[organ music], food[soup], entry[free]"
+for headers in ({}, {"x-llmops-size": "large"}):
+    raw = client.chat.completions.with_raw_response.create(
+        model="auto", messages=[{"role": "user", "content": question}], temperature=0, max_tokens=64, extra_headers=headers
+    )
+    print("\n" + raw.headers["x-llmops-version"], "because", raw.headers["x-llmops-route"])
+    print(raw.parse().choices[0].message.content)
+endef
+export ASK
+
+serve-demo: quickstart
+	$(BIN)/llmops models show quickstart@champion >/dev/null 2>&1 || { \
+	  $(BIN)/llmops models approve quickstart/1 --as somebody-else && $(BIN)/llmops models promote quickstart/1; }
+	$(BIN)/llmops quantize models:/quickstart@champion --scheme w4a16
+	@set -e; \
+	$(BIN)/llmops serve configs/quickstart-gateway.yaml & \
+	trap 'kill $$! 2>/dev/null; wait' EXIT; \
+	until curl -fs http://127.0.0.1:8000/ready >/dev/null; do kill -0 $$!; sleep 1; done; \
+	echo; curl -s -D - http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json' \
+	  -d '{"model": "auto", "max_tokens": 32, "messages": [{"role": "user", "content": "Solve 3x^2 + 5x - 7 = 0"}]}'; echo; \
+	$(BIN)/python -c "$$ASK"; \
+	echo; $(BIN)/llmops serve status; $(BIN)/llmops serve ledger --by engine
 
 check: environment
 	$(BIN)/ruff format --check .
