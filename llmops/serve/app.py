@@ -36,7 +36,7 @@ class GivenFeedback(BaseModel):
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
-        if not {"thumbs", "score", "comment", "correction"} & self.model_fields_set:
+        if all(said is None for said in (self.thumbs, self.score, self.comment, self.correction)):
             raise ValueError("say thumbs, score, comment or correction")
         return self
 
@@ -106,7 +106,8 @@ def _cold_paths(core: Core) -> FastAPI:
 
     @app.get("/v1/models/{name:path}")
     async def one_model(request: Request, name: str) -> JSONResponse:
-        if name not in core.settings.routes or not core.gatekeeper.may(caller_of(request), name):
+        caller = caller_of(request)
+        if name not in core.settings.routes or not core.gatekeeper.may(caller, name):
             raise Refusal(404, f"there is no model {name!r}", code="model_not_found", param="model")
         return JSONResponse(model(name))
 

@@ -55,13 +55,13 @@ class Exchange:
         try:
             await self._run()
         except asyncio.CancelledError:
-            if self._ended_by is None or self._task is None:
-                raise
-            self._task.uncancel()
             if self._ended_by == "client":
                 self._entry.status, self._entry.error = CLIENT_LEFT, "client_left"
             else:
                 await self._reply.refuse(stopping())
+            if self._ended_by is None or self._task is None:
+                raise
+            self._task.uncancel()
         except Left:
             self._entry.status, self._entry.error = CLIENT_LEFT, "client_left"
         except Refusal as refusal:

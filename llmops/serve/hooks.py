@@ -1,7 +1,7 @@
 """What the gateway asks of its other parts: who may ask, where a request goes, and who writes down what happened.
 
-None of these may block: they are called on the event loop, between two requests. What is slow goes through a queue of
-their own.
+None of these may block, unless they say so: they are called on the event loop, between two requests. What is slow goes
+through a queue of their own.
 """
 
 from __future__ import annotations
@@ -171,7 +171,11 @@ class Recorder(Protocol):
         """Called after `record`, for the requests that are kept."""
 
     def feedback(self, given: Feedback) -> None:
-        """Raises Refusal where it cannot be taken, such as 404 for a request that is not known."""
+        """Called in a thread: it may look into the database.
+
+        Raises:
+            Refusal: it cannot be taken, such as 404 for a request that nobody made.
+        """
 
 
 @dataclass(frozen=True, slots=True)

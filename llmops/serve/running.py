@@ -47,6 +47,10 @@ class Running:
             left = self.stop()
             await self._idle.wait()
             return left
+        except asyncio.CancelledError:
+            # Whoever waited has no more patience.
+            self.stop()
+            raise
 
     def stop(self) -> int:
         """End all that are under way; how many that are."""

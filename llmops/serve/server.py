@@ -1,99 +1,48 @@
-"""The gateway on a socket: uvicorn with limits on what a client may send, and a stop that cuts nobody off."""
+"""The gateway on a socket: uvicorn with limits on what a client may send before there is a request."""
 
 from __future__ import annotations
 
 import asyncio
-import signal
-import socket
-from types import FrameType
+import contextlib
+from collections.abc import Iterator
+from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from llmops.errors import EnvironmentFault
-from llmops.serve.app import App
 from llmops.serve.refusal import Refusal
+from llmops.serve.settings import Limits
 
 KEEP_ALIVE_S = 75
 """Longer than clients keep a quiet connection, so that none is closed just as it is used again."""
 
 
-def listening(host: str, port: int) -> socket.socket:
-    """A socket bound to an address; port 0 takes a free one.
+def config_of(app: Any, limits: Limits) -> uvicorn.Config:
+    """How uvicorn serves the application; what clients may send is guarded while it still comes."""
 
-    Raises:
-        EnvironmentFault: it is taken, not allowed, or not of this machine.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        sock = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise EnvironmentFault(f"cannot listen on {host}: {error}", fix="change `listen`") from error
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-        sock.listen(2048)
-    except OSError as error:
-        sock.close()
-        raise EnvironmentFault(
-            f"cannot listen on {host}:{port}: {error.strerror}", fix="stop what uses it, or change `listen`"
-        ) from error
-    return sock
+    class Limited(GuardedProtocol):
+        head_bytes = int(limits.headers_kb * 1000)
+        head_s = limits.body_s
+
+    return uvicorn.Config(
+        app,
+        http=Limited,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=5,  # answers have ended by then, or had their time
+    )
 
 
 class Server(uvicorn.Server):
-    """Serves until a signal: the first lets what is under way end, the second ends it.
+    """Serves until `should_exit`. Signals are left to whoever runs it: answers end before engines do."""
 
-    Attributes:
-        stopped_by: the first signal; None before.
-    """
-
-    def __init__(self, app: App) -> None:
-        limits = app.core.settings.limits
-
-        class Limited(GuardedProtocol):
-            head_bytes = int(limits.headers_kb * 1000)
-            head_s = limits.body_s
-
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http=Limited,
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=5,
-            )
-        )
-        self._app = app
-        self._drain: asyncio.Task[None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self.stopped_by: int | None = None
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        self._loop = asyncio.get_running_loop()
-        await super().startup(sockets)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._loop is None:
-            self.should_exit = True
-        elif self.stopped_by is None:
-            self._loop.call_soon_threadsafe(self.stop)
-        else:
-            self._loop.call_soon_threadsafe(self._app.core.running.stop)
-        self.stopped_by = self.stopped_by or sig
-
-    def stop(self) -> None:
-        """Let nobody in any more; end when all have been answered."""
-        if self._drain is None:
-            self._drain = asyncio.get_running_loop().create_task(self._drained())
-
-    async def _drained(self) -> None:
-        await self._app.drain()
-        self.should_exit = True
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -157,10 +106,3 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-
-
-def run(app: App, sock: socket.socket) -> int:
-    """Serve on `sock` until a signal; which one that was."""
-    server = Server(app)
-    server.run(sockets=[sock])
-    return server.stopped_by or signal.SIGTERM

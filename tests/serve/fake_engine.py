@@ -75,7 +75,7 @@ def chunks_of(body: dict[str, Any], words: list[str]) -> list[dict[str, Any]]:
 
 
 def answer(body: dict[str, Any], text: str) -> dict[str, Any]:
-    logprobs = {
+    logprobs: dict[str, Any] = {
         "content": [{"token": word, "logprob": -0.5, "bytes": None, "top_logprobs": []} for word in text.split()]
     }
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 from llmops.serve.app import App, build
 from llmops.serve.entry import Captured, Entry
 from llmops.serve.hooks import Ask, Choice, Everybody, Feedback, Gatekeeper, Now, Policy
-from llmops.serve.server import Server, listening
+from llmops.serve.server import Server, config_of
 from llmops.serve.settings import BySize, Cascade, Direct, Gateway
 from llmops.serve.targets import Replica, Target, Targets
 from tests.serve.fake_engine import Behaviour, FakeEngine
@@ -125,7 +126,7 @@ def running(
     """
     targets, notes = Targets(), Notebook()
     app = app_of(gateway or settings(), targets, notes, gatekeeper=gatekeeper, policy=policy)
-    sock = listening("127.0.0.1", 0)
+    sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
     started = threading.Event()
     made: list[Running] = []
     failed: list[BaseException] = []
@@ -138,7 +139,7 @@ def running(
             targets.set(name, [target(name, fake.url, number) for number, fake in enumerate(fakes)])
         for name, others in (addresses or {}).items():
             targets.set(name, others)
-        server = Server(app)
+        server = Server(config_of(app, app.core.settings.limits))
         url = f"http://127.0.0.1:{sock.getsockname()[1]}"
         made.append(Running(app, notes, targets, engines, asyncio.get_running_loop(), url, server))
         asyncio.get_running_loop().call_later(0.02, started.set)

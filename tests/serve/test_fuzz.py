@@ -22,7 +22,7 @@ ROUTES = {
     "m": {"policy": "direct", "engine": "small", "cache": {"entries": 10}, "capture": {"share": 0.5}},
     "c": {"policy": "cascade", "small": "small", "large": "large", "shadow": {"to": "large", "share": 1}},
 }
-ODD = [
+ODD: list[Any] = [
     None,
     True,
     False,

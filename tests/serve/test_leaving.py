@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -131,8 +126,7 @@ def test_a_drain_with_200_open_streams_cuts_none_and_lets_nobody_in() -> None:
     with running({"small": [speaking(said, wait_s=0.15)]}) as gateway:
         clients = [connected(gateway.url, asking(streamed=True)) for _ in range(200)]
         assert soon(lambda: gateway.engines["small"][0].under_way == 200, 10)
-        assert gateway.server is not None
-        gateway.loop.call_soon_threadsafe(gateway.server.stop)
+        drained = asyncio.run_coroutine_threadsafe(gateway.app.drain(), gateway.loop)
         assert soon(lambda: gateway.app.core.running.draining)
         status, headers, raw = post(gateway.url)
         assert (status, error(raw)["code"], headers["retry-after"]) == (503, "stopping", "1")
@@ -141,7 +135,7 @@ def test_a_drain_with_200_open_streams_cuts_none_and_lets_nobody_in() -> None:
             assert values[-1] == b"[DONE]"
             assert "".join(one["choices"][0]["delta"].get("content", "") for one in values[:-1]) == "".join(said)
             client.close()
-        assert soon(lambda: not gateway.server or gateway.server.should_exit, 5)
+        assert drained.result(5) == 0
 
 
 def test_a_drain_has_its_time_and_then_says_why_it_ends() -> None:
@@ -154,49 +148,23 @@ def test_a_drain_has_its_time_and_then_says_why_it_ends() -> None:
         client.close()
 
 
-SERVE = """
-import sys
-from tests.serve.gateways import Notebook, app_of, settings, target
-from llmops.serve.server import listening, run
-from llmops.serve.targets import Targets
+def test_a_drain_that_is_given_up_still_tells_everybody() -> None:
+    with running({"small": [saying(STREAM, FIRST, then="hang")]}) as gateway:
+        client = connected(gateway.url, asking(streamed=True))
+        assert soon(lambda: gateway.engines["small"][0].under_way == 1)
 
-targets = Targets()
-targets.set("small", [target("small", sys.argv[1])])
-sock = listening("127.0.0.1", 0)
-print(sock.getsockname()[1], flush=True)
-print("signal", run(app_of(settings(), targets, Notebook()), sock), flush=True)
-"""
+        async def impatient() -> None:
+            draining = asyncio.create_task(gateway.app.drain())
+            await asyncio.sleep(0.05)
+            draining.cancel()
+            await asyncio.gather(draining, return_exceptions=True)
+            assert gateway.server is not None
+            gateway.server.should_exit = True
 
-
-@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]])
-def test_a_process_ends_after_its_streams_and_at_once_when_told_twice(signals: list[int]) -> None:
-    with running({"small": [speaking(["a"] * 15, wait_s=0.1)]}) as engines:
-        process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", SERVE, engines.engines["small"][0].url],
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parents[2],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(one for one in sys.path if one)},
-        )
-        assert process.stdout is not None
-        try:
-            client = connected(f"http://127.0.0.1:{int(process.stdout.readline())}", asking(streamed=True))
-            assert soon(lambda: engines.engines["small"][0].under_way == 1, 10)
-            for one in signals:
-                process.send_signal(one)
-                time.sleep(0.3)
-            values = data(words(read_all(client)))
-            if len(signals) == 1:
-                assert values[-1] == b"[DONE]"
-            else:
-                assert values[-1]["error"]["code"] == "stopping"
-            client.close()
-            assert process.stdout.read() == f"signal {int(signals[0])}\n"
-            assert process.wait(10) == 0
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
+        gateway.on_loop(impatient())
+        *_, last = data(words(read_all(client)))
+        assert last["error"]["code"] == "stopping"
+        client.close()
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ def test_a_name_that_looks_like_the_field_in_a_text_stays() -> None:
 @pytest.mark.parametrize("last", ["response.completed", "response.incomplete", "response.failed"])
 def test_responses_end_with_their_own_event_and_say_their_usage(last: str) -> None:
     said = {"input_tokens": 5, "output_tokens": 6, "input_tokens_details": {"cached_tokens": 2}}
-    values = [
+    values: list[dict[str, Any]] = [
         {"type": "response.created", "response": {"id": "r", "model": "served", "error": None}},
         {"type": "response.output_text.delta", "delta": "a"},
         {"type": last, "response": {"id": "r", "model": "served", "error": None, "usage": said}},
