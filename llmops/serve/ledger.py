@@ -59,6 +59,7 @@ class Ledger:
         *,
         behind_rows: int = 100_000,
         keep_days: float | None = None,
+        every_s: float = EVERY_S,
         on_open: Callable[[Engine], None] = lambda engine: None,
         tell: Callable[[str], None] = lambda line: None,
         clock: Callable[[], float] = time.time,
@@ -67,6 +68,7 @@ class Ledger:
 
         Args:
             open_engine: opens the database; called by the writer, and again until it succeeds.
+            every_s: seconds between two batches that are not full.
             on_open: called by the writer once the database is open and before anything of this process is in it.
             tell: hears when the database goes away, comes back, or refuses a row.
             clock: Unix time, for retention.
@@ -74,6 +76,7 @@ class Ledger:
         self._open_engine = open_engine
         self._on_open = on_open
         self._tell = tell
+        self._every_s = every_s
         self._entries: Waiting[Entry] = Waiting(behind_rows)
         self._given: Waiting[tuple[str, Feedback]] = Waiting(behind_rows)
         self._captures: Waiting[Capturing] = Waiting(_CAPTURES_BYTES, size=lambda one: one.size)
@@ -157,18 +160,19 @@ class Ledger:
     # ── the writer ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _run(self) -> None:
-        wait = EVERY_S
+        wait = 0.0
         while True:
             self._wake.wait(wait)
             self._wake.clear()
+            closing = self._closing
             try:
                 self._write_all()
-                wait = EVERY_S
+                wait = self._every_s
             except Exception as error:
                 # Whatever it is, serving goes on and rows wait; the next attempt begins with a fresh connection.
                 self._away(error)
-                wait = EVERY_S if self._closing else min(wait * 2, _LONGEST_WAIT_S)
-            if self._closing and not self.behind():
+                wait = self._every_s if closing else min(max(wait, self._every_s) * 2, _LONGEST_WAIT_S)
+            if closing and not self.behind():
                 break
         self._disconnect()
 

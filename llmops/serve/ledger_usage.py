@@ -146,7 +146,7 @@ def month(at: float) -> tuple[float, float]:
 def _percentiles(
     connection: Any, by: By, measured: str, percents: tuple[int, ...], since: float | None, until: float | None
 ) -> dict[str | None, tuple[float | None, ...]]:
-    """By name the values at rank ⌈n·p/100⌉ of n, sorted by the database: neither SQLite has a function for it."""
+    """By name the values at rank ⌈n·p/100⌉ of n, sorted by the database, which keeps memory here small."""
     from sqlalchemy import case, func, select
 
     table = requests()
@@ -162,7 +162,7 @@ def _percentiles(
         .subquery()
     )
     wanted = [
-        func.max(case((ranked.c.rank == (ranked.c.n * percent + 99) / 100, ranked.c.value))) for percent in percents
+        func.max(case((ranked.c.rank == (ranked.c.n * percent + 99) // 100, ranked.c.value))) for percent in percents
     ]
     rows = connection.execute(select(ranked.c.name, *wanted).group_by(ranked.c.name))
     return {row[0]: tuple(row[1:]) for row in rows}

@@ -32,19 +32,25 @@ def whole_answer(stream: bytes) -> Any:
         except (ValueError, RecursionError):
             others.append(data.decode("utf-8", "replace"))
             continue
-        if not isinstance(chunk, dict) or chunk.get("object") not in _WHOLE:
+        try:
+            _add(whole, choices, chunk)
+        except (TypeError, AttributeError, ValueError, KeyError):  # no chunk we know
             others.append(chunk)
-            continue
-        for key, value in chunk.items():
-            if key != "choices" and value is not None:
-                whole[key] = value
-        whole["object"] = _WHOLE[chunk["object"]]
-        for choice in chunk.get("choices") or ():
-            _add_choice(choices.setdefault(int(choice.get("index", 0)), {}), choice)
     if not whole:
         return {"events": others}
     whole["choices"] = [choices[index] for index in sorted(choices)]
     return {**whole, "events": others} if others else whole
+
+
+def _add(whole: dict[str, Any], choices: dict[int, dict[str, Any]], chunk: Any) -> None:
+    """Merge a chunk; what has another shape raises one of the errors that `whole_answer` expects."""
+    kind = _WHOLE[chunk["object"]]
+    for choice in chunk.get("choices") or ():
+        _add_choice(choices.setdefault(int(choice.get("index", 0)), {}), choice)
+    for key, value in chunk.items():
+        if key != "choices" and value is not None:
+            whole[key] = value
+    whole["object"] = kind
 
 
 def _add_choice(whole: dict[str, Any], choice: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from llmops.errors import EnvironmentFault
 from llmops.serve.capture import DAY_S
 from llmops.serve.entry import Captured, Entry
 from llmops.serve.hooks import Feedback
-from llmops.serve.ledger import Ledger
+from llmops.serve.ledger import EVERY_S, Ledger
 from llmops.serve.ledger_tables import captured, feedback, requests
 from llmops.serve.ledger_usage import entries
 from llmops.serve.refusal import Refusal
@@ -45,7 +45,7 @@ def started(engine: Engine) -> Iterator[Started]:
     ledgers: list[Ledger] = []
 
     def start(open_engine: Callable[[], Engine] = lambda: engine, **settings: Any) -> Ledger:
-        ledgers.append(Ledger(open_engine, **settings))
+        ledgers.append(Ledger(open_engine, **{"every_s": 0.02, **settings}))
         ledgers[-1].start()
         return ledgers[-1]
 
@@ -60,7 +60,7 @@ def rows(engine: Engine, table: Any) -> list[dict[str, Any]]:
 
 
 def test_an_entry_comes_back_as_it_went_in_within_a_second(started: Started, engine: Engine) -> None:
-    ledger = started()
+    ledger = started(every_s=EVERY_S)
     sent = [
         an_entry(),
         Entry(id="bare", at=1.5, endpoint="/v1/embeddings"),
@@ -225,7 +225,7 @@ RECORDING = """
 import sys, time
 from pathlib import Path
 from llmops.database import open_database
-from llmops.serve.ledger import Ledger
+from llmops.serve.ledger import EVERY_S, Ledger
 from llmops.workspace import Workspace
 from tests.serve.entries import an_entry
 ledger = Ledger(lambda: open_database(Workspace(Path(sys.argv[1]))))
@@ -247,17 +247,18 @@ def test_killed_it_loses_at_most_the_last_second_and_no_row_is_torn(engine: Engi
         begun = time.monotonic()
         for line in child.stdout:
             said.append(line.split())
-            if time.monotonic() - begun > 2.5:
+            if time.monotonic() - begun > 2.0:
                 break
     finally:
         child.send_signal(signal.SIGKILL)
         killed = time.time()
         rest = child.stdout.read()
+        child.stdout.close()
         child.wait()
     said += [words for line in rest.splitlines() if len(words := line.split()) == 2]
     kept = {one.id: one for one in entries(engine)}
     assert {f"{int(number):09}" for number, at in said if float(at) < killed - 1.0} <= set(kept)
-    assert len(kept) > 500
+    assert len(kept) > 200
     for number, one in kept.items():
         assert (one.usd, one.reason, one.tags) == (float(int(number)), "r" * 200, ("team=x",)), "every row is whole"
 
@@ -266,7 +267,7 @@ FULL_DISK = """
 import resource, sys, time
 from pathlib import Path
 from llmops.database import open_database
-from llmops.serve.ledger import Ledger
+from llmops.serve.ledger import EVERY_S, Ledger
 from llmops.workspace import Workspace
 from tests.serve.entries import an_entry, wait_until
 engine = open_database(Workspace(Path(sys.argv[1])))
@@ -335,6 +336,8 @@ def test_feedback_on_what_is_not_ones_own_is_refused_in_the_same_words(
     started: Started, engine: Engine, request_id: str, caller: str | None
 ) -> None:
     ledger = started()
+    ledger.record(an_entry())
+    wait_until(lambda: not ledger.behind())
     ledger.record(an_entry(id="mine", key="k1"))
     for _ in range(2):
         with pytest.raises(Refusal, match=r"there is no request .* of yours") as refused:
