@@ -44,7 +44,7 @@ def percentiles(do: Callable[[str], object], prompts: list[str]) -> tuple[float,
 
 def long_prompts(data: Graded, number: int) -> list[str]:
     draw = random.Random(0)
-    found = []
+    found: list[str] = []
     while len(found) < number:
         text = ""
         while len(text) < CHARACTERS:

@@ -15,6 +15,7 @@ from llmops.cli.main import app
 from llmops.errors import InputError
 from llmops.eval.measured import content_of
 from llmops.files import digest_of, write_json
+from llmops.serve.routing.features import features_of_text
 from llmops.serve.routing.router import read_router
 from tests.eval.measurements import right
 from tests.serve.routing.graded_prompts import made
@@ -129,7 +130,10 @@ def test_explain_says_what_is_seen_and_why(calibrated: tuple[Path, Result], tmp_
     assert done.output.splitlines()[-1].startswith("small: routine: about ")
     assert "prompt tokens" in done.output
     learned = run("explain", "red kernel tree", "--router", str(calibrated[0]))
-    assert learned.output.splitlines()[-1].startswith("large: learned: gap ")
+    router = read_router(calibrated[0])
+    gap = router.model.chances(features_of_text("red kernel tree")).gap
+    size = "large" if gap >= router.threshold else "small"
+    assert learned.output.splitlines()[-1].startswith(f"{size}: learned: gap {gap:.3f}, ")
     assert "chances  small " in learned.output
     assert run("explain", "-", stdin="word " * 900).output.splitlines()[-1].startswith("large: length: ")
     assert run("explain", "hello", "--small-context", "5").output.splitlines()[-1].startswith("large: context: ")

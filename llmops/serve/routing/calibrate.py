@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from llmops.errors import InputError
 from llmops.serve.routing.graded import FEWEST, Graded
 from llmops.serve.routing.isotonic import isotonic
-from llmops.serve.routing.judged import Judged, judged
+from llmops.serve.routing.judged import CURVE_RESAMPLES, Judged, judged
 from llmops.serve.routing.learn import CANDIDATES, FOLDS, SEED, Candidate, HeldOut, Learned, Prompts, best, folds_of
 from llmops.serve.routing.router import FORMAT, Aim, Confidence, Data, Learning, Router
 from llmops.serve.routing.threshold import calls_within, pick
@@ -74,10 +74,17 @@ def trial(
     return Trial(HeldOut(chances, fold), to_large, known, tuple(chosen))
 
 
-def judged_trial(graded: Graded, tried: Trial, aim: Aim) -> Judged:
+def judged_trial(graded: Graded, tried: Trial, aim: Aim, *, resamples: int = CURVE_RESAMPLES) -> Judged:
     """What the procedure is worth."""
     held_out = tried.held_out
-    return judged(graded, held_out.chances, tried.to_large, ranks=held_out.places, small_cost=aim.small_cost)
+    return judged(
+        graded,
+        held_out.chances,
+        tried.to_large,
+        ranks=held_out.places,
+        small_cost=aim.small_cost,
+        resamples=resamples,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +103,7 @@ def calibrate(
     candidates: Sequence[Candidate] = CANDIDATES,
     folds: int = FOLDS,
     seed: int = SEED,
+    resamples: int = CURVE_RESAMPLES,
     done: Callable[[int, int], None] = lambda step, of: None,
 ) -> Calibrated:
     """Learn a router from all rows, with a threshold for `aim`; what to expect of it is measured on held-out prompts.
@@ -115,7 +123,7 @@ def calibrate(
             fix="grade more prompts",
         )
     tried = trial(graded, aim, candidates=candidates, folds=folds, seed=seed, done=done)
-    found = judged_trial(graded, tried, aim)
+    found = judged_trial(graded, tried, aim, resamples=resamples)
     prompts, rows = Prompts.of(graded.prompts), np.arange(len(graded))
     candidate, within = best(candidates, prompts, graded, rows, folds=folds, seed=seed)
     router = Router(

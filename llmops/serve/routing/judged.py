@@ -18,6 +18,8 @@ CONFIDENCE = 0.95
 LEVELS = (0.5, 0.8)
 """Of the gap recovered, for CPT."""
 BINS = 10
+CURVE_RESAMPLES = 4000
+"""A curve has to be drawn anew for each; so many leave an interval's end open by about a hundredth of its width."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +62,7 @@ def judged(
     *,
     small_cost: float,
     ranks: Values | None = None,
-    resamples: int = RESAMPLES,
+    resamples: int = CURVE_RESAMPLES,
 ) -> Judged:
     """Judge chances and decisions that were made without having seen the grades of these rows.
 
@@ -110,7 +112,7 @@ def judged(
     return Judged(
         lines=tuple(lines),
         beats_length=difference,
-        expected=expected(graded, to_large, small_cost=small_cost, resamples=resamples),
+        expected=expected(graded, to_large, small_cost=small_cost),
         calibration={
             "small": calibration_error(chances[:, 0], graded.small),
             "large": calibration_error(chances[:, 1], graded.large),

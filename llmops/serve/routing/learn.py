@@ -83,7 +83,7 @@ class Prompts:
 
     def matrix(self, names: Sequence[str], rows: Places) -> Values:
         """`(rows, names)`."""
-        return self.measures[rows][:, [list(MEASURES).index(name) for name in names]]
+        return self.measures[np.ix_(rows, np.asarray([list(MEASURES).index(name) for name in names], dtype=np.int64))]
 
 
 class Learned:

@@ -11,7 +11,7 @@ from llmops.serve.routing.calibrate import judged_trial, trial
 from llmops.serve.routing.choose import Rules, choose
 from llmops.serve.routing.features import features_of_text
 from llmops.serve.routing.graded import Graded
-from llmops.serve.routing.judged import Judged, judged
+from llmops.serve.routing.judged import CURVE_RESAMPLES, Judged, judged
 from llmops.serve.routing.learn import CANDIDATES, FOLDS, SEED
 from llmops.serve.routing.router import Aim, Router
 
@@ -38,7 +38,11 @@ def worth_of(
 
 
 def worth_of_router(
-    router: Router, graded: Graded, *, done: Callable[[int, int], None] = lambda step, of: None
+    router: Router,
+    graded: Graded,
+    *,
+    resamples: int = CURVE_RESAMPLES,
+    done: Callable[[int, int], None] = lambda step, of: None,
 ) -> Worth:
     """Of a router on prompts that it was not learned from.
 
@@ -64,7 +68,8 @@ def worth_of_router(
     unknown = sum(one.kind == "unknown" for one in decided)
     notes = [f"{unknown} of {len(seen)} prompts are unlike those it was learned from and go to the large model"]
     large = np.asarray([one.size == "large" for one in decided])
-    return Worth(judged(graded, chances, large, small_cost=router.aim.small_cost), tuple(notes if unknown else ()))
+    found = judged(graded, chances, large, small_cost=router.aim.small_cost, resamples=resamples)
+    return Worth(found, tuple(notes if unknown else ()))
 
 
 def _chosen(names: tuple[str, ...]) -> tuple[str, ...]:

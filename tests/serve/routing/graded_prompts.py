@@ -10,7 +10,7 @@ EASY = ["red", "blue", "cat", "dog", "tea", "sun", "sea", "bread", "milk", "tree
 HARD = ["integral", "theorem", "matrix", "kernel"]
 
 
-def made(rows: int = 400, *, seed: int = 0, informative: bool = True, confidence: bool = False) -> Graded:
+def made(rows: int = 240, *, seed: int = 0, informative: bool = True, confidence: bool = False) -> Graded:
     """Prompts with a `kernel` or the like are answered rightly by the small model in 10 %, others in 90 %; the large
     one is right in 90 % of all. Not informative: the words say nothing."""
     draw = np.random.default_rng(seed)

@@ -21,9 +21,8 @@ ALONE = Rules(small_tokens=100)
 def router(threshold: float, *, known_share: float = 0.0, tokens: int = 1000, gap: float = 0.3) -> Router:
     """A router that finds the same gap in every prompt that it knows a word of."""
     model = Model(pairs=False, terms={"capital": (1.0, 0.0, 0.0)}, measures=(), small=0.0, large=_logit(0.5 + gap))
-    return Router.model_construct(
-        threshold=threshold, known_share=known_share, tokens=tokens, model=model, confidence=None
-    )
+    parts: dict[str, Any] = {"threshold": threshold, "known_share": known_share, "tokens": tokens, "model": model}
+    return Router.model_construct(**parts)
 
 
 def _logit(chance: float) -> float:
