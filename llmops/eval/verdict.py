@@ -149,7 +149,7 @@ def check_gate(gate: Gate, metrics: Mapping[str, Collection[str]]) -> None:
             )
 
 
-_INSIDE = {
+_INSIDE: Mapping[type, str] = {
     ServedEquals: "served_equals",
     ContaminatedAtMost: "contaminated_at_most",
     WeightsAtMost: "weights_at_most",
