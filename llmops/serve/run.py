@@ -169,18 +169,10 @@ class Service:
 
     async def live(self) -> None:
         """Answer until `ending`, then drain."""
-        import uvicorn
-
-        from llmops.serve.server import config_of
-
-        class Server(uvicorn.Server):
-            @contextlib.contextmanager
-            def capture_signals(self) -> Iterator[None]:
-                yield  # signals are ours: engines end after the last answer
+        from llmops.serve.server import Server, config_of
 
         limits = self.fleet.settings.limits
-        config = config_of(self.app, limits)
-        server = Server(config)
+        server = Server(config_of(self.app, limits))
         answering = asyncio.create_task(server.serve(sockets=[self._socket]))
         watching = asyncio.create_task(self.fleet.watch())
         ending = asyncio.create_task(self.ending.wait())

@@ -16,7 +16,7 @@ import torch
 from llmops.data.chat import encode_prompt
 from llmops.database import open_database
 from llmops.errors import EnvironmentFault, InputError
-from llmops.eval.loading import load, load_tokenizer
+from llmops.eval.loading import Precision, load, load_tokenizer
 from llmops.finetune.merge import merge
 from llmops.hardware import machine
 from llmops.lifecycle.quantize import Options, Original, Prepared, Result, look, prepare, quantize_model, runnable
@@ -124,7 +124,7 @@ def test_what_it_keeps_is_what_a_second_way_finds(trained: Site, made: Result) -
     assert kept.weights_bytes[1] == sizes[1] < sizes[0] < kept.weights_bytes[0]
 
     original = look("models:/small/1", workspace=trained.workspace, listener=Heard())
-    precision = "bf16" if before["engine"]["precision"] == "bf16" else "fp32"
+    precision: Precision = "bf16" if before["engine"]["precision"] == "bf16" else "fp32"
     model, _ = load(original.source.folder, base=trained.base, device="cpu", precision=precision)
     smaller, _ = load(made.artifact, device="cpu", precision=precision)
     tokenizer = load_tokenizer(made.artifact)

@@ -40,4 +40,4 @@ def heard() -> Heard:
 def tuned(model: Path, heard: Heard, tmp_path_factory: pytest.TempPathFactory) -> Quantized:
     folder = tmp_path_factory.mktemp("tuned")
     rows = write_rows(folder / "rows.jsonl")
-    return make(model, "w4a16", folder / "artifact", iters=4, rows=rows, heard=heard)
+    return make(model, "w4a16", folder / "artifact", iters=20, rows=rows, heard=heard)
