@@ -149,11 +149,7 @@ def check_gate(gate: Gate, metrics: Mapping[str, Collection[str]]) -> None:
             )
 
 
-<<<<<<< HEAD
-_INSIDE: dict[type[OfSuite], str] = {
-=======
 _INSIDE: Mapping[type, str] = {
->>>>>>> quantize
     ServedEquals: "served_equals",
     ContaminatedAtMost: "contaminated_at_most",
     WeightsAtMost: "weights_at_most",
