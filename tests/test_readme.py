@@ -46,7 +46,8 @@ def leaves(command: Any, names: tuple[str, ...] = ()) -> Iterator[tuple[str, Any
     """Every command that does something, with its whole name."""
     if getattr(command, "commands", None):
         for name, inner in command.commands.items():
-            yield from leaves(inner, (*names, name))
+            # `llmops serve GATEWAY` is a hidden command of its group: the group does it where no command is named.
+            yield from leaves(inner, names if inner.hidden else (*names, name))
     else:
         yield " ".join(names), command
 
@@ -63,7 +64,7 @@ def commands_table() -> str:
 
 
 _RUNS = ("--dry-run", "--help", " explain ")
-"""Marks of commands that touch nothing; these are run, the others parsed."""
+"""Marks of commands that touch nothing; these are run, the others parsed, as are those that need a registered model."""
 
 
 @pytest.mark.parametrize("line", [line for line in command_lines() if "--help" not in line])
@@ -73,13 +74,15 @@ def test_every_command_parses(line: str) -> None:
     names = []
     while getattr(command, "commands", None):
         assert words, line
-        assert words[0] in command.commands, f"{line}: no command {words[0]}"
-        names.append(words[0])
-        command = command.commands[words.pop(0)]
+        name, command, words = command.resolve_command(typer.Context(command), words)
+        names.append(name)
     command.make_context(" ".join(names), words)
 
 
-@pytest.mark.parametrize("line", [line for line in command_lines() if any(mark in line for mark in _RUNS)])
+@pytest.mark.parametrize(
+    "line",
+    [line for line in command_lines() if any(mark in line for mark in _RUNS) and "models:/" not in line],
+)
 def test_a_command_that_touches_nothing_runs(line: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "llmops.cli.main", *arguments_of(line)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
