@@ -75,7 +75,7 @@ class Remote:
         try:
             async with session.get(f"{self.replica.url}/v1/models") as answer:
                 if answer.status == 200:
-                    names = [one.get("id") for one in (await answer.json()).get("data", [])]
+                    names = [one.get("id") for one in (await answer.json(content_type=None)).get("data", [])]
                     if self.settings.model not in names:
                         listed = ", ".join(str(name) for name in names[:5]) or "none"
                         return f"{self.settings.url} has no model {self.settings.model!r}, it has: {listed}"
