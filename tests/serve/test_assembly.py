@@ -45,7 +45,7 @@ def counted(number: int, body: dict[str, Any]) -> Reply:
 @dataclass
 class Answer:
     status: int
-    headers: Mapping[str, str]
+    headers: Any
     body: Any
 
 
