@@ -1,4 +1,4 @@
-"""What the gateway takes of time and memory with keys, limits, ledger and metrics on, before an engine that waits."""
+"""What the gateway takes of time and memory with keys, limits, ledger and metrics on, before an engine that waits.
 
 One core is the gateway's, another that of the engine and the clients. Figures are differences and ratios of one run,
 each side in turn, since machines drift.
