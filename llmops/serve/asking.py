@@ -80,6 +80,7 @@ class Asking:
         """The first answer to be had of `engines`, asked in turn; all but the first are fallbacks."""
         tried: set[Replica] = set()
         last: Refusal | None = None
+        worked_on = False
         for number, engine in enumerate(engines):
             while True:
                 try:
@@ -94,14 +95,18 @@ class Asking:
                         retry_after=down.retry_after,
                     )
                     break
+                if last is not None and worked_on and not self._may_retry():
+                    self.give_back(place, None)
+                    raise last
+                if tried:
+                    self._entry.retries += 1
                 try:
                     answered = await self._attempt(place, changes)
                 except Failure as failure:
-                    last = failure.refusal
+                    last, worked_on = failure.refusal, failure.sent
                     tried.add(place.target.replica)
-                    if not failure.again or (failure.sent and not self._may_retry()):
+                    if not failure.again:
                         raise last from failure
-                    self._entry.retries += 1
                     continue
                 self._note(place, engine)
                 self._entry.fallback = number > 0

@@ -16,6 +16,8 @@ from llmops.serve.streams import Cut, Stream, written
 from llmops.serve.upstream import Failure, Upstream, broken, late, read, refusal_in_stream, refuse, whole
 from llmops.serve.usage import Usage, usage_of
 
+_END_S = 1.0
+
 
 @dataclass(slots=True, eq=False)
 class Whole:
@@ -36,6 +38,17 @@ class Opened:
     response: aiohttp.ClientResponse
     stream: Stream
     first: bytes
+
+    async def let_go(self) -> None:
+        """After the last event: keep the connection for another request if the engine ends its answer, too."""
+        try:
+            async with asyncio.timeout(_END_S):
+                while not self.response.content.at_eof():
+                    await self.response.content.readany()
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            pass
+        finally:
+            self.response.close()
 
     async def next(self) -> bytes | None:
         """What the client gets next, perhaps nothing; None after the last.

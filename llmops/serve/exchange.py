@@ -148,7 +148,10 @@ class Exchange:
             raise Refusal(502, str(cut), code="stream_cut") from cut
         finally:
             self._usage = answer.stream.tokens()
-            answer.response.close()
+            if succeeded:
+                self._core.background(answer.let_go())
+            else:
+                answer.response.close()
             asking.give_back(answered.place, succeeded)
         if answer.stream.failed is not None:
             raise refusal_in_stream(answer.stream.failed, answered.place.target, self._entry.route or "")

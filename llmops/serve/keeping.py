@@ -34,7 +34,7 @@ class Keeping:
         copied = route.shadow.share if route.shadow is not None else 0.0
         if not shadowed and random() >= route.capture.share:
             return None
-        return cls(route.capture, 1 - (1 - route.capture.share) * (1 - copied), request)
+        return cls(route.capture, route.capture.share + copied - route.capture.share * copied, request)
 
     def captured(self, entry: Entry, answer: bytes) -> Captured | None:
         """With the answer as the client got it, which may be a stream; None where it is too long."""

@@ -32,6 +32,7 @@ def config_of(app: Any, limits: Limits) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing asks where a client is
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=5,  # answers have ended by then, or had their time
     )

@@ -147,7 +147,8 @@ class AnyRoute(Settings):
     timeout_s: PositiveFloat = 600.0
     """Seconds for a whole answer."""
     first_byte_s: PositiveFloat = 120.0
-    """Seconds until an engine begins to answer, after which another replica is tried."""
+    """Seconds until an engine begins a stream, after which another replica is tried; an answer in one piece has
+    `timeout_s`, since it begins when it is finished."""
     queue: NonNegativeInt = 256
     """Requests that may wait for an engine; more are refused at once with 429."""
     queue_s: PositiveFloat = 30.0

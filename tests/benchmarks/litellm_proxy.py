@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 VERSION = "1.106.*"
+KEY = f"sk-{secrets.token_hex(32)}"
 
 
 def installed() -> Path | None:
@@ -34,7 +36,10 @@ def installed() -> Path | None:
 
 @contextmanager
 def proxy(python: Path, folder: Path, upstream: str, port: int, cores: set[int]) -> Iterator[str]:
-    """Its address, with one model `m` at `upstream`; one worker, as our gateway is one process."""
+    """Its address, with one model `m` at `upstream`; one worker, as our gateway is one process.
+
+    It does not start without a key; `KEY` is the only one, and is kept in no database.
+    """
     file = folder / "litellm.yaml"
     file.write_text(
         "model_list:\n"
@@ -43,7 +48,12 @@ def proxy(python: Path, folder: Path, upstream: str, port: int, cores: set[int])
     )
     command = [str(python.parent / "litellm"), "--config", str(file), "--host", "127.0.0.1", "--port", str(port)]
     # Its table of prices comes with it; it need not ask the network for a newer one.
-    environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+    environment = {
+        **os.environ,
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_LOG": "ERROR",
+        "LITELLM_MASTER_KEY": KEY,
+    }
     environment.pop("PYTHONPATH", None)
     log = folder / "litellm.log"
     with log.open("wb") as out:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.litellm_proxy import installed, proxy
+from tests.benchmarks.litellm_proxy import KEY, installed, proxy
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(1800)]
 
@@ -173,7 +173,7 @@ def test_one_core_passes_on_600_requests_a_second_and_6_times_those_of_litellm(
     if python is None:
         pytest.skip("LiteLLM's proxy cannot be installed here; the 600 requests/s were checked")
     with proxy(python, tmp_path, setting.engine.url, free_port(), OURS) as url:
-        theirs = Side("litellm", url)
+        theirs = Side("litellm", url, KEY)
         theirs.asked(16, 2)
         ratios = [setting.gateway.asked(64)["per_s"] / theirs.asked(64)["per_s"] for _ in range(3)]
     print("times those of LiteLLM: " + ", ".join(f"{ratio:.1f}" for ratio in ratios))

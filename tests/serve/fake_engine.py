@@ -161,6 +161,7 @@ class FakeEngine:
     asked: list[Request] = field(default_factory=list)
     under_way: int = 0
     left: int = 0
+    connections: int = 0
     _server: asyncio.Server | None = None
 
     async def start(self) -> FakeEngine:
@@ -181,6 +182,7 @@ class FakeEngine:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self.connections += 1
         try:
             while not writer.is_closing() and (request := await _read(reader)) is not None:
                 self.asked.append(request)

@@ -543,3 +543,19 @@ def test_a_reload_is_seen_by_new_requests_only() -> None:
         assert (status, data(raw)[-1]) == (200, b"[DONE]")
         assert post(gateway.url)[0] == 404
         assert post(gateway.url, {**ASK, "model": "n"})[1]["x-llmops-engine"] == "large"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_connections_to_engines_are_used_again(streamed: bool) -> None:
+    with running({"small": [speaking()]}) as gateway:
+        for _ in range(5):
+            assert post(gateway.url, {**ASK, "stream": streamed})[0] == 200
+            time.sleep(0.02)
+        assert gateway.engines["small"][0].connections == 1
+
+
+def test_one_replica_alone_costs_no_retry() -> None:
+    with running({"small": [saying(plain(500, {}))]}) as gateway:
+        assert post(gateway.url)[0] == 502
+        assert entries(gateway)[0].retries == 0
+        assert not gateway.app.core.counts["retry_refused", "m"]
