@@ -174,7 +174,7 @@ def prometheus(tmp_path: Path) -> Iterator[str]:
     """The address of a real Prometheus that reads the metrics every second."""
     binary = program("prometheus")
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Scraped) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         config = {
             "global": {"scrape_interval": "1s"},
             "scrape_configs": [
