@@ -28,8 +28,8 @@ $(VENV)/.ready-cuda: requirements/cuda.txt pyproject.toml
 	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
-# What tests drive and pip does not have: a browser and a database server, from Debian's packages.
-DEBIAN := chromium postgresql
+# What tests drive and pip does not have: a browser, a database server and Prometheus, from Debian's packages.
+DEBIAN := chromium postgresql prometheus
 
 debian:
 	@missing=$$(for one in $(DEBIAN); do dpkg -s $$one >/dev/null 2>&1 || echo $$one; done); \

@@ -19,6 +19,7 @@ SCHEMA = "0002"
 """The newest revision in `migrations/versions/`."""
 _BUSY_MS = 10_000
 _CONNECT_S = 10
+_SILENCE_MS = 30_000
 _MIGRATING = 0x6C6C6D6F7073
 """Number of PostgreSQL's advisory lock: the bytes of `llmops`."""
 
@@ -73,9 +74,10 @@ def _url(workspace: Workspace) -> URL:
         ) from error
     if url.drivername in {"postgres", "postgresql"}:
         url = url.set(drivername="postgresql+psycopg")
-    if url.drivername == "postgresql+psycopg" and "connect_timeout" not in url.query:
-        # Without it a machine that is off is waited for as long as the system likes.
-        url = url.update_query_dict({"connect_timeout": str(_CONNECT_S)})
+    if url.drivername == "postgresql+psycopg":
+        # Without them a machine that is off, or goes off, is waited for as long as the system likes.
+        usual = {"connect_timeout": str(_CONNECT_S), "tcp_user_timeout": str(_SILENCE_MS)}
+        url = url.update_query_dict({name: value for name, value in usual.items() if name not in url.query})
     return url
 
 

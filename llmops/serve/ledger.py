@@ -88,6 +88,7 @@ class Ledger:
         self._refused = 0
         self._wake = Event()
         self._closing = False
+        self._give_up_at = float("inf")
         self._writer = Thread(target=self._run, name="ledger", daemon=True)
 
     def start(self) -> None:
@@ -151,6 +152,7 @@ class Ledger:
 
     def close(self, *, wait_s: float = 10.0) -> int:
         """Write what waits and stop; returns the rows that could not be written in `wait_s`."""
+        self._give_up_at = time.monotonic() + wait_s
         self._closing = True
         self._wake.set()
         if self._writer.is_alive():
@@ -172,7 +174,7 @@ class Ledger:
                 # Whatever it is, serving goes on and rows wait; the next attempt begins with a fresh connection.
                 self._away(error)
                 wait = self._every_s if closing else min(max(wait, self._every_s) * 2, _LONGEST_WAIT_S)
-            if closing and not self.behind():
+            if closing and (not self.behind() or time.monotonic() >= self._give_up_at):
                 break
         self._disconnect()
 
@@ -181,12 +183,12 @@ class Ledger:
         more = True
         while more:
             more = self._write_some(connection)
+            if self._problem is not None:
+                self._problem = None
+                self._tell("the ledger is written again")
             # What is to be kept for months is written before what is to be erased.
             if not more and not self._closing:
                 more = self._retention.erase_some(connection)
-        if self._problem is not None:
-            self._problem = None
-            self._tell("the ledger is written again")
 
     def _write_some(self, connection: Connection) -> bool:
         """One batch, in a transaction of its own; whether there may be more."""

@@ -7,6 +7,7 @@ https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from llmops.errors import EnvironmentFault
@@ -26,6 +27,7 @@ OPERATIONS = {
 """`gen_ai.operation.name` by endpoint."""
 _NS = 1_000_000_000
 _EXPORT_S = 5.0
+_END_S = 2.0
 
 
 class Traces:
@@ -55,8 +57,8 @@ class Traces:
         self._provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(share)), resource=resource, shutdown_on_exit=False
         )
-        exporter = OTLPSpanExporter(collector.rstrip("/") + "/v1/traces", timeout=_EXPORT_S)
-        self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=1000))
+        self._exporter = OTLPSpanExporter(collector.rstrip("/") + "/v1/traces", timeout=_EXPORT_S)
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter, schedule_delay_millis=1000))
         self._tracer = self._provider.get_tracer("llmops.serve")
         self._following = Following(self._spans, name="traces")
 
@@ -67,7 +69,13 @@ class Traces:
     def close(self) -> None:
         """Send what waits, for a few seconds at most."""
         self._following.close()
-        self._provider.shutdown()
+        # It would wait for half a minute for a collector that is down.
+        ending = Thread(target=self._provider.shutdown, name="end of traces", daemon=True)
+        ending.start()
+        ending.join(_END_S)
+        if ending.is_alive():
+            self._exporter.shutdown()  # type: ignore[no-untyped-call]
+            ending.join(_END_S)
 
     def _spans(self, entries: Sequence[Entry]) -> None:
         for one in entries:
