@@ -92,7 +92,8 @@ def calibrate(
     for sentence in sentences(done.judged):
         typer.echo(sentence)
     typer.echo(f"router: {out}, threshold {done.router.threshold:.3f}")
-    typer.echo(f"next: llmops route report {shlex.join(map(str, data))} --router {out}")
+    same = _again(data, metric=metric, prompt=prompt, small=small, large=large, leave_out=leave_out)
+    typer.echo(f"next: llmops route report {same} --router {out}")
 
 
 @app.command()
@@ -155,7 +156,8 @@ def report(
         typer.echo(sentence)
     typer.echo(f"page: {file}")
     if known is None:
-        typer.echo(f"next: llmops route calibrate {shlex.join(map(str, data))}")
+        same = _again(data, metric=metric, prompt=prompt, small=small, large=large, leave_out=leave_out)
+        typer.echo(f"next: llmops route calibrate {same}")
     else:
         typer.echo('next: llmops route explain "How many eggs are left?"' + f" --router {router}")
 
@@ -216,6 +218,17 @@ def _aim(quality: float | None, cost: float | None, shown: float, small_cost: fl
     if cost is not None:
         return Aim(kind="cost", value=cost, confidence=0.5, small_cost=small_cost)
     return Aim(kind="quality", value=0.95 if quality is None else quality, confidence=shown, small_cost=small_cost)
+
+
+def _again(data: list[Path], **options: str | Path | None) -> str:
+    """The same data in the next command."""
+    given = {key: value for key, value in options.items() if value is not None and (key, value) != ("prompt", "prompt")}
+    words = [*map(str, data), *(word for key, value in given.items() for word in (_option(key), str(value)))]
+    return shlex.join(words)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _request(prompt: str, body: Path | None) -> dict[str, Any]:

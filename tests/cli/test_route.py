@@ -66,7 +66,9 @@ def test_calibrate_writes_a_router_and_says_what_to_expect(calibrated: tuple[Pat
     assert f"threshold {router.threshold:.3f}" in done.output
     assert "at least 90.0% of the large model's quality, shown at 95%" in done.output
     assert "the learned router is better than length alone" in done.output
-    assert done.output.splitlines()[-1] == f"next: llmops route report {answers} --router {out}"
+    assert done.output.splitlines()[-1] == (
+        f"next: llmops route report {answers} --prompt text --small tiny --large big --router {out}"
+    )
 
 
 def test_report_of_a_router_writes_page_and_picture(
