@@ -15,7 +15,7 @@ from llmops.errors import InputError
 if TYPE_CHECKING:
     from llmops.serve.routing.graded import Graded
     from llmops.serve.routing.judged import Judged
-    from llmops.serve.routing.router import Aim, Router
+    from llmops.serve.routing.router import Aim, Confidence, Router
 
 app = typer.Typer(
     help="Routing by size: a small model for routine requests, a large one for hard.", no_args_is_help=True
@@ -28,7 +28,7 @@ Metric = Annotated[str | None, typer.Option(help="Metric of the reports, with va
 Prompt = Annotated[str, typer.Option(help="Column of prompts in a csv.")]
 Small = Annotated[str | None, typer.Option(help="Column of the small model's grades in a csv: true, false, or 0 to 1.")]
 Large = Annotated[str | None, typer.Option(help="Column of the large model's grades.")]
-Confidence = Annotated[
+SureOfIt = Annotated[
     str | None, typer.Option("--confidence", help="Column of the small model's mean token probability, for cascades.")
 ]
 LeaveOut = Annotated[
@@ -64,7 +64,7 @@ def calibrate(
     prompt: Prompt = "prompt",
     small: Small = None,
     large: Large = None,
-    confidence: Confidence = None,
+    confidence: SureOfIt = None,
     leave_out: LeaveOut = None,
     folds: Folds = 5,
     seed: Seed = 17,
@@ -91,6 +91,8 @@ def calibrate(
     _lines(done.judged, aim)
     for sentence in sentences(done.judged):
         typer.echo(sentence)
+    if done.router.confidence is not None:
+        _cascade(done.router.confidence)
     typer.echo(f"router: {out}, threshold {done.router.threshold:.3f}")
     same = _again(data, metric=metric, prompt=prompt, small=small, large=large, leave_out=leave_out)
     typer.echo(f"next: llmops route report {same} --router {out}")
@@ -283,6 +285,17 @@ def _lines(found: Judged, aim: Aim) -> None:
     console.print(gives)
 
 
+def _cascade(found: Confidence) -> None:
+    from llmops.serve.routing.page import said
+
+    gives = found.expected
+    typer.echo(
+        f"as a cascade: answers stand from a calibrated confidence of {found.at_least:.3f}; quality "
+        f"{said(gives.quality, percent=True)}, calls to the large model {said(gives.large_share, percent=True)}, "
+        f"saving {said(gives.saving, percent=True)} with the small model's calls paid for"
+    )
+
+
 def _plain(router: Router | None, found: Judged) -> dict[str, Any]:
     record: dict[str, Any] = {
         "lines": {
@@ -303,6 +316,7 @@ def _plain(router: Router | None, found: Judged) -> dict[str, Any]:
             "aim": router.aim.model_dump(),
             "data": router.data.model_dump(),
             "learning": router.learning.model_dump(),
+            "cascade": None if router.confidence is None else router.confidence.expected.model_dump(),
         }
     return record
 

@@ -62,6 +62,7 @@ def test_calibrate_writes_a_router_and_says_what_to_expect(calibrated: tuple[Pat
     router = read_router(out)
     assert (router.aim.value, router.aim.small_cost, router.learning.folds) == (0.9, 0.1, 2)
     assert router.confidence is not None
+    assert f"answers stand from a calibrated confidence of {router.confidence.at_least:.3f}" in done.output
     assert "answers.csv: 160 graded prompts" in done.output
     assert f"threshold {router.threshold:.3f}" in done.output
     assert "at least 90.0% of the large model's quality, shown at 95%" in done.output

@@ -50,8 +50,8 @@ _CODE = re.compile(
     r"```|"
     r"^[ \t]*(?:def|class|import|from|return|async|func|fn|let|const|var|public|private|static|package|using)\b"
     r"[^\n.?!]{0,80}(?:[(:;={]|$)|"
-    r"[;{}][ \t]*$|</?[a-z][a-z0-9]{0,20}[^<>\n]{0,80}>|=>|->|::|&&|\|\||[!=]=|#include\b|\bSELECT\s[^\n;]{1,100}?\sFROM\b|"
-    r"\bTraceback \(most recent call last\)|\b\w+\([\w\s,.\"'=]{0,80}\)|"
+    r"[;{}][ \t]*$|</?[a-z][a-z0-9]{0,20}[^<>\n]{0,80}>|=>|->|::|&&|\|\||[!=]=|#include\b|"
+    r"\bSELECT\s[^\n;]{1,100}?\sFROM\b|\bTraceback \(most recent call last\)|\b\w+\([\w\s,.\"'=]{0,80}\)|"
     r"\b\w+\.(?:py|js|ts|java|cpp|rs|go|sql|sh|html)\b|"
     r"\b(?i:python|javascript|typescript|c\+\+|bash|regex|sql query|stack trace|unit test)\b",
     re.MULTILINE,

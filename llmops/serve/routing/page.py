@@ -12,8 +12,8 @@ from llmops.serve.routing.graded import Graded
 from llmops.serve.routing.judged import LEVELS, Judged
 from llmops.serve.routing.router import Aim, Interval
 
-_COLOURS = {"learned": "#2563a8", "length": "#d9691e", "random": "#6b7480", "oracle": "#1b7a43"}
-_STYLES = {"learned": "-", "length": "--", "random": ":", "oracle": "-."}
+_COLOURS = {"learned": "#2563a8", "length": "#d9691e", "random": "#6b7480", "oracle": "#1b7a43", "cascade": "#8a3ffc"}
+_STYLES = {"learned": "-", "length": "--", "random": ":", "oracle": "-.", "cascade": (0, (5, 1))}
 _MOST = 400
 """Points of a line that are drawn."""
 

@@ -152,23 +152,6 @@ class Interval(Settings):
     high: float
 
 
-class Confidence(Settings):
-    """For a cascade: from the mean probability of an answer's tokens to the probability that it is right."""
-
-    scores: tuple[float, ...]
-    values: tuple[Share, ...]
-    at_least: Share
-    """Below this probability the large model is asked."""
-
-    @model_validator(mode="after")
-    def _steps(self) -> Self:
-        Steps(self.scores, self.values)
-        return self
-
-    def sure(self) -> Sure:
-        return Sure(self.at_least, Steps(self.scores, self.values))
-
-
 class Data(Settings):
     """The graded answers that a router was learned from."""
 
@@ -221,6 +204,25 @@ class Expected(Settings):
     """Of the prompts that go to the small model, the share that only the large one answers rightly."""
     confidence: Share
     """Of the intervals."""
+
+
+class Confidence(Settings):
+    """For a cascade: from the mean probability of an answer's tokens to the probability that it is right."""
+
+    scores: tuple[float, ...]
+    values: tuple[Share, ...]
+    at_least: Share
+    """Below this probability the large model is asked."""
+    expected: Expected
+    """What to expect of the cascade; the small model's calls are paid for in any case."""
+
+    @model_validator(mode="after")
+    def _steps(self) -> Self:
+        Steps(self.scores, self.values)
+        return self
+
+    def sure(self) -> Sure:
+        return Sure(self.at_least, Steps(self.scores, self.values))
 
 
 class Router(Settings):

@@ -144,10 +144,11 @@ def test_a_cascade_asks_the_small_model_first_and_goes_on_where_it_is_not_sure()
     assert not served.policy.sure(ask, [])
 
 
+BOUND: dict[str, Any] = {"scores": (0.5, 1.0), "values": (0.0, 1.0), "at_least": 0.7}
+
+
 def test_a_cascade_by_a_router_uses_its_calibrated_bound() -> None:
-    learned = router(0.2).model_copy(
-        update={"confidence": Confidence(scores=(0.5, 1.0), values=(0.0, 1.0), at_least=0.7)}
-    )
+    learned = router(0.2).model_copy(update={"confidence": Confidence.model_construct(**BOUND)})
     served = Served({**CASCADE, "confidence": 0.1}, learned=learned)
     ask = served.ask("hello")
     assert served.policy.sure(ask, probabilities(0.9))

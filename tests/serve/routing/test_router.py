@@ -106,6 +106,11 @@ def test_a_file_holds_all_of_it(router: Router, tmp_path: Path) -> None:
     assert read_router(file) == router
 
 
+INTERVAL = {"value": 0.5, "low": 0.4, "high": 0.6}
+EXPECTED = {
+    **dict.fromkeys(("quality", "large_share", "saving", "false_cheap"), INTERVAL),
+    "confidence": 0.95,
+}
 LATER = {
     "pairs": False,
     "terms": {},
@@ -123,7 +128,9 @@ LATER = {
         pytest.param({"extra": 1}, "extra", id="with what nobody knows"),
         pytest.param({"model": LATER}, "no measure mood", id="with a measure of a later version"),
         pytest.param(
-            {"confidence": {"scores": [0.5, 0.1], "values": [0, 1], "at_least": 0.5}}, "rise", id="with falling steps"
+            {"confidence": {"scores": [0.5, 0.1], "values": [0, 1], "at_least": 0.5, "expected": EXPECTED}},
+            "rise",
+            id="with falling steps",
         ),
     ],
 )  # fmt: skip
