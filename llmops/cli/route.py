@@ -35,7 +35,8 @@ LeaveOut = Annotated[
     Path | None, typer.Option(help="A jsonl of prompts to leave out, such as contaminated ones: prompt or eval_prompt.")
 ]
 Quality = Annotated[
-    float | None, typer.Option(min=0, max=1, help="Floor of quality, as a share of the large model's [default: 0.95].")
+    float | None,
+    typer.Option(min=0, max=1, help="Floor of quality, as a share of the large model's; 0.95 where nothing is said."),
 ]
 Cost = Annotated[
     float | None, typer.Option(min=0, max=1, help="Instead: ceiling of cost, as a share of asking only the large one.")

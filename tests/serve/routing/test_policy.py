@@ -164,6 +164,14 @@ def test_an_answer_that_went_on_moves_its_conversation_up() -> None:
     assert (found.engine, found.larger, found.reason.split(":")[0]) == ("large", None, "session")
 
 
+def test_an_answer_that_stood_leaves_its_conversation_where_it_is() -> None:
+    served = Served(CASCADE)
+    ask = served.ask(talk(LONG))
+    served.policy.choose(ask)
+    assert served.policy.sure(ask, probabilities(0.9))
+    assert served.choose(talk(LONG, "hi", "thanks")).larger == "large"
+
+
 def test_a_stream_in_a_cascade_is_routed_by_size() -> None:
     served = Served(CASCADE)
     assert served.choose("hello", stream=True).larger is None
