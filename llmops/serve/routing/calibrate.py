@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +68,7 @@ def trial(
         chances[inside] = learned.chances(prompts, inside)
         to_large[inside] = chances[inside, 1] - chances[inside, 0] >= threshold
         model = learned.model()
-        known[inside] = [model.known_share(graded.prompts[row]) for row in inside]
+        known[inside] = [model.known_share(model.words(prompts.features[row])) for row in inside]
         chosen.append(candidate.name)
         done(number + 1, folds)
     return Trial(HeldOut(chances, fold), to_large, known, tuple(chosen))
@@ -190,8 +190,6 @@ def _versions() -> dict[str, str]:
 
 
 def _version(name: str) -> str:
-    from importlib.metadata import PackageNotFoundError
-
     try:
         return version(name)
     except PackageNotFoundError:  # run from a checkout
