@@ -26,6 +26,7 @@ from llmops.stats import (
     randomisation_p,
     resampled,
     resamples_for,
+    reweighted,
     unseen_share,
     wilson,
 )
@@ -136,6 +137,28 @@ def test_columns_share_their_draws() -> None:
     values = np.random.default_rng(0).normal(0, 1, 30)
     both = resampled(np.hstack([rows(values), rows(values + 1)]), lambda sums: mean(sums[:, 2:]) - mean(sums[:, :2]))
     assert both == pytest.approx(np.ones(len(both)))
+
+
+@pytest.mark.parametrize("clusters", [None, [0, 0, 1, 2, 2, 2, 3, 4]])
+def test_items_can_be_weighed_where_sums_do_not_suffice(clusters: list[int] | None) -> None:
+    """Of what is a function of sums, both give the same samples; a median is no such function, and clusters
+    are drawn whole for it too."""
+    values = np.random.default_rng(0).normal(size=8)
+    by_sums = resampled(rows(values), mean, clusters, resamples=200)
+    np.testing.assert_allclose(reweighted(8, lambda w: mean(w @ rows(values)), clusters, resamples=200), by_sums)
+
+    seen: list[Values] = []
+
+    def median(weights: Values) -> Values:
+        seen.append(weights)
+        return np.asarray([np.median(np.repeat(values, one.astype(int))) for one in weights])
+
+    medians = reweighted(8, median, clusters, resamples=200)
+    assert medians.shape == (200,)
+    for weights in np.concatenate(seen)[:5]:
+        assert clusters is None or weights[3] == weights[4] == weights[5]
+    with pytest.raises(ValueError, match="8 items but 2 clusters"):
+        reweighted(8, lambda w: w[:, 0], [0, 1])
 
 
 def test_a_resample_that_has_none_of_a_slices_items_does_not_count() -> None:

@@ -15,7 +15,7 @@ from llmops.errors import InputError
 if TYPE_CHECKING:
     from llmops.serve.routing.graded import Graded
     from llmops.serve.routing.judged import Judged
-    from llmops.serve.routing.router import Aim, Router
+    from llmops.serve.routing.router import Aim, Confidence, Router
 
 app = typer.Typer(
     help="Routing by size: a small model for routine requests, a large one for hard.", no_args_is_help=True
@@ -28,14 +28,15 @@ Metric = Annotated[str | None, typer.Option(help="Metric of the reports, with va
 Prompt = Annotated[str, typer.Option(help="Column of prompts in a csv.")]
 Small = Annotated[str | None, typer.Option(help="Column of the small model's grades in a csv: true, false, or 0 to 1.")]
 Large = Annotated[str | None, typer.Option(help="Column of the large model's grades.")]
-Confidence = Annotated[
+SureOfIt = Annotated[
     str | None, typer.Option("--confidence", help="Column of the small model's mean token probability, for cascades.")
 ]
 LeaveOut = Annotated[
     Path | None, typer.Option(help="A jsonl of prompts to leave out, such as contaminated ones: prompt or eval_prompt.")
 ]
 Quality = Annotated[
-    float | None, typer.Option(min=0, max=1, help="Floor of quality, as a share of the large model's [default: 0.95].")
+    float | None,
+    typer.Option(min=0, max=1, help="Floor of quality, as a share of the large model's; 0.95 where nothing is said."),
 ]
 Cost = Annotated[
     float | None, typer.Option(min=0, max=1, help="Instead: ceiling of cost, as a share of asking only the large one.")
@@ -64,7 +65,7 @@ def calibrate(
     prompt: Prompt = "prompt",
     small: Small = None,
     large: Large = None,
-    confidence: Confidence = None,
+    confidence: SureOfIt = None,
     leave_out: LeaveOut = None,
     folds: Folds = 5,
     seed: Seed = 17,
@@ -91,8 +92,11 @@ def calibrate(
     _lines(done.judged, aim)
     for sentence in sentences(done.judged):
         typer.echo(sentence)
+    if done.router.confidence is not None:
+        _cascade(done.router.confidence)
     typer.echo(f"router: {out}, threshold {done.router.threshold:.3f}")
-    typer.echo(f"next: llmops route report {shlex.join(map(str, data))} --router {out}")
+    same = _again(data, metric=metric, prompt=prompt, small=small, large=large, leave_out=leave_out)
+    typer.echo(f"next: llmops route report {same} --router {out}")
 
 
 @app.command()
@@ -155,7 +159,8 @@ def report(
         typer.echo(sentence)
     typer.echo(f"page: {file}")
     if known is None:
-        typer.echo(f"next: llmops route calibrate {shlex.join(map(str, data))}")
+        same = _again(data, metric=metric, prompt=prompt, small=small, large=large, leave_out=leave_out)
+        typer.echo(f"next: llmops route calibrate {same}")
     else:
         typer.echo('next: llmops route explain "How many eggs are left?"' + f" --router {router}")
 
@@ -218,6 +223,17 @@ def _aim(quality: float | None, cost: float | None, shown: float, small_cost: fl
     return Aim(kind="quality", value=0.95 if quality is None else quality, confidence=shown, small_cost=small_cost)
 
 
+def _again(data: list[Path], **options: str | Path | None) -> str:
+    """The same data in the next command."""
+    given = {key: value for key, value in options.items() if value is not None and (key, value) != ("prompt", "prompt")}
+    words = [*map(str, data), *(word for key, value in given.items() for word in (_option(key), str(value)))]
+    return shlex.join(words)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def _request(prompt: str, body: Path | None) -> dict[str, Any]:
     if body is None:
         text = sys.stdin.read() if prompt == "-" else prompt
@@ -270,6 +286,17 @@ def _lines(found: Judged, aim: Aim) -> None:
     console.print(gives)
 
 
+def _cascade(found: Confidence) -> None:
+    from llmops.serve.routing.page import said
+
+    gives = found.expected
+    typer.echo(
+        f"as a cascade: answers stand from a calibrated confidence of {found.at_least:.3f}; quality "
+        f"{said(gives.quality, percent=True)}, calls to the large model {said(gives.large_share, percent=True)}, "
+        f"saving {said(gives.saving, percent=True)} with the small model's calls paid for"
+    )
+
+
 def _plain(router: Router | None, found: Judged) -> dict[str, Any]:
     record: dict[str, Any] = {
         "lines": {
@@ -290,6 +317,7 @@ def _plain(router: Router | None, found: Judged) -> dict[str, Any]:
             "aim": router.aim.model_dump(),
             "data": router.data.model_dump(),
             "learning": router.learning.model_dump(),
+            "cascade": None if router.confidence is None else router.confidence.expected.model_dump(),
         }
     return record
 

@@ -62,11 +62,14 @@ def test_calibrate_writes_a_router_and_says_what_to_expect(calibrated: tuple[Pat
     router = read_router(out)
     assert (router.aim.value, router.aim.small_cost, router.learning.folds) == (0.9, 0.1, 2)
     assert router.confidence is not None
+    assert f"answers stand from a calibrated confidence of {router.confidence.at_least:.3f}" in done.output
     assert "answers.csv: 160 graded prompts" in done.output
     assert f"threshold {router.threshold:.3f}" in done.output
     assert "at least 90.0% of the large model's quality, shown at 95%" in done.output
     assert "the learned router is better than length alone" in done.output
-    assert done.output.splitlines()[-1] == f"next: llmops route report {answers} --router {out}"
+    assert done.output.splitlines()[-1] == (
+        f"next: llmops route report {answers} --prompt text --small tiny --large big --router {out}"
+    )
 
 
 def test_report_of_a_router_writes_page_and_picture(

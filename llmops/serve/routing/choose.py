@@ -73,12 +73,13 @@ def _from_content(seen: Features, rules: Rules) -> Decision:
 
 
 def _learned(seen: Features, router: Router) -> Decision:
-    known = router.model.known_share(seen.text)
+    words = router.model.words(seen)
+    known = router.model.known_share(words)
     if known < router.known_share:
         return _decided("large", "unknown", f"{known:.0%} of its words were seen in training")
     if seen.prompt_tokens > router.tokens:
         return _decided("large", "unknown", f"about {seen.prompt_tokens} tokens, at most {router.tokens} in training")
-    gap = router.model.chances(seen).gap
+    gap = router.model.chances(seen, words).gap
     side, word = ("large", "from") if gap >= router.threshold else ("small", "below")
     return _decided("large" if side == "large" else "small", "learned", f"gap {gap:.3f}, {word} {router.threshold:.3f}")
 

@@ -50,18 +50,31 @@ _CODE = re.compile(
     r"```|"
     r"^[ \t]*(?:def|class|import|from|return|async|func|fn|let|const|var|public|private|static|package|using)\b"
     r"[^\n.?!]{0,80}(?:[(:;={]|$)|"
-    r"[;{}][ \t]*$|</?[a-z][a-z0-9]{0,20}[^<>\n]{0,80}>|=>|->|::|&&|\|\||[!=]=|#include\b|\bSELECT\b.{1,200}?\bFROM\b|"
-    r"\bTraceback \(most recent call last\)|\b\w+\([\w\s,.\"'=]{0,80}\)|"
-    r"\b\w+\.(?:py|js|ts|java|cpp|rs|go|sql|sh|html)\b|"
-    r"\b(?i:python|javascript|typescript|c\+\+|bash|regex|sql query|stack trace|unit test)\b",
+    r"[;{}][ \t]*$|</?[a-z][a-z0-9]{0,20}[^<>\n]{0,80}>|=>|->|::|&&|\|\||[!=]=|#include\b|"
+    r"\(\)|(?<=\w)\((?!e?s\))[\w\s,.\"'=]{0,80}\)|\.(?:py|js|ts|java|cpp|rs|go|sql|sh|html)\b|"
+    r"\bSELECT\s[^\n;]{1,100}?\sFROM\b|\bTraceback \(most recent call last\)",
     re.MULTILINE,
 )
+_CODE_WORDS = frozenset({"python", "javascript", "typescript", "bash", "regex", "sql", "json", "html", "compiler"})
 _MATHEMATICS = re.compile(
     r"\\(?:frac|sum|int|sqrt|prod|lim|begin|alpha|beta|theta|pi|cdot|times|le|ge)\b|\$[^$\n]{1,200}\$|"
-    r"[∑∫√∂∞≤≥≠±×÷∈∀∃]|\d\s*[-+*/^=<>]\s*\(?[\dA-Za-z]|[A-Za-z]\s*[=^]\s*[-\d(]|\d\s?%|"
-    r"\b(?i:equation|integral|derivative|theorem|prove|polynomial|probability|matrix|vector|triangle|fraction|"
-    r"percent|how (?:many|much)|calculate|compute|solve for)\b"
+    r"[∑∫√∂∞≤≥≠±×÷∈∀∃]|\d\s*[-+*/^=<>]\s*\(?[\dA-Za-z]|[A-Za-z]\s*[=^]\s*[-\d(]|\d\s?%"
 )
+_MATHEMATICS_WORDS = frozenset(
+    {"equation", "integral", "derivative", "theorem", "prove", "polynomial", "probability", "matrix", "vector",
+     "triangle", "fraction", "percent", "calculate", "compute"}
+)  # fmt: skip
+_MATHEMATICS_PHRASES = ("how many", "how much", "solve for")
+_LETTERS = re.compile(r"[a-z]+")
+
+
+def _marks(text: str) -> tuple[int, int]:
+    """Of code and of mathematics; a word counts once however often it comes."""
+    lowered = text.lower()
+    words = set(_LETTERS.findall(lowered))
+    code = sum(1 for _ in _CODE.finditer(text)) + len(words & _CODE_WORDS)
+    mathematics = sum(1 for _ in _MATHEMATICS.finditer(text)) + len(words & _MATHEMATICS_WORDS)
+    return code, mathematics + sum(lowered.count(phrase) for phrase in _MATHEMATICS_PHRASES)
 
 
 def features_of(body: Mapping[str, Any]) -> Features:
@@ -75,7 +88,7 @@ def features_of(body: Mapping[str, Any]) -> Features:
     if schema is not None:
         everything += bodies.written(schema)
     around = PER_TURN * (len(turns) + len(tools))
-    head = text[:SCANNED]
+    code, mathematics = _marks(text[:SCANNED])
     return Features(
         text=text,
         characters=len(everything),
@@ -85,8 +98,8 @@ def features_of(body: Mapping[str, Any]) -> Features:
         answers=sum(turn.role == "assistant" for turn in turns),
         tools=len(tools),
         schema=schema is not None,
-        code=sum(1 for _ in _CODE.finditer(head)),
-        mathematics=sum(1 for _ in _MATHEMATICS.finditer(head)),
+        code=code,
+        mathematics=mathematics,
         readable=bool(text.strip()) and not any(turn.other for turn in turns),
     )
 

@@ -40,7 +40,8 @@ class Line:
 @dataclass(frozen=True, eq=False)
 class Judged:
     """Attributes:
-    lines: the learned router, length alone, chance and the oracle.
+    lines: the learned router, length alone, chance and the oracle; and where it is known how sure the small model was
+        of its answers, a cascade, whose calls to the small model come on top.
     beats_length: APGR of the learned router less that of length, on the same resamples.
     expected: what the threshold gives.
     calibration: expected calibration error of the chances of the small and the large model, and of the gap.
@@ -78,6 +79,8 @@ def judged(
         "length": Ranking.by(lengths_of(graded)),
         "oracle": oracle(gaps),
     }
+    if graded.confidence is not None:
+        rankings["cascade"] = Ranking.by(-graded.confidence)
 
     def measured(weights: Values | None) -> Values:
         """For each ranking APGR and the calls for each level."""
@@ -127,9 +130,19 @@ def lengths_of(graded: Graded) -> Values:
 
 
 def expected(
-    graded: Graded, to_large: NDArray[np.bool_], *, small_cost: float, resamples: int = RESAMPLES, seed: int = SEED
+    graded: Graded,
+    to_large: NDArray[np.bool_],
+    *,
+    small_cost: float,
+    both: bool = False,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
 ) -> Expected:
-    """What these decisions give on these rows, with intervals by resampling them."""
+    """What these decisions give on these rows, with intervals by resampling them.
+
+    Args:
+        both: the small model was asked for every prompt, as in a cascade; its calls are paid for.
+    """
     large = to_large.astype(np.float64)
     columns = np.column_stack(
         [
@@ -147,12 +160,13 @@ def expected(
         with np.errstate(invalid="ignore", divide="ignore"):
             false_cheap = np.where(cheap > 0, lost / np.maximum(cheap, 1), 0.0)
             share = calls / rows
-            return np.stack([routed / best, share, (1 - share) * (1 - small_cost), false_cheap], axis=-1)
+            saving = 1 - share - small_cost if both else (1 - share) * (1 - small_cost)
+            return np.stack([routed / best, share, saving, false_cheap], axis=-1)
 
     values = value_of(columns.sum(axis=0))
     samples = resampled(columns, value_of, graded.clusters, resamples=resamples, seed=seed)
     clusters = len(set(graded.clusters))
-    bounds = ((0.0, 10.0), (0.0, 1.0), (0.0, 1.0), (0.0, 1.0))
+    bounds = ((0.0, 10.0), (0.0, 1.0), (-1.0, 1.0), (0.0, 1.0))
     found = []
     for place, (low, high) in enumerate(bounds):
         one = Resampled(float(values[place]), samples[:, place], clusters, span=1.0, bounds=(low, high))

@@ -78,9 +78,6 @@ class Prompts:
         rows = [[measure(one) for measure in MEASURES.values()] for one in seen]
         return cls(tuple(text[:SCANNED] for text in texts), seen, np.asarray(rows, dtype=np.float64))
 
-    def column(self, name: str) -> Values:
-        return self.measures[:, list(MEASURES).index(name)]
-
     def matrix(self, names: Sequence[str], rows: Places) -> Values:
         """`(rows, names)`."""
         return self.measures[np.ix_(rows, np.asarray([list(MEASURES).index(name) for name in names], dtype=np.int64))]

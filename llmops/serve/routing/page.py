@@ -12,8 +12,8 @@ from llmops.serve.routing.graded import Graded
 from llmops.serve.routing.judged import LEVELS, Judged
 from llmops.serve.routing.router import Aim, Interval
 
-_COLOURS = {"learned": "#2563a8", "length": "#d9691e", "random": "#6b7480", "oracle": "#1b7a43"}
-_STYLES = {"learned": "-", "length": "--", "random": ":", "oracle": "-."}
+_COLOURS = {"learned": "#2563a8", "length": "#d9691e", "random": "#6b7480", "oracle": "#1b7a43", "cascade": "#8a3ffc"}
+_STYLES = {"learned": "-", "length": "--", "random": ":", "oracle": "-.", "cascade": (0, (5, 1))}
 _MOST = 400
 """Points of a line that are drawn."""
 
@@ -27,7 +27,7 @@ h1 { font-size: 1.6rem; margin: 0 0 .5rem; } h2 { font-size: 1.15rem; margin: 2.
 table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: #565d66; }
 th, td { text-align: left; padding: .35rem 1rem .35rem 0; border-bottom: 1px solid #dcdfe3; white-space: nowrap; }
-td { text-align: right; } code { overflow-wrap: anywhere; }
+td, thead th + th { text-align: right; } figure { margin: 0; } code { overflow-wrap: anywhere; }
 """
 
 
@@ -46,7 +46,7 @@ def page(graded: Graded, found: Judged, aim: Aim, *, sentences: Sequence[str], r
         f"{graded.small.mean():.1%}, the large one in {graded.large.mean():.1%}.</p>",
         *(f'<p class="finding{" open" if opened else ""}">{escape(one)}</p>' for one in sentences),
         "<h2>Quality against calls to the large model</h2>",
-        drawn(graded, found, "svg").decode(),
+        f'<figure role="img" aria-label="{escape(_described(found))}">{drawn(graded, found, "svg").decode()}</figure>',
         _table(
             "Mean share of the gap recovered (APGR), and the share of calls that recovers half and 80 % of it "
             "(CPT 50 %, CPT 80 %), with 95 % bootstrap intervals",
@@ -75,6 +75,12 @@ def page(graded: Graded, found: Judged, aim: Aim, *, sentences: Sequence[str], r
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body><main>{''.join(parts)}</main></body></html>\n"
     )
+
+
+def _described(found: Judged) -> str:
+    """The picture, for those who do not see it."""
+    lines = ", ".join(f"{line.name} with an APGR of {line.apgr.value:.3f}" for line in found.lines)
+    return f"Quality against the share of calls to the large model: {lines}"
 
 
 def said(one: Interval, *, percent: bool = False) -> str:
@@ -163,8 +169,8 @@ def _curves(axes: Any, graded: Graded, found: Judged) -> None:
         "the threshold",
         (100 * gives.large_share.value, 100 * gives.quality.value * high),
         textcoords="offset points",
-        xytext=(0, -16),
-        ha="center",
+        xytext=(-8, 9),
+        ha="right",
         fontsize=9,
     )
     axes.set_xlabel("calls to the large model, %")

@@ -81,7 +81,7 @@ class Routing:
 
     def _by_size(self, ask: Ask, settings: BySize, session: str) -> Choice:
         decision = self._decided(ask, settings.small, settings.small_tokens, session)
-        return _choice(decision, settings, session)
+        return self._sent(decision, ask, settings, session)
 
     def _cascade(self, ask: Ask, settings: Cascade, session: str) -> Choice:
         """A stream cannot be taken back, and other endpoints do not say how probable tokens were: both are routed by
@@ -89,7 +89,7 @@ class Routing:
         decision = self._decided(ask, settings.small, _OF_SIZE["small_tokens"].default, session)
         at_once = bool(ask.body.get("stream")) or ask.endpoint not in _SAYS_PROBABILITIES
         if at_once or decision.kind in ("asked", "context", "session"):
-            return _choice(decision, settings, session)
+            return self._sent(decision, ask, settings, session)
         return Choice(settings.small, "cascade: the small model first", session, larger=settings.large)
 
     def _decided(self, ask: Ask, small: str, small_tokens: int, session: str) -> Decision:
@@ -98,10 +98,14 @@ class Routing:
         # Two conversations may begin with the same words: without an id, the first message belongs to none yet.
         goes_on = seen.answers > 0 or "x-session-id" in ask.headers
         raised = goes_on and self.sessions.raised(_of_route(session, ask.route), now=self._clock())
-        decision = choose(seen, rules, asked=_asked(ask.headers), raised=raised)
-        if decision.size == "large":
-            self._raise(session, ask)
-        return decision
+        return choose(seen, rules, asked=_asked(ask.headers), raised=raised)
+
+    def _sent(self, decision: Decision, ask: Ask, settings: BySize | Cascade, session: str) -> Choice:
+        """The choice that a decision is; a conversation that goes to the large model belongs there from now on."""
+        if decision.size == "small":
+            return Choice(settings.small, decision.reason, session)
+        self._raise(session, ask)
+        return Choice(settings.large, decision.reason, session)
 
     def _raise(self, session: str, ask: Ask) -> None:
         hours = ask.settings.session_hours if isinstance(ask.settings, BySize) else _OF_SIZE["session_hours"].default
@@ -136,10 +140,6 @@ def _asked(headers: Mapping[str, str]) -> Size | None:
         if given.strip().lower() == size:
             return size
     raise bad_request(f"{SIZE_HEADER} must be small or large", code="invalid_size")
-
-
-def _choice(decision: Decision, settings: BySize | Cascade, session: str) -> Choice:
-    return Choice(settings.small if decision.size == "small" else settings.large, decision.reason, session)
 
 
 def _shared(made: Choice, ask: Ask, session: str) -> Choice:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
@@ -92,11 +92,19 @@ class Model(Settings):
             raise ValueError(f"this version has no measure {', '.join(strange)}")
         return self
 
-    def chances(self, seen: Features) -> Chances:
-        """What each model's chances are."""
+    def words(self, seen: Features) -> list[str]:
+        """The words that are read of a prompt; none by a model without terms."""
+        return words_of(seen.text) if self.terms else []
+
+    def chances(self, seen: Features, words: Sequence[str] | None = None) -> Chances:
+        """What each model's chances are.
+
+        Args:
+            words: as `self.words(seen)` finds them, where that is done already.
+        """
         small, large = self.small, self.large
         counts: dict[str, int] = {}
-        for term in self._terms_in(seen.text):
+        for term in self._terms_in(self.words(seen) if words is None else words):
             counts[term] = counts.get(term, 0) + 1
         length = of_small = of_large = 0.0
         for term, count in counts.items():
@@ -115,17 +123,14 @@ class Model(Settings):
             large += value * one.large
         return Chances(_logistic(small), _logistic(large))
 
-    def known_share(self, text: str) -> float:
-        """Share of the text's words that were seen in training; 1 for a model that reads no words."""
+    def known_share(self, words: Sequence[str]) -> float:
+        """Share of a prompt's words that were seen in training; 1 for a model that reads no words."""
         if not self.terms:
             return 1.0
-        words = words_of(text)
         return sum(word in self.terms for word in words) / len(words) if words else 0.0
 
-    def _terms_in(self, text: str) -> list[str]:
-        if not self.terms:
-            return []
-        words, terms = words_of(text), self.terms
+    def _terms_in(self, words: Sequence[str]) -> list[str]:
+        terms = self.terms
         found = [word for word in words if word in terms]
         if self.pairs:
             found += [pair for one, two in pairwise(words) if (pair := f"{one} {two}") in terms]
@@ -150,23 +155,6 @@ class Interval(Settings):
     value: float
     low: float
     high: float
-
-
-class Confidence(Settings):
-    """For a cascade: from the mean probability of an answer's tokens to the probability that it is right."""
-
-    scores: tuple[float, ...]
-    values: tuple[Share, ...]
-    at_least: Share
-    """Below this probability the large model is asked."""
-
-    @model_validator(mode="after")
-    def _steps(self) -> Self:
-        Steps(self.scores, self.values)
-        return self
-
-    def sure(self) -> Sure:
-        return Sure(self.at_least, Steps(self.scores, self.values))
 
 
 class Data(Settings):
@@ -221,6 +209,25 @@ class Expected(Settings):
     """Of the prompts that go to the small model, the share that only the large one answers rightly."""
     confidence: Share
     """Of the intervals."""
+
+
+class Confidence(Settings):
+    """For a cascade: from the mean probability of an answer's tokens to the probability that it is right."""
+
+    scores: tuple[float, ...]
+    values: tuple[Share, ...]
+    at_least: Share
+    """Below this probability the large model is asked."""
+    expected: Expected
+    """What to expect of the cascade; the small model's calls are paid for in any case."""
+
+    @model_validator(mode="after")
+    def _steps(self) -> Self:
+        Steps(self.scores, self.values)
+        return self
+
+    def sure(self) -> Sure:
+        return Sure(self.at_least, Steps(self.scores, self.values))
 
 
 class Router(Settings):

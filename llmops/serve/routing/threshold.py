@@ -21,7 +21,9 @@ of anything."""
 _TRIED = 500
 
 
-def pick(scores: Values, small: Values, large: Values, clusters: Sequence[int], aim: Aim) -> float:
+def pick(
+    scores: Values, small: Values, large: Values, clusters: Sequence[int], aim: Aim, *, both: bool = False
+) -> float:
     """The highest threshold that keeps the floor, or the lowest that keeps the ceiling.
 
     The floor is kept where a one-sided test at `aim.confidence` rejects that the routed quality is below it. Thresholds
@@ -32,10 +34,11 @@ def pick(scores: Values, small: Values, large: Values, clusters: Sequence[int], 
         scores: `(rows,)` held-out gaps.
         small, large: `(rows,)` grades.
         clusters: `(rows,)` a number for each row; rows with one number are not independent.
+        both: the small model is asked for every prompt, also for those that go on to the large one, as in a cascade.
     """
     ranking = Ranking.by(scores)
     if aim.kind == "cost":
-        return _within(ranking, len(scores), calls_within(aim))
+        return _within(ranking, len(scores), calls_within(aim, both=both))
     # Fewest prompts to the small model first; at most so many thresholds, evenly spread over the prompts.
     groups = len(ranking.starts)
     tried = np.unique(np.linspace(0, groups, min(groups, _TRIED) + 1).round().astype(int))[::-1]
@@ -58,10 +61,10 @@ def _kept(excess: Values, clusters: Sequence[int], confidence: float) -> bool:
     return float(sums.sum()) - z * error >= -1e-9
 
 
-def calls_within(aim: Aim) -> float:
+def calls_within(aim: Aim, *, both: bool = False) -> float:
     """Share of calls to the large model that a ceiling of cost allows.
 
-    A prompt costs 1 at the large model and `small_cost` at the small one.
+    A prompt costs 1 at the large model and `small_cost` at the small one; where both are asked, both.
 
     Raises:
         InputError: not even the small model alone keeps it.
@@ -72,7 +75,8 @@ def calls_within(aim: Aim) -> float:
             "the ceiling",
             fix="raise --cost, or mend --small-cost",
         )
-    return 1.0 if aim.small_cost >= 1 else (aim.value - aim.small_cost) / (1 - aim.small_cost)
+    left = aim.value - aim.small_cost
+    return left if both else 1.0 if aim.small_cost >= 1 else left / (1 - aim.small_cost)
 
 
 def _within(ranking: Ranking, rows: int, calls: float) -> float:

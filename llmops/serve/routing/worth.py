@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -73,4 +74,5 @@ def worth_of_router(
 
 
 def _chosen(names: tuple[str, ...]) -> tuple[str, ...]:
-    return ("chosen within each fold: " + ", ".join(names),)
+    times = Counter(names).most_common()
+    return ("chosen within the folds: " + ", ".join(f"{name} ({number} of {len(names)})" for name, number in times),)

@@ -178,6 +178,11 @@ def test_a_cascade_gets_a_bound_where_confidences_are_known(informative: Calibra
     routed = np.where(stands, data.small, data.large)
     assert routed.mean() >= 0.9 * data.large.mean() - 0.02
     assert 0 < stands.mean() < 1
+    promised = confidence.expected
+    assert abs((1 - stands.mean()) - promised.large_share.value) < 0.12
+    assert promised.saving.value == pytest.approx(1 - promised.large_share.value - FLOOR.small_cost)
+    assert informative.judged.line("cascade").apgr.value > 0.5
+    assert len(uninformative.judged.lines) == 4
 
 
 def test_too_few_different_prompts_are_refused() -> None:

@@ -77,7 +77,9 @@ def test_tools_and_schemas_are_seen_and_take_context() -> None:
     ("text", "code", "mathematics"),
     [
         ("What is the capital of France?", False, False),
-        ("Write a friendly note to my neighbour, please.", False, False),
+        ("Write a friendly note to my neighbour(s), please.", False, False),
+        ("What does len(values) give?", True, False),
+        ("How do I sort a list in Python", True, False),
         ("def add(a, b):\n    return a + b", True, None),
         ("Why does this fail?\n```\nx = 1\n```", True, None),
         ("SELECT name FROM people", True, False),

@@ -144,10 +144,11 @@ def test_a_cascade_asks_the_small_model_first_and_goes_on_where_it_is_not_sure()
     assert not served.policy.sure(ask, [])
 
 
+BOUND: dict[str, Any] = {"scores": (0.5, 1.0), "values": (0.0, 1.0), "at_least": 0.7}
+
+
 def test_a_cascade_by_a_router_uses_its_calibrated_bound() -> None:
-    learned = router(0.2).model_copy(
-        update={"confidence": Confidence(scores=(0.5, 1.0), values=(0.0, 1.0), at_least=0.7)}
-    )
+    learned = router(0.2).model_copy(update={"confidence": Confidence.model_construct(**BOUND)})
     served = Served({**CASCADE, "confidence": 0.1}, learned=learned)
     ask = served.ask("hello")
     assert served.policy.sure(ask, probabilities(0.9))
@@ -161,6 +162,14 @@ def test_an_answer_that_went_on_moves_its_conversation_up() -> None:
     assert not served.policy.sure(ask, probabilities(0.1))
     found = served.choose(talk("hello", "hi", "thanks"))
     assert (found.engine, found.larger, found.reason.split(":")[0]) == ("large", None, "session")
+
+
+def test_an_answer_that_stood_leaves_its_conversation_where_it_is() -> None:
+    served = Served(CASCADE)
+    ask = served.ask(talk(LONG))
+    served.policy.choose(ask)
+    assert served.policy.sure(ask, probabilities(0.9))
+    assert served.choose(talk(LONG, "hi", "thanks")).larger == "large"
 
 
 def test_a_stream_in_a_cascade_is_routed_by_size() -> None:

@@ -84,6 +84,15 @@ def test_the_ceiling_is_kept_with_as_many_calls_as_it_allows(seed: int, ceiling:
     assert all(cost(one) > ceiling - 1e-9 for one in lower)
 
 
+def test_in_a_cascade_the_small_models_calls_are_paid_for_too() -> None:
+    scores, small, large = drawn(100, 3)
+    ceiling = aim("cost", 0.5, small_cost=0.2)
+    alone, both = (pick(scores, small, large, range(100), ceiling, both=both) for both in (False, True))
+    # 1 · x + 0.2 · (1 − x) = 0.5 at x = 0.375, and 1 · x + 0.2 = 0.5 at x = 0.3; equal scores go together.
+    assert 0.3 < (scores >= alone).mean() <= 0.375
+    assert 0.2 < (scores >= both).mean() <= 0.3
+
+
 def test_the_ends() -> None:
     scores, small, large = drawn(100, 3)
     assert pick(scores, small, large, range(100), aim("cost", 1.0)) == ALL
