@@ -300,7 +300,7 @@ def test_an_adapter_beside_its_quantized_base_is_judged_as_the_two_are_served(tr
 def test_beside_is_for_adapters_and_for_what_vllm_serves(trained: Site, original: Original) -> None:
     wanted = Options(iters=0, beside=True)
     ready = prepared(original, trained, iters=0)
-    arguments = {"machine": machine(), "workspace": trained.workspace, "listener": Heard()}
+    arguments: dict[str, Any] = {"machine": machine(), "workspace": trained.workspace, "listener": Heard()}
     with pytest.raises(InputError, match="adapters are not served on a base in nf4"):
         quantize_model(ready, "nf4", wanted, **arguments)
     whole = replace(ready, original=replace(original, base=None))
