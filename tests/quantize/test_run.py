@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from llmops.errors import EnvironmentFault, InputError
 from llmops.files import file_digest, folder_digest
 from llmops.finetune.shape import shape_of
 from llmops.hardware import Machine
-from llmops.quantize.run import Quantized, check_plain, check_room
+from llmops.quantize.calibration import Source
+from llmops.quantize.run import Quantized, Request, check_plain, check_room
 from llmops.quantize.schemes import SCHEMES, Forecast, forecast
 from tests.quantize.made import ROWS, Heard, make, tensors, unpacked, unpacked_model, write_rows
 
@@ -154,3 +156,19 @@ def test_too_little_memory_or_disk_is_said_before_anything_is_loaded(tmp_path: P
         check_room(Forecast(1, 2, 5 << 30), machine, tmp_path, named="m")
     with pytest.raises(EnvironmentFault, match="GiB are needed in"):
         check_room(Forecast(1 << 60, 2, 1), machine, tmp_path, named="m")
+
+
+def test_a_request_is_another_one_for_other_rows_or_settings_but_not_for_a_seed_that_nothing_reads() -> None:
+    first = Request("w4a16", "a" * 64, "b" * 64, 20, 8, 1, Source("rows", "c" * 64))
+    others = (
+        replace(first, scheme="w8a8"),
+        replace(first, original="d" * 64),
+        replace(first, iters=10),
+        replace(first, samples=4),
+        replace(first, seed=2),
+        replace(first, source=Source("rows", "d" * 64)),
+    )
+    assert len({one.digest for one in (first, *others)}) == 7
+    assert replace(first, source=Source("the same by another name", "c" * 64)).digest == first.digest
+    nearest = replace(first, iters=0, source=None)
+    assert replace(nearest, seed=2, samples=4).digest == nearest.digest
