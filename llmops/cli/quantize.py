@@ -85,7 +85,7 @@ def quantize(
         for name, why in left_out.items():
             if why is not None:
                 listener.say(f"{name}: left out: {why}")
-        prepared = prepare(original, options, workspace=workspace)
+        prepared = prepare(original, wanted, options, workspace=workspace)
         results = [
             quantize_model(prepared, name, options, machine=here, workspace=workspace, listener=listener)
             for name in wanted

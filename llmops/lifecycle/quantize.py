@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -30,7 +30,7 @@ from llmops.quantize.schemes import SCHEMES, Forecast, Scheme, check_machine, ch
 from llmops.records import ModelSource, RunManifest, Verdict
 from llmops.registry.bom import write_bom
 from llmops.registry.card import CardFacts, write_card
-from llmops.registry.derived import BESIDE_TAG, FROM_TAG, SCHEME_TAG, VERSION_TAG
+from llmops.registry.derived import FROM_TAG, SCHEME_TAG, VERSION_TAG, beside_tag
 from llmops.registry.folder import cached_digest
 from llmops.registry.licence_chain import TAG, Chain, chain_of, to_plain
 from llmops.registry.promote import registered
@@ -140,6 +140,8 @@ def look(reference: str, *, workspace: Workspace, listener: Listener) -> Origina
         version = find(parts[0], source.revision, workspace=workspace)
         source = replace(source, reference=version.reference)
         manifest = manifest_of(version, workspace) or manifest
+    if manifest and base and manifest.lineage.get("base_digest") == base.digest:
+        base = replace(base, reference=str(manifest.lineage["base"]))  # the adapter itself knows it by its folder
     name = parts[0] if parts else manifest.name if manifest else _name_of(reference)
     return Original(name, source, base, manifest, chain_of(source, [], workspace=workspace), config)
 
@@ -156,8 +158,8 @@ def predict(original: Original, scheme: Scheme, options: Options) -> Forecast:
     return forecast(scheme, shape, samples=options.samples, length=length, iters=options.iters)
 
 
-def prepare(original: Original, options: Options, *, workspace: Workspace) -> Prepared:
-    """Suites, gate and rows, found and checked; nothing of the model is loaded.
+def prepare(original: Original, schemes: Collection[str], options: Options, *, workspace: Workspace) -> Prepared:
+    """Suites, gate and rows for these schemes, found and checked; nothing of the model is loaded.
 
     Raises:
         InputError: there is no suite to judge by, the gate asks for what is not measured, or there are no rows.
@@ -175,7 +177,8 @@ def prepare(original: Original, options: Options, *, workspace: Workspace) -> Pr
     gate = over_suites(load(file, Gate, what="gate"), metrics)
     check_gate(gate, metrics)
     check_judges(gate, suites)
-    source = _rows(original, options, workspace) if options.iters else None
+    tuned = options.iters > 0 and any(SCHEMES[name].calibrated for name in schemes)
+    source = _rows(original, options, workspace) if tuned else None
     return Prepared(original, [(suite, items_of(suite)) for suite in suites], gate, file, source)
 
 
@@ -368,7 +371,7 @@ def _registered(
         SCHEME_TAG: scheme,
         FROM_TAG: told.digest,
         VERSION_TAG: told.reference,
-        **({BESIDE_TAG: original.source.digest} if options.beside else {}),
+        **({beside_tag(original.source.digest): scheme} if options.beside else {}),
     }
     try:
         version = register(manifest.name, made.folder, manifest, reports, workspace=workspace, facts=facts)

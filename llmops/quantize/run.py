@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from llmops.workspace import Workspace
 MADE_BY = 1
 """Raised whenever the same request would give other bytes, so that nothing old is taken for new."""
 _PACKAGES = ("auto-round", "bitsandbytes", "compressed-tensors", "torch", "transformers")
+_DECIDE = ("name", "weight_bits", "activation_bits", "group", "format", "preset")
+"""What of a scheme decides the bytes; the rest says where they run."""
 _DESCRIBES = ("manifest.json", "README.md")
 
 
@@ -57,7 +59,7 @@ class Request:
         tuned = None if self.source is None else {"digest": self.source.digest, "samples": self.samples}
         return {
             "made_by": MADE_BY,
-            "scheme": asdict(SCHEMES[self.scheme]),
+            "scheme": {key: getattr(SCHEMES[self.scheme], key) for key in _DECIDE},
             "base": self.original,
             "model": self.model,
             "iters": self.iters,

@@ -54,8 +54,8 @@ class Scheme:
     Attributes:
         weight_bits, activation_bits: of each number in a linear layer of the decoder; embeddings, norms and the
             output layer keep theirs.
-        group: weights that share a scale: along the inputs, or in bitsandbytes wherever they stand; None where a whole
-            row does.
+        group: weights that share a scale: so many along the inputs (auto_round), a square of so many by so many
+            (llm_compressor), or so many wherever they stand (bitsandbytes); None where a whole row does.
         multiple: what inputs and outputs of every layer must be a multiple of; the kernels ask for it.
         format: of the checkpoint.
         served_by: what loads it. vLLM 0.32 loads no bitsandbytes checkpoint, on a CPU or a GPU.
@@ -91,7 +91,9 @@ class Scheme:
             # Packed weights, a 16-bit scale for each group and, packed too, its zero point.
             return weights * self.weight_bits // 8 + groups * matrix.outputs * (16 + self.weight_bits) // 8
         if self.format == "llm_compressor":
-            return weights + matrix.outputs * last
+            # A scale for each row, or for each square block.
+            rows = matrix.outputs if self.group is None else -(-matrix.outputs // self.group)
+            return weights + rows * (1 if self.group is None else -(-matrix.inputs // self.group)) * last
         # nf4: two weights a byte, an 8-bit scale for 64 of them, a 32-bit one for 256 scales; tables of 16 and 256
         # 32-bit numbers and about 100 bytes of JSON in each layer (bitsandbytes' QuantState.as_dict).
         return weights // 2 + weights // 64 + 4 * -(-weights // (64 * 256)) + 4 * (16 + 256) + 100
@@ -100,102 +102,80 @@ class Scheme:
 SCHEMES: Catalog[Scheme] = Catalog("scheme")
 
 
-def _scheme(
-    name: str,
-    weight_bits: int,
-    activation_bits: int,
-    *,
-    group: int | None = None,
-    multiple: int = 1,
-    format: Format,  # noqa: A002 (what everybody calls it)
-    served_by: ServedBy = "vllm",
-    preset: str = "",
-    least_capability: float,
-    cpu: bool,
-    calibrated: bool,
-    words: str,
-) -> None:
-    SCHEMES.add(name)(
-        Scheme(
-            name,
-            weight_bits,
-            activation_bits,
-            group,
-            multiple,
-            format,
-            served_by,
-            preset,
-            least_capability,
-            cpu,
-            calibrated,
-            words,
-        )
-    )
-
-
 # Kernels and what they ask for: vLLM 0.32, `get_min_capability` and `can_implement` of its linear methods.
-_scheme(
-    "w4a16",
-    4,
-    16,
-    group=128,
-    multiple=32,
-    format="auto_round",
-    preset="W4A16",
-    least_capability=7.5,
-    cpu=True,
-    calibrated=True,
-    words="4-bit weights; a third of the memory, fastest with few streams",
-)
-_scheme(
-    "w8a16",
-    8,
-    16,
-    group=128,
-    multiple=32,
-    format="auto_round",
-    preset="W8A16",
-    least_capability=7.5,
-    cpu=False,
-    calibrated=True,
-    words="8-bit weights; half the memory, hardly a difference",
-)
-_scheme(
-    "w8a8",
-    8,
-    8,
-    multiple=16,
-    format="llm_compressor",
-    preset="INT8",
-    least_capability=7.5,
-    cpu=True,
-    calibrated=True,
-    words="8-bit weights and activations; half the memory, fast with many streams",
-)
-_scheme(
-    "fp8",
-    8,
-    8,
-    multiple=128,
-    format="llm_compressor",
-    preset="FP8_BLOCK",
-    least_capability=8.9,
-    cpu=False,
-    calibrated=True,
-    words="8-bit floating point; half the memory, fast with many streams",
-)
-_scheme(
-    "nf4",
-    4,
-    16,
-    group=64,
-    format="bitsandbytes",
-    served_by="transformers",
-    least_capability=7.5,
-    cpu=True,
-    calibrated=False,
-    words="4-bit weights as QLoRA trains on them; for transformers, vLLM does not load it",
-)
+for _one in (
+    Scheme(
+        name="w4a16",
+        weight_bits=4,
+        activation_bits=16,
+        group=128,
+        multiple=32,
+        format="auto_round",
+        served_by="vllm",
+        preset="W4A16",
+        least_capability=7.5,
+        cpu=True,
+        calibrated=True,
+        words="4-bit weights; a third of the memory, fastest with few streams",
+    ),
+    Scheme(
+        name="w8a16",
+        weight_bits=8,
+        activation_bits=16,
+        group=128,
+        multiple=32,
+        format="auto_round",
+        served_by="vllm",
+        preset="W8A16",
+        least_capability=7.5,
+        cpu=False,
+        calibrated=True,
+        words="8-bit weights; half the memory, hardly a difference",
+    ),
+    Scheme(
+        name="w8a8",
+        weight_bits=8,
+        activation_bits=8,
+        group=None,
+        multiple=16,
+        format="llm_compressor",
+        served_by="vllm",
+        preset="INT8",
+        least_capability=7.5,
+        cpu=True,
+        calibrated=True,
+        words="8-bit weights and activations; half the memory, fast with many streams",
+    ),
+    Scheme(
+        name="fp8",
+        weight_bits=8,
+        activation_bits=8,
+        group=128,
+        multiple=128,
+        format="llm_compressor",
+        served_by="vllm",
+        preset="FP8_BLOCK",
+        least_capability=8.9,
+        cpu=False,
+        calibrated=True,
+        words="8-bit floating point in blocks; half the memory, fast with many streams",
+    ),
+    Scheme(
+        name="nf4",
+        weight_bits=4,
+        activation_bits=16,
+        group=64,
+        multiple=1,
+        format="bitsandbytes",
+        served_by="transformers",
+        preset="",
+        least_capability=7.5,
+        cpu=True,
+        calibrated=False,
+        words="4-bit weights as QLoRA trains on them; for transformers, vLLM does not load it",
+    ),
+):
+    SCHEMES.add(_one.name)(_one)
 
 
 # Does it fit the model, and this machine

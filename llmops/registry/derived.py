@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from llmops.registry import store
@@ -15,8 +16,14 @@ FROM_TAG = "llmops.quantized_from"
 """Of a quantized version: the digest of the artifact it stands for (an adapter that was merged, a whole model)."""
 VERSION_TAG = "llmops.quantized_version"
 """Of a quantized version: that artifact as a reference, such as models:/quickstart/3, where it had one."""
-BESIDE_TAG = "llmops.quantized_beside"
-"""Of a quantized base: the digest of the adapter that is served on it, and without which it was not judged."""
+
+
+def beside_tag(adapter: str) -> str:
+    """Of a quantized base: the tag that says an adapter of this digest is served on it; its value is the scheme.
+
+    One base serves many adapters, and each that was judged on it has a tag of its own.
+    """
+    return f"llmops.quantized_beside.{adapter}"
 
 
 def made_from(digest: str, scheme: str, *, workspace: Workspace) -> ModelVersion | None:
@@ -25,20 +32,20 @@ def made_from(digest: str, scheme: str, *, workspace: Workspace) -> ModelVersion
     A quantized base that an adapter stands beside is found by the base's digest here, by the adapter's with
     `made_beside`.
     """
-    return _newest(FROM_TAG, digest, scheme, workspace)
+    return _newest({FROM_TAG: digest, SCHEME_TAG: scheme}, workspace)
 
 
 def made_beside(adapter: str, scheme: str, *, workspace: Workspace) -> ModelVersion | None:
     """The newest base quantized by `scheme` for the adapter of this digest to be served on; None without one."""
-    return _newest(BESIDE_TAG, adapter, scheme, workspace)
+    return _newest({beside_tag(adapter): scheme}, workspace)
 
 
-def _newest(tag: str, digest: str, scheme: str, workspace: Workspace) -> ModelVersion | None:
+def _newest(tags: Mapping[str, str], workspace: Workspace) -> ModelVersion | None:
     uri = workspace.tracking_uri
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         return None
     client = connect(uri)
-    wanted = f"tag.`{tag}` = '{digest}' AND tag.`{SCHEME_TAG}` = '{scheme}'"
+    wanted = " AND ".join(f"tag.`{tag}` = '{value}'" for tag, value in tags.items())
     with mlflow_faults(uri):
         found = list(pages(client.search_model_versions, filter_string=wanted))
     if not found:

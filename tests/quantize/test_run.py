@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,9 +13,10 @@ from llmops.errors import EnvironmentFault, InputError
 from llmops.files import file_digest, folder_digest
 from llmops.finetune.shape import shape_of
 from llmops.hardware import Machine
-from llmops.quantize.run import Quantized, check_plain, check_room
+from llmops.quantize.calibration import Source
+from llmops.quantize.run import Quantized, Request, check_plain, check_room
 from llmops.quantize.schemes import SCHEMES, Forecast, forecast
-from tests.quantize.made import Heard, make, tensors, write_rows
+from tests.quantize.made import ROWS, Heard, make, tensors, unpacked, unpacked_model, write_rows
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -34,20 +35,6 @@ def nearest_by_hand(row: list[float], *, bits: int, group: int) -> tuple[list[in
             codes.append(max(lowest, min(-lowest - 1, steps)))
             scales.append(scale)
     return codes, scales
-
-
-def unpacked(made: dict[str, Any], layer: str, column: int) -> list[float]:
-    """One output's weights from GPTQ's layout, bit by bit: eight inputs in an int32, the lowest bits first."""
-    packed = [int(word) & 0xFFFFFFFF for word in made[f"{layer}.qweight"][:, column]]
-    zeros, scales = made[f"{layer}.qzeros"], made[f"{layer}.scales"]
-    found = []
-    for place in range(8 * len(packed)):
-        value = packed[place // 8] >> (4 * (place % 8)) & 0xF
-        group = place // 128
-        # The format keeps zero points less one.
-        zero = ((int(zeros[group, column // 8]) & 0xFFFFFFFF) >> (4 * (column % 8)) & 0xF) + 1
-        found.append((value - zero) * float(scales[group, column]))
-    return found
 
 
 LAYER = "model.layers.1.mlp.down_proj"
@@ -91,28 +78,19 @@ def test_tuning_takes_a_neighbour_of_a_weight_where_that_brings_the_outputs_clos
 
 
 def distance(model: Path, quantized: Path) -> float:
-    """Mean KL divergence of the next token on rows like those of the tuning, the weights unpacked one by one."""
+    """Mean KL divergence of the next token on rows like those of the tuning."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
-    talks = [
-        [{"role": "user", "content": f"what is {n}?"}, {"role": "assistant", "content": f"it is {n * 7}"}]
-        for n in range(24)
-    ]
-    plain = AutoModelForCausalLM.from_pretrained(model, dtype="float32")
-    state, made = dict(plain.state_dict()), tensors(quantized)
-    rounded = AutoModelForCausalLM.from_pretrained(model, dtype="float32")
-    for name in [name.removesuffix(".qweight") for name in made if name.endswith(".qweight")]:
-        columns = state[f"{name}.weight"].shape[0]
-        state[f"{name}.weight"] = torch.tensor([unpacked(made, name, column) for column in range(columns)])
-    rounded.load_state_dict(state)
+    plain, rounded = AutoModelForCausalLM.from_pretrained(model, dtype="float32"), unpacked_model(model, quantized)
     total = 0.0
-    for talk in talks:
-        ids = tokenizer.apply_chat_template(talk, return_tensors="pt", return_dict=True)["input_ids"]
+    for row in ROWS:
+        turns = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]
+        ids = tokenizer.apply_chat_template(turns, return_tensors="pt", return_dict=True)["input_ids"]
         with torch.inference_mode():
             p, q = (one(input_ids=ids).logits.log_softmax(-1) for one in (plain, rounded))
         total += float((p.exp() * (p - q)).sum(-1).mean())
-    return total / len(talks)
+    return total / len(ROWS)
 
 
 def test_progress_is_told_layer_by_layer(heard: Heard, tuned: Quantized) -> None:
@@ -138,21 +116,6 @@ def test_eight_bits_of_weights_and_activations_are_the_nearest_of_a_row(model: P
     args = json.loads((found.artifact / "config.json").read_text())["quantization_config"]["config_groups"]["group_0"]
     assert args["input_activations"]["dynamic"] is True
     assert found.disk_bytes == pytest.approx(foretold(model, "w8a8").disk, rel=0.05)
-
-
-def test_nf4_is_bitsandbytes_own_table(model: Path, tmp_path: Path) -> None:
-    """Each weight over its block's largest, in double-quantized scales, is the nearest of the sixteen numbers."""
-    from bitsandbytes.functional import get_4bit_type
-
-    found = make(model, "nf4", tmp_path / "artifact")
-    weights, made = tensors(model)[f"{LAYER}.weight"].float().flatten(), tensors(found.artifact)
-    table = get_4bit_type("nf4", device="cpu")
-    packed = made[f"{LAYER}.weight"].flatten()
-    codes = torch.stack([packed >> 4, packed & 0xF], dim=1).flatten().long()
-    blocks = weights.view(-1, 64)
-    by_hand = ((blocks / blocks.abs().amax(1, keepdim=True)).flatten()[:, None] - table).abs().argmin(1)
-    assert float((codes == by_hand).float().mean()) > 0.999
-    assert found.disk_bytes == pytest.approx(foretold(model, "nf4").disk, rel=0.05)
 
 
 def foretold(model: Path, scheme: str) -> Forecast:
@@ -193,3 +156,19 @@ def test_too_little_memory_or_disk_is_said_before_anything_is_loaded(tmp_path: P
         check_room(Forecast(1, 2, 5 << 30), machine, tmp_path, named="m")
     with pytest.raises(EnvironmentFault, match="GiB are needed in"):
         check_room(Forecast(1 << 60, 2, 1), machine, tmp_path, named="m")
+
+
+def test_a_request_is_another_one_for_other_rows_or_settings_but_not_for_a_seed_that_nothing_reads() -> None:
+    first = Request("w4a16", "a" * 64, "b" * 64, 20, 8, 1, Source("rows", "c" * 64))
+    others = (
+        replace(first, scheme="w8a8"),
+        replace(first, original="d" * 64),
+        replace(first, iters=10),
+        replace(first, samples=4),
+        replace(first, seed=2),
+        replace(first, source=Source("rows", "d" * 64)),
+    )
+    assert len({one.digest for one in (first, *others)}) == 7
+    assert replace(first, source=Source("the same by another name", "c" * 64)).digest == first.digest
+    nearest = replace(first, iters=0, source=None)
+    assert replace(nearest, seed=2, samples=4).digest == nearest.digest

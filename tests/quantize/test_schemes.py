@@ -65,6 +65,12 @@ def test_four_bit_weights_are_counted_tensor_by_tensor(inputs: int, outputs: int
     assert SCHEMES["w4a16"].bytes_of(layer) == packed + scales + zeros
 
 
+def test_scales_of_eight_bits_are_one_a_row_or_one_a_block() -> None:
+    layer = shape().linears["gate_proj"]  # 4096 to 14336
+    assert SCHEMES["w8a8"].bytes_of(layer) == 4096 * 14336 + 14336 * 2
+    assert SCHEMES["fp8"].bytes_of(layer) == 4096 * 14336 + 32 * 112 * 2
+
+
 def test_memory_grows_with_the_rows_that_rounding_is_tuned_on_and_not_without_tuning() -> None:
     few, many = (forecast(SCHEMES["w4a16"], shape(), samples=n, length=2048, iters=200) for n in (64, 128))
     # Four activations of the hidden width a token, in 16 bits.

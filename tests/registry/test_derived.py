@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmops.records import RunManifest
-from llmops.registry.derived import BESIDE_TAG, FROM_TAG, SCHEME_TAG, made_beside, made_from
+from llmops.registry.derived import FROM_TAG, SCHEME_TAG, beside_tag, made_beside, made_from
 from llmops.registry.store import ModelVersion, register
 from llmops.workspace import Workspace
 
@@ -47,7 +47,11 @@ def test_the_newest_by_the_scheme_is_found(workspace: Workspace, quantized: Make
 def test_a_base_that_an_adapter_stands_beside_is_never_taken_for_the_whole(
     workspace: Workspace, quantized: Make
 ) -> None:
-    base = quantized("a-w4a16-base", **{FROM_TAG: ORIGINAL, BESIDE_TAG: ADAPTER, SCHEME_TAG: "w4a16"})
+    another = "3" * 64
+    facts = {FROM_TAG: ORIGINAL, SCHEME_TAG: "w4a16", beside_tag(ADAPTER): "w4a16"}
+    quantized("a-w4a16-base", **facts)
+    base = quantized("a-w4a16-base", **{beside_tag(another): "w4a16"})
+    assert made_beside(another, "w4a16", workspace=workspace) == base, "one base serves many adapters"
     assert made_from(ADAPTER, "w4a16", workspace=workspace) is None
     assert made_beside(ADAPTER, "w4a16", workspace=workspace) == base
     assert made_from(ORIGINAL, "w4a16", workspace=workspace) == base
