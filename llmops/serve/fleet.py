@@ -222,6 +222,7 @@ class Fleet:
                 self.targets.set(gone, ())
         self.notes = {name: note for name, note in self.notes.items() if name in settings.engines}
         self._settle()
+        self._changed.set()  # what could not be done at once is tried again until it can
 
     def _options(self, engines: Mapping[str, LocalEngine]) -> dict[str, list[str]]:
         """The checked `vllm:` options of each engine."""
@@ -271,9 +272,10 @@ class Fleet:
         if engine in self.remotes:
             return self.remotes[engine].replica.state == "starting"
         running, model = self._by[engine], self.wanted[engine]
-        if running.given_up or any(model.name in keeper.problems for keeper in running.keepers):
-            return False
-        return self.serving.get(engine) != (running, model) or not running.has(model)
+        if any(keeper.replica.state in {"starting", "waiting"} for keeper in running.keepers):
+            return True
+        lost = running.given_up or any(model.name in keeper.problems for keeper in running.keepers)
+        return not lost and (self.serving.get(engine) != (running, model) or not running.has(model))
 
     async def _settle_always(self) -> None:
         while True:

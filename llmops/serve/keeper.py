@@ -53,7 +53,8 @@ class Keeper:
         self.problems: dict[str, str] = {}
         """By the name of a model: why it could not be loaded."""
         self.starts = 0
-        self.log = logs / f"{server.name.replace('/', '_')}-{number}.log"
+        # Two servers of one engine run at the same time while it moves from one model to another.
+        self.log = logs / f"{server.name.replace('/', '_')}-{server.key[:8]}-{number}.log"
         self._options, self._visible = options, visible
         self._listener, self._changed = listener, changed
         self._restarts = Restarts(server.settings.restart)
@@ -172,10 +173,9 @@ class Keeper:
             progress.cancel()
         pooling = self.server.settings.vllm.get("runner") == "pooling"
         try:
-            for one in [one for one in self._models.values() if one.rank is None]:
-                async with asyncio.timeout_at(asyncio.get_running_loop().time() + until - time.monotonic()):
-                    await process.generate(one.name, pooling=pooling)
-                self.loaded.add(one.name)
+            async with asyncio.timeout(until - time.monotonic()):
+                await process.generate(self.server.first.base_name, pooling=pooling)
+            self.loaded.add(self.server.first.base_name)
         except Refused as error:
             if not await process.healthy():
                 await asyncio.sleep(_LAST_WORDS_S)  # it is ending, and its log will say why
@@ -183,7 +183,7 @@ class Keeper:
         except TimeoutError:
             return f"no answer within {self.server.settings.ready_timeout_s:g} s of its start"
         await self._load(process)
-        if not self.loaded:
+        if not self.loaded & self._models.keys():
             return "; ".join(sorted(self.problems.values()))
         self._listener.say(f"engine {self.called}: ready after {time.monotonic() - process.started:.1f} s")
         self._state("ready")
@@ -223,7 +223,7 @@ class Keeper:
             self._changed()
 
     async def _unload(self, process: ServerProcess) -> None:
-        for name in self.loaded - self._models.keys():
+        for name in self.loaded - self._models.keys() - {self.server.first.base_name}:
             with suppress(Refused):  # it has room for others all the same
                 await process.unload(name)
             self.loaded.discard(name)

@@ -86,6 +86,7 @@ async def main(home: Path, first: str, second: str, other: str) -> None:
         aiohttp.ClientSession() as session,
     ):
         ready = await fleet.ready()
+        base = fleet.wanted["x"].base_name
         (x,), (y,) = targets.of("x"), targets.of("y")
         say(ready=ready, seconds=time.monotonic() - began, shared=x.replica is y.replica, said=heard.lines)
         say(x=await ask(x, session), y=await ask(y, session))
@@ -108,7 +109,7 @@ async def main(home: Path, first: str, second: str, other: str) -> None:
             await asyncio.sleep(0.01)
         over.set()
         await asyncio.gather(*clients)
-        while fleet.servers[0].keepers[0].loaded != {new.model, y.model}:
+        while fleet.servers[0].keepers[0].loaded != {new.model, y.model, base}:
             await asyncio.sleep(0.05)
         say(
             swap=True,

@@ -97,7 +97,8 @@ def test_an_engine_is_ready_after_its_first_token_and_gone_with_all_it_started(
     assert "engine a: weights loaded in 0.25 s" in heard.lines
     assert any("served unchecked" in line for line in heard.lines)
     assert any(line.startswith("engine a: ready after") for line in heard.lines)
-    assert "Loading weights" in (here.home / "serve" / "logs" / "a-0.log").read_text()
+    (log,) = (here.home / "serve" / "logs").glob("a-*-0.log")
+    assert "Loading weights" in log.read_text()
 
 
 def test_adapters_of_one_base_and_the_base_itself_share_one_server(
@@ -141,6 +142,25 @@ def test_engines_with_other_options_or_another_template_have_servers_of_their_ow
 
     run(scenario())
     assert len(vllm.starts()) == 3
+
+
+def test_the_base_itself_can_join_its_adapters_later(
+    vllm: Vllm, here: Workspace, heard: Heard, make_model: MakeModel
+) -> None:
+    base = make_model("base")
+    adapter = {"model": str(make_model("one", base=base, value=2.0))}
+
+    async def scenario() -> None:
+        async with fleet_of(vllm.gateway({"x": adapter}), here, heard) as fleet:
+            assert await fleet.ready()
+            await fleet.reload(vllm.gateway({"x": adapter, "b": {"model": str(base)}}))
+            assert await fleet.ready()
+            for name in ("x", "b"):
+                (target,) = fleet.targets.ready(name)
+                assert target.model in await ask(target)
+
+    run(scenario())
+    assert len(vllm.starts()) == 1
 
 
 def test_a_server_that_is_killed_comes_back_with_its_adapters(
@@ -239,7 +259,7 @@ def test_an_adapter_moves_to_its_next_version_under_load_and_no_answer_has_two_v
             assert all("[DONE]" in text for text in texts)
             # What nobody uses any more is taken from the server.
             keeper = fleet.servers[0].keepers[0]
-            await until(lambda: keeper.loaded == {new.model})
+            await until(lambda: keeper.loaded == {new.model, fleet.wanted["x"].base_name})
 
     run(scenario())
     assert len(vllm.starts()) == 1
