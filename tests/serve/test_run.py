@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -50,6 +50,9 @@ class Running:
         raise AssertionError("\n".join(self.lines))
 
 
+Start = Callable[[], Running]
+
+
 @pytest.fixture
 def file(vllm: Vllm, make_model: MakeModel, tmp_path: Path) -> Path:
     place = tmp_path / "gateway.yaml"
@@ -61,14 +64,28 @@ def file(vllm: Vllm, make_model: MakeModel, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def running(file: Path, here: Workspace) -> Iterator[Running]:
-    started = Running(file, here.home)
-    yield started
-    started.process.kill()
-    started.process.communicate()
+def start(file: Path, here: Workspace) -> Iterator[Start]:
+    """Starts a gateway each time it is called."""
+    started: list[Running] = []
+
+    def another() -> Running:
+        started.append(Running(file, here.home))
+        return started[-1]
+
+    yield another
+    for one in started:
+        one.process.kill()
+        one.process.communicate()
 
 
-def test_it_is_asked_told_drained_and_leaves_nothing(running: Running, vllm: Vllm, here: Workspace, file: Path) -> None:
+@pytest.fixture
+def running(start: Start) -> Running:
+    return start()
+
+
+def test_it_is_asked_told_drained_and_leaves_nothing(
+    running: Running, start: Start, vllm: Vllm, here: Workspace, file: Path
+) -> None:
     url = running.until(r"ready: r on (http://\S+)")[1].removesuffix("/v1")
     said = ask("status", workspace=here)
     assert said["pid"] == running.process.pid
@@ -78,7 +95,7 @@ def test_it_is_asked_told_drained_and_leaves_nothing(running: Running, vllm: Vll
     assert stat.S_IMODE(control.stat().st_mode) == 0o600
 
     # A second gateway of this workspace is refused.
-    second = Running(file, here.home)
+    second = start()
     second.until(r"a gateway of this workspace runs already \(process \d+\)")
     assert second.process.wait() == 2
 
@@ -115,7 +132,7 @@ def _under_way(url: str) -> bool:
         return bool(answer.status == 200)
 
 
-def test_killed_it_leaves_no_engine_and_no_lock(running: Running, vllm: Vllm, here: Workspace, file: Path) -> None:
+def test_killed_it_leaves_no_engine_and_no_lock(running: Running, start: Start, vllm: Vllm, here: Workspace) -> None:
     running.until("ready: r on ")
     started = vllm.processes()
     assert all(map(alive, started))
@@ -124,18 +141,18 @@ def test_killed_it_leaves_no_engine_and_no_lock(running: Running, vllm: Vllm, he
     assert all_end(started)
     with pytest.raises(InputError, match="no gateway of this workspace runs"):
         ask("status", workspace=here)
-    again = Running(file, here.home)
+    again = start()
     again.until("ready: r on ")
     again.process.send_signal(signal.SIGINT)
     assert again.process.wait(timeout=30) == 0
     assert not any(map(alive, vllm.processes()))
 
 
-def test_a_port_in_use_is_told_before_an_engine_starts(vllm: Vllm, here: Workspace, file: Path) -> None:
+def test_a_port_in_use_is_told_before_an_engine_starts(start: Start, vllm: Vllm, file: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         file.write_text(file.read_text().replace("127.0.0.1:0", f"127.0.0.1:{port}"))
-        refused = Running(file, here.home)
+        refused = start()
         refused.until(rf"error: 127\.0\.0\.1:{port} is in use by another program")
         refused.until("→ end it, or set `listen` to another port")
         assert refused.process.wait() == 2
