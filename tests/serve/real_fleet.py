@@ -40,12 +40,12 @@ async def ask(target: Target, session: aiohttp.ClientSession) -> dict[str, Any]:
     """A stream; what it wrote, and every model's name that is in it."""
     target.use.in_flight += 1
     target.replica.in_flight += 1
-    body = {"model": target.model, "prompt": PROMPT, "max_tokens": TOKENS, "temperature": 0, "stream": True}
-    body |= {"ignore_eos": True, "return_token_ids": True}
+    body = {"model": target.model, "messages": [{"role": "user", "content": PROMPT}], "stream": True}
+    body |= {"max_tokens": TOKENS, "temperature": 0, "ignore_eos": True, "return_token_ids": True}
     models, ids, prompt, done = set(), [], None, False
     try:
         headers = {"Authorization": f"Bearer {target.replica.key}"}
-        async with session.post(f"{target.replica.url}/v1/completions", json=body, headers=headers) as answer:
+        async with session.post(f"{target.replica.url}/v1/chat/completions", json=body, headers=headers) as answer:
             if answer.status != 200:
                 return {"status": answer.status, "text": await answer.text()}
             async for line in answer.content:
@@ -54,9 +54,9 @@ async def ask(target: Target, session: aiohttp.ClientSession) -> dict[str, Any]:
                 elif line.startswith(b"data: "):
                     chunk = json.loads(line[6:])
                     models.add(chunk["model"])
+                    prompt = chunk.get("prompt_token_ids") or prompt
                     for choice in chunk["choices"]:
                         ids += choice.get("token_ids") or []
-                        prompt = choice.get("prompt_token_ids") or prompt
     finally:
         target.use.in_flight -= 1
         target.replica.in_flight -= 1
