@@ -42,7 +42,9 @@ async def ask(target: Target, session: aiohttp.ClientSession) -> dict[str, Any]:
     target.replica.in_flight += 1
     body = {"model": target.model, "messages": [{"role": "user", "content": PROMPT}], "stream": True}
     body |= {"max_tokens": TOKENS, "temperature": 0, "ignore_eos": True, "return_token_ids": True}
-    models, ids, prompt, done = set(), [], None, False
+    models: set[str] = set()
+    ids: list[int] = []
+    prompt, done = None, False
     try:
         headers = {"Authorization": f"Bearer {target.replica.key}"}
         async with session.post(f"{target.replica.url}/v1/chat/completions", json=body, headers=headers) as answer:
@@ -126,10 +128,9 @@ async def main(home: Path, first: str, second: str, other: str) -> None:
         assert guard is not None
         before = below(guard)
         os.kill(before[0], signal.SIGKILL)
-        while new.replica.state == "ready":
-            await asyncio.sleep(0.01)
-        while new.replica.state != "ready":
-            await asyncio.sleep(0.05)
+        for ready in (False, True):
+            while (new.replica.state == "ready") is not ready:
+                await asyncio.sleep(0.01)
         left = [process for process in before if Path(f"/proc/{process}").exists()]
         say(killed=True, left=left, x=await ask(new, session), starts=fleet.servers[0].keepers[0].starts)
         say(processes=below(os.getpid()))

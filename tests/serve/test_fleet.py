@@ -130,7 +130,7 @@ def test_engines_with_other_options_or_another_template_have_servers_of_their_ow
     base = make_model("base")
     plain, templated = make_model("plain", base=base, value=2.0), make_model("templated", base=base, value=3.0)
     (templated / "tokenizer_config.json").write_text('{"chat_template": "other"}')
-    engines = {
+    engines: dict[str, dict[str, Any]] = {
         "a": {"model": str(plain)},
         "b": {"model": str(plain), "max_length": 32},
         "c": {"model": str(templated)},
