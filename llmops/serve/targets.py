@@ -10,7 +10,7 @@ State = Literal["starting", "ready", "waiting", "failed", "stopped"]
 """`waiting`: it ended and is started again soon; `failed`: it is given up."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Replica:
     """One server process, ours or somebody else's.
 
