@@ -71,16 +71,23 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     """Replace the file at `path` atomically; its folder is made when missing.
 
-    A file that was there keeps its permissions, a new one can be read by all.
+    A file that was there keeps its permissions and, where this process may give files away, its owner; a new one
+    gets `mode`, by which all can read it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            os.fchmod(file.fileno(), path.stat().st_mode & 0o777 if path.exists() else 0o644)
+            if path.exists():
+                was = path.stat()
+                mode = was.st_mode & 0o777
+                if (was.st_uid, was.st_gid) != (os.geteuid(), os.getegid()):
+                    with suppress(PermissionError):
+                        os.fchown(file.fileno(), was.st_uid, was.st_gid)
+            os.fchmod(file.fileno(), mode)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -34,6 +34,7 @@ class Entry:
         session: digest of what keeps a conversation together.
         stream: the answer was streamed.
         tags: of the key.
+        trace: the caller's W3C `traceparent`, where it sent one.
     """
 
     id: str
@@ -61,6 +62,7 @@ class Entry:
     session: str | None = None
     stream: bool = False
     tags: tuple[str, ...] = ()
+    trace: str | None = None
 
 
 @dataclass(slots=True)

@@ -95,6 +95,7 @@ class Exchange:
             raise stopping()
         headers = headers_of(self._scope)
         check_headers(headers, self._scope, settings.limits)
+        entry.trace = headers.get("traceparent")
         caller = core.gatekeeper.who(secret_in(headers))
         entry.key, entry.tags = caller.id, caller.tags
         raw = await read_body(self._receive, settings.limits)

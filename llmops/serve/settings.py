@@ -271,6 +271,9 @@ class Telemetry(Settings):
     """Address of an OpenTelemetry collector (OTLP over HTTP), such as http://localhost:4318; null sends no traces."""
     trace_share: Share = 1.0
     """Share of requests (0 to 1) that are traced."""
+    log: Path | None = None
+    """File of the log, a line of JSON for every request, without bodies; null writes to standard error. Relative to
+    this file."""
 
 
 class Gateway(Settings):
