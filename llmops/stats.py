@@ -265,6 +265,31 @@ def resampled(
     return np.concatenate([value_of(weights @ summed) for weights in _draws(len(summed), resamples, seed)])
 
 
+def reweighted(
+    items: int,
+    value_of: ValueOf,
+    clusters: Sequence[int] | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> Values:
+    """As `resampled`, for what is no function of sums, such as the area under a curve of ranked items.
+
+    Args:
+        value_of: from how often each item is drawn, `(some, items)`, to values `(some,)` or `(some, m)`.
+        clusters: `(items,)` a number for each item; items with one number are drawn together. None: each alone.
+
+    Returns:
+        `(resamples,)` or `(resamples, m)`.
+    """
+    if clusters is None:
+        return np.concatenate([value_of(weights) for weights in _draws(items, resamples, seed)])
+    if len(clusters) != items:
+        raise ValueError(f"{items} items but {len(clusters)} clusters")
+    distinct, place = np.unique(np.asarray(clusters), return_inverse=True)
+    return np.concatenate([value_of(weights[:, place]) for weights in _draws(len(distinct), resamples, seed)])
+
+
 def _by_cluster(statistics: Values, clusters: Sequence[int] | None) -> Values:
     """Statistics summed over each cluster, `(clusters, k)`."""
     statistics = np.asarray(statistics, dtype=np.float64)

@@ -29,14 +29,14 @@ class Application(Protocol):
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
 
-    def reload(self, settings: Gateway) -> None:
-        """From now on new requests see these; those under way end with what they began with."""
+    def prepare(self, settings: Gateway) -> Callable[[], None]:
+        """What makes these settings hold for new requests; raises LlmopsError where they cannot."""
 
     async def drain(self) -> int:
         """Refuse what is new, wait for what is under way; how many were cut short."""
 
 
-Build = Callable[[Gateway, Targets], Application]
+Build = Callable[[Gateway, Targets], contextlib.AbstractContextManager[Application]]
 
 
 def serve(file: Path, build: Build, *, workspace: Workspace, listener: Listener) -> None:
@@ -49,20 +49,15 @@ def serve(file: Path, build: Build, *, workspace: Workspace, listener: Listener)
     import uvloop
 
     settings = load(file, Gateway, what="gateway")
-    with only_one(workspace), bound(settings) as listening_socket:
-        uvloop.run(_serve(file, settings, build, listening_socket, workspace=workspace, listener=listener))
+    targets = Targets()
+    with only_one(workspace), bound(settings) as listening_socket, build(settings, targets) as app:
+        fleet = Fleet(settings, targets, workspace, listener)
+        uvloop.run(_serve(file, fleet, app, listening_socket, listener=listener))
 
 
 async def _serve(
-    file: Path,
-    settings: Gateway,
-    build: Build,
-    listening_socket: socket.socket,
-    *,
-    workspace: Workspace,
-    listener: Listener,
+    file: Path, fleet: Fleet, app: Application, listening_socket: socket.socket, *, listener: Listener
 ) -> None:
-    targets = Targets()
     ending = asyncio.Event()
     loop = asyncio.get_running_loop()
     beginning = asyncio.current_task()
@@ -70,7 +65,6 @@ async def _serve(
     # While models are looked up there is nothing to drain: whoever ends us then ends us at once.
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, beginning.cancel)
-    fleet = Fleet(settings, targets, workspace, listener)
     try:
         await fleet.__aenter__()
     except asyncio.CancelledError:
@@ -79,10 +73,10 @@ async def _serve(
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ending.set)
-        service = Service(file, fleet, build(settings, targets), listening_socket, listener, ending)
+        service = Service(file, fleet, app, listening_socket, listener, ending)
         loop.add_signal_handler(signal.SIGHUP, service.hang_up)
         commands = {"status": service.state, "reload": service.reload, "drain": service.drain}
-        async with Follower(fleet), listening(workspace, commands):
+        async with Follower(fleet), listening(fleet.workspace, commands):
             await service.live()
     finally:
         await fleet.__aexit__(None, None, None)
@@ -132,8 +126,9 @@ class Service:
                     f"`listen` is {self.fleet.settings.listen}, which cannot be changed while it runs",
                     fix="set it back, or end the gateway and start it again",
                 )
+            apply = self.app.prepare(fresh)
             await self.fleet.reload(fresh)
-            self.app.reload(fresh)
+            apply()
         except LlmopsError as error:
             self.refused = str(error)
             self.listener.say(f"{self.file} is not taken, everything goes on as before: {error}")
@@ -160,22 +155,10 @@ class Service:
 
     async def live(self) -> None:
         """Answer until `ending`, then drain."""
-        import uvicorn
-
-        class Server(uvicorn.Server):
-            @contextlib.contextmanager
-            def capture_signals(self) -> Iterator[None]:
-                yield  # signals are ours: engines end after the last answer
+        from llmops.serve.server import Server, config_of
 
         limits = self.fleet.settings.limits
-        config = uvicorn.Config(
-            self.app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=1,  # answers have ended by then, or had their time
-        )
-        server = Server(config)
+        server = Server(config_of(self.app, limits))
         answering = asyncio.create_task(server.serve(sockets=[self._socket]))
         watching = asyncio.create_task(self.fleet.watch())
         ending = asyncio.create_task(self.ending.wait())
