@@ -160,13 +160,14 @@ class Fleet:
     async def _look_up(self, settings: Gateway) -> dict[str, Served]:
         """What each local engine serves; all refusals are told together.
 
-        An engine whose settings are as before keeps its model: whether its alias moved is asked all the time, and a
-        version that is gone from the registry must not keep others from being reloaded.
+        An engine that lives and whose settings are as before keeps its model: whether its alias moved is asked all
+        the time, and a version that is gone from the registry must not keep others from being reloaded.
         """
         found: dict[str, Served] = {}
         refused: dict[str, LlmopsError] = {}
         for name, engine in _local(settings).items():
-            if name in self.wanted and self.settings.engines.get(name) == engine:
+            as_before = name in self.wanted and self.settings.engines.get(name) == engine
+            if as_before and not self._by[name].given_up:
                 found[name] = self.wanted[name]
                 continue
             try:

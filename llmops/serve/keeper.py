@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from llmops.events import Listener
+from llmops.files import folder_digest
 from llmops.serve import server_log
 from llmops.serve.command import Launch, arguments, environment
 from llmops.serve.layout import Server
@@ -128,6 +129,8 @@ class Keeper:
 
     async def _live(self) -> str:
         """One life of the process; returns why it ended."""
+        if self.starts and (problem := await asyncio.to_thread(self._other_bytes)):
+            return problem
         try:
             self._process = await self._start()
         except OSError as error:
@@ -144,6 +147,17 @@ class Keeper:
             for task in (ended, life):
                 task.cancel()
             await asyncio.gather(ended, life, return_exceptions=True)
+
+    def _other_bytes(self) -> str | None:
+        """Why what would be loaded now is not what was admitted; all of it is read, as it was then."""
+        first = self.server.first
+        wanted = {first.base: first.base_digest} | {one.folder: one.digest for one in self._models.values()}
+        for folder, digest in wanted.items():
+            if not folder.is_dir():
+                return f"its folder {folder} is gone"
+            if folder_digest(folder) != digest:
+                return f"the bytes in {folder} are not those that were admitted; `llmops serve reload` looks anew"
+        return None
 
     async def _start(self) -> ServerProcess:
         self.starts += 1

@@ -23,7 +23,10 @@ class Application:
         self.under_way = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
+            for stage in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{stage}.complete"})
             return
         await send({"type": "http.response.start", "status": 200, "headers": []})
         self.under_way += 1

@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 
 from llmops.errors import EnvironmentFault, InputError
+from llmops.files import folder_digest
 from llmops.hardware import Gpu
 from llmops.serve.fleet import Fleet
 from llmops.serve.places import GIB, Places
@@ -204,6 +205,34 @@ def test_a_crash_loop_ends_with_the_reason_and_a_reload_tries_again(
             (vllm.steer / "crash").unlink()
             await fleet.reload(settings)
             await until(lambda: target.replica.state == "ready")
+
+    run(scenario())
+
+
+def test_only_the_bytes_that_were_admitted_come_back(
+    vllm: Vllm, here: Workspace, heard: Heard, make_model: MakeModel
+) -> None:
+    model = make_model("m")
+    settings = vllm.gateway({"a": {"model": str(model)}})
+    weights = model / "model.safetensors"
+
+    async def scenario() -> None:
+        async with fleet_of(settings, here, heard) as fleet:
+            assert await fleet.ready()
+            (target,) = fleet.targets.of("a")
+            weights.write_bytes(weights.read_bytes()[:-4] + b"abcd")
+            assert target.model in await ask(target)  # what runs goes on
+            os.kill(vllm.processes()[0], signal.SIGKILL)
+            await until(lambda: target.replica.state == "failed")
+            assert f"the bytes in {model} are not those that were admitted" in target.replica.reason
+            assert len(vllm.starts()) == 1
+            await fleet.reload(settings)
+            assert await fleet.ready()
+            assert fleet.targets.of("a")[0].digest == folder_digest(model) != target.digest
+            os.kill(vllm.processes()[2], signal.SIGKILL)
+            model.rename(model.parent / "elsewhere")
+            await until(lambda: fleet.targets.of("a")[0].replica.state == "failed")
+            assert f"its folder {model} is gone" in fleet.targets.of("a")[0].replica.reason
 
     run(scenario())
 

@@ -7,12 +7,13 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -29,9 +30,9 @@ ROOT = Path(__file__).parents[2]
 class Running:
     """A gateway in a process of its own, in front of the engine that stands in for vLLM."""
 
-    def __init__(self, file: Path, home: Path) -> None:
+    def __init__(self, file: Path, home: Path, command: Sequence[str] = ("tests.serve.application",)) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "tests.serve.application", str(file)],
+            [sys.executable, "-W", "ignore", "-m", *command, str(file)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -50,7 +51,7 @@ class Running:
         raise AssertionError("\n".join(self.lines))
 
 
-Start = Callable[[], Running]
+Start = Callable[..., Running]
 
 
 @pytest.fixture
@@ -68,8 +69,8 @@ def start(file: Path, here: Workspace) -> Iterator[Start]:
     """Starts a gateway each time it is called."""
     started: list[Running] = []
 
-    def another() -> Running:
-        started.append(Running(file, here.home))
+    def another(*command: str) -> Running:
+        started.append(Running(file, here.home, command or ("tests.serve.application",)))
         return started[-1]
 
     yield another
@@ -167,3 +168,25 @@ def test_a_stranger_is_not_answered(running: Running, here: Workspace) -> None:
             connection.sendall(asked)
             assert connection.recv(100) == b""
     assert running.process.poll() is None
+
+
+def test_the_command_answers_through_the_whole_gateway_and_ends_on_sigterm(
+    start: Start, vllm: Vllm, here: Workspace
+) -> None:
+    gateway = start("llmops.cli.main", "serve")
+    url = gateway.until(r"ready: r on (http://\S+)")[1]
+    body = json.dumps({"model": "r", "prompt": "hello", "max_tokens": 1}).encode()
+    request = urllib.request.Request(f"{url}/completions", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as answer:
+        assert answer.headers["x-request-id"]
+        said = json.loads(answer.read())
+    assert said["usage"]["completion_tokens"] == 1
+    assert ask("status", workspace=here)["engines"][0]["state"] == "ready"
+    gateway.process.send_signal(signal.SIGTERM)
+    gateway.until("ending: 0 requests under way")
+    assert gateway.process.wait(timeout=30) == 0
+    assert not any(map(alive, vllm.processes()))
+    with sqlite3.connect(here.home / "llmops.db") as database:
+        ((engine, status),) = database.execute("SELECT engine, status FROM requests").fetchall()
+    database.close()
+    assert (engine, status) == ("a", 200)
