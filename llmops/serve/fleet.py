@@ -115,7 +115,7 @@ class Fleet:
         async with self._changing:
             await self._change(settings, await self._look_up(settings))
             self.settings = settings
-            for running in self.servers:
+            for running in set(self._by.values()):
                 for keeper in running.keepers:
                     keeper.begin_again()
 
@@ -292,8 +292,10 @@ class Fleet:
         for engine, model in self.wanted.items():
             running = self._by[engine]
             before = self.serving.get(engine)
-            if before == (running, model) or (before is not None and not running.has(model)):
+            if before == (running, model):
                 continue
+            if before is not None and not before[0].given_up and not running.has(model):
+                continue  # what serves goes on until the other is ready
             targets = running.targets(model)
             old = self.targets.of(engine)
             self.targets.set(engine, targets)

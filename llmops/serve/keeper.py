@@ -118,6 +118,8 @@ class Keeper:
                 reason = await self._live()
             finally:
                 ready_s = time.monotonic() - began if self.replica.state == "ready" else 0.0
+                # Ending takes seconds, in which nobody should ask it.
+                self.replica.state = "waiting"
                 await self._end_process()
             wait = self._restarts.after_end(time.monotonic(), ran_s=ready_s)
             if wait is None:
