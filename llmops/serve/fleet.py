@@ -160,21 +160,24 @@ class Fleet:
     async def _look_up(self, settings: Gateway) -> dict[str, Served]:
         """What each local engine serves; all refusals are told together.
 
-        An engine that lives and whose settings are as before keeps its model: whether its alias moved is asked all
-        the time, and a version that is gone from the registry must not keep others from being reloaded.
+        An engine that lives and whose settings are as before keeps what it has where that is refused now: a version
+        that is gone from the registry must not keep others from being reloaded.
         """
         found: dict[str, Served] = {}
         refused: dict[str, LlmopsError] = {}
         for name, engine in _local(settings).items():
             as_before = name in self.wanted and self.settings.engines.get(name) == engine
-            if as_before and not self._by[name].given_up:
-                found[name] = self.wanted[name]
-                continue
             try:
                 found[name] = await served(engine, workspace=self.workspace)
-                self._say(name, found[name])
+                self.notes.pop(name, None)
+                if found[name] != self.wanted.get(name):
+                    self._say(name, found[name])
             except LlmopsError as error:
-                refused[name] = error
+                if as_before and not self._by[name].given_up:
+                    found[name] = self.wanted[name]
+                    self.notes[name] = f"{error.problem}; what runs goes on"
+                else:
+                    refused[name] = error
         if len(refused) == 1:
             ((name, only),) = refused.items()
             raise type(only)(f"engine {name!r}: {only.problem}", fix=only.fix)

@@ -186,6 +186,25 @@ def test_a_server_that_is_killed_comes_back_with_its_adapters(
     assert any("killed by signal 9" in line and "starts again in" in line for line in heard.lines)
 
 
+def test_a_guard_that_is_killed_leaves_nothing_either(
+    vllm: Vllm, here: Workspace, heard: Heard, make_model: MakeModel
+) -> None:
+    async def scenario() -> None:
+        async with fleet_of(vllm.gateway({"a": {"model": str(make_model("m"))}}), here, heard) as fleet:
+            assert await fleet.ready()
+            (target,) = fleet.targets.of("a")
+            started = vllm.processes()
+            guard = fleet.servers[0].keepers[0].pid
+            assert guard is not None
+            os.kill(guard, signal.SIGKILL)
+            await until(lambda: target.replica.state != "ready")
+            await until(lambda: target.replica.state == "ready")
+            assert len(vllm.processes()) == 4
+            assert not any(map(alive, started))
+
+    run(scenario())
+
+
 def test_a_crash_loop_ends_with_the_reason_and_a_reload_tries_again(
     vllm: Vllm, here: Workspace, heard: Heard, make_model: MakeModel
 ) -> None:
@@ -399,6 +418,31 @@ def test_a_reload_starts_what_is_new_ends_what_is_gone_and_leaves_the_rest_alone
 
     run(scenario())
     assert len(vllm.starts()) == 3
+
+
+def test_a_reload_looks_anew_and_keeps_what_runs_where_that_is_gone(
+    vllm: Vllm, here: Workspace, heard: Heard, make_model: MakeModel
+) -> None:
+    base = make_model("base")
+    one, two = (make_model(name, base=base, value=v) for name, v in (("one", 2.0), ("two", 3.0)))
+    settings = vllm.gateway({"x": {"model": str(one)}, "y": {"model": str(two)}})
+
+    async def scenario() -> None:
+        async with fleet_of(settings, here, heard) as fleet:
+            assert await fleet.ready()
+            (x,), (y,) = fleet.targets.of("x"), fleet.targets.of("y")
+            weights = one / "adapter_model.safetensors"
+            weights.write_bytes(weights.read_bytes()[:-4] + b"abcd")
+            two.rename(two.parent / "elsewhere")
+            await fleet.reload(settings)
+            await until(lambda: fleet.targets.of("x")[0] is not x)
+            assert fleet.targets.ready("x")[0].digest == folder_digest(one) != x.digest
+            assert fleet.targets.ready("y") == (y,)
+            assert "there is no folder" in fleet.notes["y"]
+            assert "what runs goes on" in fleet.notes["y"]
+
+    run(scenario())
+    assert len(vllm.starts()) == 1
 
 
 @pytest.mark.parametrize(
