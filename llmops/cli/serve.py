@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from llmops.cli import serve_ledger
-from llmops.cli.serve_key import key
-
-if TYPE_CHECKING:
-    from llmops.serve.run import Application
-    from llmops.serve.settings import Gateway
-    from llmops.serve.targets import Targets
-    from llmops.workspace import Workspace
+from llmops.cli import serve_key, serve_ledger
 
 _START = "start"
 
@@ -44,23 +38,14 @@ def start(
 ) -> None:
     """Start the engines and the gateway that GATEWAY describes, and serve until Ctrl-C or SIGTERM."""
     from llmops.cli.progress import watching
+    from llmops.serve.gateway import assembled
     from llmops.serve.run import serve as run
     from llmops.workspace import Workspace
 
     workspace = Workspace.current()
+    build = partial(assembled, workspace=workspace)
     with watching() as listener:
-        run(
-            gateway,
-            lambda settings, targets: _application(settings, targets, workspace),
-            workspace=workspace,
-            listener=listener,
-        )
-
-
-def _application(settings: Gateway, targets: Targets, workspace: Workspace) -> Application:
-    from llmops.serve.assembly import Assembly
-
-    return Assembly(settings, targets, workspace=workspace)
+        run(gateway, build, workspace=workspace, listener=listener)
 
 
 @serve.command()
@@ -121,9 +106,7 @@ def drain() -> None:
     typer.echo(f"the gateway ends after {said['under_way']} requests under way")
 
 
-serve.add_typer(key, name="key")
-serve_ledger.register(serve)
-
-
 def register(app: typer.Typer) -> None:
+    serve_key.register(serve)
+    serve_ledger.register(serve)
     app.add_typer(serve, name="serve")

@@ -40,13 +40,10 @@ def arguments(server: Server, place: Place, options: Sequence[str], *, port: int
     """
     first, settings = server.first, server.settings
     given = {option.partition("=")[0] for option in options}
-    whole = next((one for one in server.members.values() if one.rank is None), None)
-    # A base that is no engine's model has a name all the same, which nobody asks for.
-    base_name = whole.name if whole else f"base-{first.base_digest[:16]}"
     template = first.tokenizer / "chat_template.jinja"
     command = [
         *(interpreter(settings.python), "-m", "vllm.entrypoints.openai.api_server"),
-        *("--model", str(first.base), "--tokenizer", str(first.tokenizer), "--served-model-name", base_name),
+        *("--model", str(first.base), "--tokenizer", str(first.tokenizer), "--served-model-name", first.base_name),
         *("--host", "127.0.0.1", "--port", str(port)),
         # What a model brings along (penalties, top-k) is not what was judged.
         *("--generation-config", "vllm", "--enable-prefix-caching", "--enable-prompt-tokens-details"),

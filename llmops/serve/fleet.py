@@ -115,7 +115,7 @@ class Fleet:
         async with self._changing:
             await self._change(settings, await self._look_up(settings))
             self.settings = settings
-            for running in self.servers:
+            for running in set(self._by.values()):
                 for keeper in running.keepers:
                     keeper.begin_again()
 
@@ -160,20 +160,24 @@ class Fleet:
     async def _look_up(self, settings: Gateway) -> dict[str, Served]:
         """What each local engine serves; all refusals are told together.
 
-        An engine whose settings are as before keeps its model: whether its alias moved is asked all the time, and a
-        version that is gone from the registry must not keep others from being reloaded.
+        An engine that lives and whose settings are as before keeps what it has where that is refused now: a version
+        that is gone from the registry must not keep others from being reloaded.
         """
         found: dict[str, Served] = {}
         refused: dict[str, LlmopsError] = {}
         for name, engine in _local(settings).items():
-            if name in self.wanted and self.settings.engines.get(name) == engine:
-                found[name] = self.wanted[name]
-                continue
+            as_before = name in self.wanted and self.settings.engines.get(name) == engine
             try:
                 found[name] = await served(engine, workspace=self.workspace)
-                self._say(name, found[name])
+                self.notes.pop(name, None)
+                if found[name] != self.wanted.get(name):
+                    self._say(name, found[name])
             except LlmopsError as error:
-                refused[name] = error
+                if as_before and not self._by[name].given_up:
+                    found[name] = self.wanted[name]
+                    self.notes[name] = f"{error.problem}; what runs goes on"
+                else:
+                    refused[name] = error
         if len(refused) == 1:
             ((name, only),) = refused.items()
             raise type(only)(f"engine {name!r}: {only.problem}", fix=only.fix)
@@ -222,6 +226,7 @@ class Fleet:
                 self.targets.set(gone, ())
         self.notes = {name: note for name, note in self.notes.items() if name in settings.engines}
         self._settle()
+        self._changed.set()  # what could not be done at once is tried again until it can
 
     def _options(self, engines: Mapping[str, LocalEngine]) -> dict[str, list[str]]:
         """The checked `vllm:` options of each engine."""
@@ -271,9 +276,10 @@ class Fleet:
         if engine in self.remotes:
             return self.remotes[engine].replica.state == "starting"
         running, model = self._by[engine], self.wanted[engine]
-        if running.given_up or any(model.name in keeper.problems for keeper in running.keepers):
-            return False
-        return self.serving.get(engine) != (running, model) or not running.has(model)
+        if any(keeper.replica.state in {"starting", "waiting"} for keeper in running.keepers):
+            return True
+        lost = running.given_up or any(model.name in keeper.problems for keeper in running.keepers)
+        return not lost and (self.serving.get(engine) != (running, model) or not running.has(model))
 
     async def _settle_always(self) -> None:
         while True:
@@ -289,8 +295,10 @@ class Fleet:
         for engine, model in self.wanted.items():
             running = self._by[engine]
             before = self.serving.get(engine)
-            if before == (running, model) or (before is not None and not running.has(model)):
+            if before == (running, model):
                 continue
+            if before is not None and not before[0].given_up and not running.has(model):
+                continue  # what serves goes on until the other is ready
             targets = running.targets(model)
             old = self.targets.of(engine)
             self.targets.set(engine, targets)

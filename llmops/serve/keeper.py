@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from llmops.events import Listener
+from llmops.files import folder_digest
 from llmops.serve import server_log
 from llmops.serve.command import Launch, arguments, environment
 from llmops.serve.layout import Server
@@ -53,7 +54,8 @@ class Keeper:
         self.problems: dict[str, str] = {}
         """By the name of a model: why it could not be loaded."""
         self.starts = 0
-        self.log = logs / f"{server.name.replace('/', '_')}-{number}.log"
+        # Two servers of one engine run at the same time while it moves from one model to another.
+        self.log = logs / f"{server.name.replace('/', '_')}-{server.key[:8]}-{number}.log"
         self._options, self._visible = options, visible
         self._listener, self._changed = listener, changed
         self._restarts = Restarts(server.settings.restart)
@@ -116,6 +118,8 @@ class Keeper:
                 reason = await self._live()
             finally:
                 ready_s = time.monotonic() - began if self.replica.state == "ready" else 0.0
+                # Ending takes seconds, in which nobody should ask it.
+                self.replica.state = "waiting"
                 await self._end_process()
             wait = self._restarts.after_end(time.monotonic(), ran_s=ready_s)
             if wait is None:
@@ -127,6 +131,8 @@ class Keeper:
 
     async def _live(self) -> str:
         """One life of the process; returns why it ended."""
+        if self.starts and (problem := await asyncio.to_thread(self._other_bytes)):
+            return problem
         try:
             self._process = await self._start()
         except OSError as error:
@@ -143,6 +149,17 @@ class Keeper:
             for task in (ended, life):
                 task.cancel()
             await asyncio.gather(ended, life, return_exceptions=True)
+
+    def _other_bytes(self) -> str | None:
+        """Why what would be loaded now is not what was admitted; all of it is read, as it was then."""
+        first = self.server.first
+        wanted = {first.base: first.base_digest} | {one.folder: one.digest for one in self._models.values()}
+        for folder, digest in wanted.items():
+            if not folder.is_dir():
+                return f"its folder {folder} is gone"
+            if folder_digest(folder) != digest:
+                return f"the bytes in {folder} are not those that were admitted; `llmops serve reload` looks anew"
+        return None
 
     async def _start(self) -> ServerProcess:
         self.starts += 1
@@ -172,10 +189,9 @@ class Keeper:
             progress.cancel()
         pooling = self.server.settings.vllm.get("runner") == "pooling"
         try:
-            for one in [one for one in self._models.values() if one.rank is None]:
-                async with asyncio.timeout_at(asyncio.get_running_loop().time() + until - time.monotonic()):
-                    await process.generate(one.name, pooling=pooling)
-                self.loaded.add(one.name)
+            async with asyncio.timeout(until - time.monotonic()):
+                await process.generate(self.server.first.base_name, pooling=pooling)
+            self.loaded.add(self.server.first.base_name)
         except Refused as error:
             if not await process.healthy():
                 await asyncio.sleep(_LAST_WORDS_S)  # it is ending, and its log will say why
@@ -183,7 +199,7 @@ class Keeper:
         except TimeoutError:
             return f"no answer within {self.server.settings.ready_timeout_s:g} s of its start"
         await self._load(process)
-        if not self.loaded:
+        if not self.loaded & self._models.keys():
             return "; ".join(sorted(self.problems.values()))
         self._listener.say(f"engine {self.called}: ready after {time.monotonic() - process.started:.1f} s")
         self._state("ready")
@@ -223,7 +239,7 @@ class Keeper:
             self._changed()
 
     async def _unload(self, process: ServerProcess) -> None:
-        for name in self.loaded - self._models.keys():
+        for name in self.loaded - self._models.keys() - {self.server.first.base_name}:
             with suppress(Refused):  # it has room for others all the same
                 await process.unload(name)
             self.loaded.discard(name)

@@ -29,20 +29,14 @@ class Application(Protocol):
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
 
-    def reload(self, settings: Gateway) -> None:
-        """From now on new requests see these; those under way end with what they began with."""
+    def prepare(self, settings: Gateway) -> Callable[[], None]:
+        """What makes these settings hold for new requests; raises LlmopsError where they cannot."""
 
     async def drain(self) -> int:
         """Refuse what is new, wait for what is under way; how many were cut short."""
 
-    def start(self) -> None:
-        """Begin to keep records."""
 
-    def close(self) -> None:
-        """Write what is not written yet."""
-
-
-Build = Callable[[Gateway, Targets], Application]
+Build = Callable[[Gateway, Targets], contextlib.AbstractContextManager[Application]]
 
 
 def serve(file: Path, build: Build, *, workspace: Workspace, listener: Listener) -> None:
@@ -55,21 +49,15 @@ def serve(file: Path, build: Build, *, workspace: Workspace, listener: Listener)
     import uvloop
 
     settings = load(file, Gateway, what="gateway")
-    with only_one(workspace), bound(settings) as listening_socket:
-        uvloop.run(_serve(file, settings, build, listening_socket, workspace=workspace, listener=listener))
+    targets = Targets()
+    with only_one(workspace), bound(settings) as listening_socket, build(settings, targets) as app:
+        fleet = Fleet(settings, targets, workspace, listener)
+        uvloop.run(_serve(file, fleet, app, listening_socket, listener=listener))
 
 
 async def _serve(
-    file: Path,
-    settings: Gateway,
-    build: Build,
-    listening_socket: socket.socket,
-    *,
-    workspace: Workspace,
-    listener: Listener,
+    file: Path, fleet: Fleet, app: Application, listening_socket: socket.socket, *, listener: Listener
 ) -> None:
-    targets = Targets()
-    app = build(settings, targets)
     ending = asyncio.Event()
     loop = asyncio.get_running_loop()
     beginning = asyncio.current_task()
@@ -77,7 +65,6 @@ async def _serve(
     # While models are looked up there is nothing to drain: whoever ends us then ends us at once.
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, beginning.cancel)
-    fleet = Fleet(settings, targets, workspace, listener)
     try:
         await fleet.__aenter__()
     except asyncio.CancelledError:
@@ -86,15 +73,13 @@ async def _serve(
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ending.set)
-        app.start()
         service = Service(file, fleet, app, listening_socket, listener, ending)
         loop.add_signal_handler(signal.SIGHUP, service.hang_up)
         commands = {"status": service.state, "reload": service.reload, "drain": service.drain}
-        async with Follower(fleet), listening(workspace, commands):
+        async with Follower(fleet), listening(fleet.workspace, commands):
             await service.live()
     finally:
         await fleet.__aexit__(None, None, None)
-        app.close()
 
 
 class Service:
@@ -141,8 +126,9 @@ class Service:
                     f"`listen` is {self.fleet.settings.listen}, which cannot be changed while it runs",
                     fix="set it back, or end the gateway and start it again",
                 )
+            apply = self.app.prepare(fresh)
             await self.fleet.reload(fresh)
-            self.app.reload(fresh)
+            apply()
         except LlmopsError as error:
             self.refused = str(error)
             self.listener.say(f"{self.file} is not taken, everything goes on as before: {error}")

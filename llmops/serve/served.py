@@ -55,6 +55,11 @@ class Served:
         """What its server calls it: bytes have one name, so what is cached under it is always theirs."""
         return self.digest[:16]
 
+    @property
+    def base_name(self) -> str:
+        """What its server calls the base; a whole model is its own."""
+        return self.base_digest[:16]
+
 
 async def served(engine: LocalEngine, *, workspace: Workspace) -> Served:
     """What `engine` serves, once it may; takes a second or two, and as long as its bytes take to read.

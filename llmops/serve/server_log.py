@@ -11,6 +11,8 @@ _TAIL_BYTES = 64 << 10
 _PHASES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), said)
     for pattern, said in (
+        (r"non-default args", "vLLM is loaded"),
+        (r"Initializing a V\d LLM engine", "the engine begins"),
         (r"Starting to load model", "loading weights"),
         (r"Loading (?:safetensors|pt) checkpoint shards:\s+(\d+)% Completed", "loading weights, {} %"),
         (r"Loading weights took ([\d.]+) seconds", "weights loaded in {} s"),

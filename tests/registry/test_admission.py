@@ -14,7 +14,7 @@ from llmops.files import folder_digest
 from llmops.records import RunManifest
 from llmops.registry import store
 from llmops.registry.admission import admit, aliased, may_serve, required
-from llmops.registry.derived import BESIDE_TAG, FROM_TAG, SCHEME_TAG
+from llmops.registry.derived import FROM_TAG, SCHEME_TAG, beside_tag
 from llmops.registry.promote import approve, promote, registered, reject, rollback
 from llmops.registry.store import ModelVersion
 from llmops.registry.verdicts import attach
@@ -58,9 +58,8 @@ def champion(one: ModelVersion, workspace: Workspace) -> None:
     promote(one, "ann", workspace=workspace)
 
 
-def quantized(make: Make, original: ModelVersion, result: str | None = "PASS", tag: str = FROM_TAG) -> ModelVersion:
-    facts = {tag: str(original.digest), SCHEME_TAG: "w4a16"}
-    return make(result, "m-w4a16", **facts)
+def quantized(make: Make, original: ModelVersion, result: str | None = "PASS") -> ModelVersion:
+    return make(result, "m-w4a16", **{FROM_TAG: str(original.digest), SCHEME_TAG: "w4a16"})
 
 
 class TestPromoted:
@@ -194,7 +193,7 @@ class TestQuantized:
         one = store.register("a", folder, manifest_of(folder), workspace=workspace, facts=licensed)
         registered(one, verdict(str(one.digest)), workspace=workspace)
         champion(one, workspace)
-        base = quantized(make, one, tag=BESIDE_TAG)
+        base = make("PASS", "b-w4a16", **{beside_tag(str(one.digest)): "w4a16"})
         found = admit("models:/a@champion", quantization="w4a16", workspace=workspace)
         assert (found.version, found.digest) == ("models:/a/1", one.digest)
         assert found.base_digest == base.digest

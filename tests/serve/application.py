@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,12 @@ class Application:
         self.settings = settings
         self.targets = targets
         self.under_way = 0
-        self.reloads = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
+            for stage in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{stage}.complete"})
             return
         await send({"type": "http.response.start", "status": 200, "headers": []})
         self.under_way += 1
@@ -32,14 +36,19 @@ class Application:
         self.under_way -= 1
         await send({"type": "http.response.body", "body": b"end", "more_body": False})
 
-    def reload(self, settings: Gateway) -> None:
-        self.settings = settings
+    def prepare(self, settings: Gateway) -> Callable[[], None]:
+        return lambda: setattr(self, "settings", settings)
 
     async def drain(self) -> int:
         until = asyncio.get_running_loop().time() + self.settings.limits.drain_s
         while self.under_way and asyncio.get_running_loop().time() < until:
             await asyncio.sleep(0.01)
         return self.under_way
+
+
+@contextmanager
+def application(settings: Gateway, targets: Targets) -> Iterator[Application]:
+    yield Application(settings, targets)
 
 
 class Loud(Heard):
@@ -51,7 +60,7 @@ if __name__ == "__main__":
     from llmops.errors import LlmopsError
 
     try:
-        serve(Path(sys.argv[1]), Application, workspace=Workspace.current(), listener=Loud())
+        serve(Path(sys.argv[1]), application, workspace=Workspace.current(), listener=Loud())
     except LlmopsError as error:
         print(f"error: {error}", flush=True)
         sys.exit(error.exit_code)

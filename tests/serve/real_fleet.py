@@ -40,12 +40,14 @@ async def ask(target: Target, session: aiohttp.ClientSession) -> dict[str, Any]:
     """A stream; what it wrote, and every model's name that is in it."""
     target.use.in_flight += 1
     target.replica.in_flight += 1
-    body = {"model": target.model, "prompt": PROMPT, "max_tokens": TOKENS, "temperature": 0, "stream": True}
-    body |= {"ignore_eos": True, "return_token_ids": True}
-    models, ids, prompt, done = set(), [], None, False
+    body = {"model": target.model, "messages": [{"role": "user", "content": PROMPT}], "stream": True}
+    body |= {"max_tokens": TOKENS, "temperature": 0, "ignore_eos": True, "return_token_ids": True}
+    models: set[str] = set()
+    ids: list[int] = []
+    prompt, done = None, False
     try:
         headers = {"Authorization": f"Bearer {target.replica.key}"}
-        async with session.post(f"{target.replica.url}/v1/completions", json=body, headers=headers) as answer:
+        async with session.post(f"{target.replica.url}/v1/chat/completions", json=body, headers=headers) as answer:
             if answer.status != 200:
                 return {"status": answer.status, "text": await answer.text()}
             async for line in answer.content:
@@ -54,9 +56,9 @@ async def ask(target: Target, session: aiohttp.ClientSession) -> dict[str, Any]:
                 elif line.startswith(b"data: "):
                     chunk = json.loads(line[6:])
                     models.add(chunk["model"])
+                    prompt = chunk.get("prompt_token_ids") or prompt
                     for choice in chunk["choices"]:
                         ids += choice.get("token_ids") or []
-                        prompt = choice.get("prompt_token_ids") or prompt
     finally:
         target.use.in_flight -= 1
         target.replica.in_flight -= 1
@@ -86,6 +88,7 @@ async def main(home: Path, first: str, second: str, other: str) -> None:
         aiohttp.ClientSession() as session,
     ):
         ready = await fleet.ready()
+        base = fleet.wanted["x"].base_name
         (x,), (y,) = targets.of("x"), targets.of("y")
         say(ready=ready, seconds=time.monotonic() - began, shared=x.replica is y.replica, said=heard.lines)
         say(x=await ask(x, session), y=await ask(y, session))
@@ -108,7 +111,7 @@ async def main(home: Path, first: str, second: str, other: str) -> None:
             await asyncio.sleep(0.01)
         over.set()
         await asyncio.gather(*clients)
-        while fleet.servers[0].keepers[0].loaded != {new.model, y.model}:
+        while fleet.servers[0].keepers[0].loaded != {new.model, y.model, base}:
             await asyncio.sleep(0.05)
         say(
             swap=True,
@@ -125,10 +128,9 @@ async def main(home: Path, first: str, second: str, other: str) -> None:
         assert guard is not None
         before = below(guard)
         os.kill(before[0], signal.SIGKILL)
-        while new.replica.state == "ready":
-            await asyncio.sleep(0.01)
-        while new.replica.state != "ready":
-            await asyncio.sleep(0.05)
+        for ready in (False, True):
+            while (new.replica.state == "ready") is not ready:
+                await asyncio.sleep(0.01)
         left = [process for process in before if Path(f"/proc/{process}").exists()]
         say(killed=True, left=left, x=await ask(new, session), starts=fleet.servers[0].keepers[0].starts)
         say(processes=below(os.getpid()))

@@ -73,9 +73,9 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kept]:
     now, folder = datetime.now(UTC), tmp_path / "configs"
     _, ann = create(folder / "keys.json", "ann", now=now, routes=["m"], rpm=3, tags={"team": "x"})
     _, bob = create(folder / "keys.json", "bob", now=now, budget_usd=1e-12)
-    gateway = settings(ROUTES, keys={"file": "keys.json"}, telemetry={"log": "gateway.log"})
+    gateway = settings(ROUTES, keys={"file": str(folder / "keys.json")}, telemetry={"log": str(folder / "gateway.log")})
     workspace = Workspace(tmp_path / "home")
-    books = Books(gateway, folder=folder, workspace=workspace)
+    books = Books(gateway, workspace=workspace)
     books.start()
     with running({"small": [speaking()], "large": [speaking()]}, gateway, gatekeeper=books.gatekeeper(gateway)) as one:
         one.app.core.recorder, one.app.core.metrics = books, books.metrics
@@ -137,7 +137,7 @@ def test_what_a_key_spent_is_known_after_a_restart(kept: Kept) -> None:
     kept.books.record(an_entry(key=bob.id, usd=0.5, at=time.time()))
     kept.books.close()
     gateway = kept.gateway.app.core.settings
-    again = Books(gateway, folder=kept.folder, workspace=kept.workspace)
+    again = Books(gateway, workspace=kept.workspace)
     again.start()
     gate = again.gatekeeper(gateway)
     wait_until(lambda: again.ledger._engine is not None)
@@ -161,7 +161,7 @@ def test_a_reload_forgets_nothing_while_the_file_of_keys_is_the_same(kept: Kept,
 def test_a_database_that_is_away_from_the_start_stops_no_request(kept: Kept, tmp_path: Path) -> None:
     (tmp_path / "away").write_text("a file where a folder should be")
     gateway = kept.gateway.app.core.settings
-    books = Books(gateway, folder=kept.folder, workspace=Workspace(tmp_path / "away"))
+    books = Books(gateway, workspace=Workspace(tmp_path / "away"))
     books.start()
     try:
         kept.gateway.app.core.recorder, kept.gateway.app.core.metrics = books, books.metrics

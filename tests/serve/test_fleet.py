@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 
 from llmops.errors import EnvironmentFault, InputError
+from llmops.files import folder_digest
 from llmops.hardware import Gpu
 from llmops.serve.fleet import Fleet
 from llmops.serve.places import GIB, Places
@@ -97,7 +98,8 @@ def test_an_engine_is_ready_after_its_first_token_and_gone_with_all_it_started(
     assert "engine a: weights loaded in 0.25 s" in heard.lines
     assert any("served unchecked" in line for line in heard.lines)
     assert any(line.startswith("engine a: ready after") for line in heard.lines)
-    assert "Loading weights" in (here.home / "serve" / "logs" / "a-0.log").read_text()
+    (log,) = (here.home / "serve" / "logs").glob("a-*-0.log")
+    assert "Loading weights" in log.read_text()
 
 
 def test_adapters_of_one_base_and_the_base_itself_share_one_server(
@@ -129,7 +131,7 @@ def test_engines_with_other_options_or_another_template_have_servers_of_their_ow
     base = make_model("base")
     plain, templated = make_model("plain", base=base, value=2.0), make_model("templated", base=base, value=3.0)
     (templated / "tokenizer_config.json").write_text('{"chat_template": "other"}')
-    engines = {
+    engines: dict[str, dict[str, Any]] = {
         "a": {"model": str(plain)},
         "b": {"model": str(plain), "max_length": 32},
         "c": {"model": str(templated)},
@@ -141,6 +143,25 @@ def test_engines_with_other_options_or_another_template_have_servers_of_their_ow
 
     run(scenario())
     assert len(vllm.starts()) == 3
+
+
+def test_the_base_itself_can_join_its_adapters_later(
+    vllm: Vllm, here: Workspace, heard: Heard, make_model: MakeModel
+) -> None:
+    base = make_model("base")
+    adapter = {"model": str(make_model("one", base=base, value=2.0))}
+
+    async def scenario() -> None:
+        async with fleet_of(vllm.gateway({"x": adapter}), here, heard) as fleet:
+            assert await fleet.ready()
+            await fleet.reload(vllm.gateway({"x": adapter, "b": {"model": str(base)}}))
+            assert await fleet.ready()
+            for name in ("x", "b"):
+                (target,) = fleet.targets.ready(name)
+                assert target.model in await ask(target)
+
+    run(scenario())
+    assert len(vllm.starts()) == 1
 
 
 def test_a_server_that_is_killed_comes_back_with_its_adapters(
@@ -165,6 +186,25 @@ def test_a_server_that_is_killed_comes_back_with_its_adapters(
     assert any("killed by signal 9" in line and "starts again in" in line for line in heard.lines)
 
 
+def test_a_guard_that_is_killed_leaves_nothing_either(
+    vllm: Vllm, here: Workspace, heard: Heard, make_model: MakeModel
+) -> None:
+    async def scenario() -> None:
+        async with fleet_of(vllm.gateway({"a": {"model": str(make_model("m"))}}), here, heard) as fleet:
+            assert await fleet.ready()
+            (target,) = fleet.targets.of("a")
+            started = vllm.processes()
+            guard = fleet.servers[0].keepers[0].pid
+            assert guard is not None
+            os.kill(guard, signal.SIGKILL)
+            await until(lambda: target.replica.state != "ready")
+            await until(lambda: target.replica.state == "ready")
+            assert len(vllm.processes()) == 4
+            assert not any(map(alive, started))
+
+    run(scenario())
+
+
 def test_a_crash_loop_ends_with_the_reason_and_a_reload_tries_again(
     vllm: Vllm, here: Workspace, heard: Heard, make_model: MakeModel
 ) -> None:
@@ -184,6 +224,34 @@ def test_a_crash_loop_ends_with_the_reason_and_a_reload_tries_again(
             (vllm.steer / "crash").unlink()
             await fleet.reload(settings)
             await until(lambda: target.replica.state == "ready")
+
+    run(scenario())
+
+
+def test_only_the_bytes_that_were_admitted_come_back(
+    vllm: Vllm, here: Workspace, heard: Heard, make_model: MakeModel
+) -> None:
+    model = make_model("m")
+    settings = vllm.gateway({"a": {"model": str(model)}})
+    weights = model / "model.safetensors"
+
+    async def scenario() -> None:
+        async with fleet_of(settings, here, heard) as fleet:
+            assert await fleet.ready()
+            (target,) = fleet.targets.of("a")
+            weights.write_bytes(weights.read_bytes()[:-4] + b"abcd")
+            assert target.model in await ask(target)  # what runs goes on
+            os.kill(vllm.processes()[0], signal.SIGKILL)
+            await until(lambda: target.replica.state == "failed")
+            assert f"the bytes in {model} are not those that were admitted" in target.replica.reason
+            assert len(vllm.starts()) == 1
+            await fleet.reload(settings)
+            assert await fleet.ready()
+            assert fleet.targets.of("a")[0].digest == folder_digest(model) != target.digest
+            os.kill(vllm.processes()[2], signal.SIGKILL)
+            model.rename(model.parent / "elsewhere")
+            await until(lambda: fleet.targets.of("a")[0].replica.state == "failed")
+            assert f"its folder {model} is gone" in fleet.targets.of("a")[0].replica.reason
 
     run(scenario())
 
@@ -239,7 +307,7 @@ def test_an_adapter_moves_to_its_next_version_under_load_and_no_answer_has_two_v
             assert all("[DONE]" in text for text in texts)
             # What nobody uses any more is taken from the server.
             keeper = fleet.servers[0].keepers[0]
-            await until(lambda: keeper.loaded == {new.model})
+            await until(lambda: keeper.loaded == {new.model, fleet.wanted["x"].base_name})
 
     run(scenario())
     assert len(vllm.starts()) == 1
@@ -350,6 +418,31 @@ def test_a_reload_starts_what_is_new_ends_what_is_gone_and_leaves_the_rest_alone
 
     run(scenario())
     assert len(vllm.starts()) == 3
+
+
+def test_a_reload_looks_anew_and_keeps_what_runs_where_that_is_gone(
+    vllm: Vllm, here: Workspace, heard: Heard, make_model: MakeModel
+) -> None:
+    base = make_model("base")
+    one, two = (make_model(name, base=base, value=v) for name, v in (("one", 2.0), ("two", 3.0)))
+    settings = vllm.gateway({"x": {"model": str(one)}, "y": {"model": str(two)}})
+
+    async def scenario() -> None:
+        async with fleet_of(settings, here, heard) as fleet:
+            assert await fleet.ready()
+            (x,), (y,) = fleet.targets.of("x"), fleet.targets.of("y")
+            weights = one / "adapter_model.safetensors"
+            weights.write_bytes(weights.read_bytes()[:-4] + b"abcd")
+            two.rename(two.parent / "elsewhere")
+            await fleet.reload(settings)
+            await until(lambda: fleet.targets.of("x")[0] is not x)
+            assert fleet.targets.ready("x")[0].digest == folder_digest(one) != x.digest
+            assert fleet.targets.ready("y") == (y,)
+            assert "there is no folder" in fleet.notes["y"]
+            assert "what runs goes on" in fleet.notes["y"]
+
+    run(scenario())
+    assert len(vllm.starts()) == 1
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def model(name: str = "m", *, rank: int | None = None, base: str = "b", weights:
     return Served(
         version=name,
         original=name,
-        digest=f"{name:0<64}",
+        digest=f"{base if rank is None else name:0<64}",
         folder=Path("/models") / name,
         base=Path("/models") / base,
         base_digest=f"{base:0<64}",
@@ -120,10 +120,10 @@ class TestCommand:
         assert "--enforce-eager" in command
         assert "--enable-lora" not in command
 
-    def test_a_base_that_nobody_asks_for_has_a_name_of_its_own(self) -> None:
+    def test_a_base_has_the_same_name_whoever_asks_for_it(self) -> None:
         (only,) = servers({"a": LocalEngine(model="m")}, {"a": model(rank=8)})
         command = arguments(only, Place(), [], port=1)
-        assert command[command.index("--served-model-name") + 1].startswith("base-")
+        assert command[command.index("--served-model-name") + 1] == model().name != model(rank=8).name
         assert command[command.index("--max-loras") + 1] == "2"
 
     def test_on_gpus_it_is_split_and_its_share_said(self) -> None:

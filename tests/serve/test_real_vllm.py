@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from llmops.data.chat import encode_prompt
 from tests.eval.vllm_models import small_adapter, small_llama
 from tests.serve.real_fleet import PROMPT, TOKENS
 from tests.serve.test_guard import alive, all_end
@@ -42,16 +43,16 @@ def adapters(base: Path, folder: Path) -> list[Path]:
 
 
 def likeliest(base: Path, adapter: Path) -> list[int]:
-    """What transformers and peft write, token by token."""
+    """The prompt as in training, and what transformers and peft write after it, token by token."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), str(adapter))
-    ids = tokenizer(PROMPT, return_tensors="pt").input_ids
-    assert int((ids == tokenizer.bos_token_id).sum()) == 1
-    written = model.generate(input_ids=ids, max_new_tokens=TOKENS, min_new_tokens=TOKENS, do_sample=False)
+    ids = encode_prompt(tokenizer, [{"role": "user", "content": PROMPT}])
+    assert ids.count(tokenizer.bos_token_id) == 1
+    written = model.generate(input_ids=torch.tensor([ids]), max_new_tokens=TOKENS, eos_token_id=-1, do_sample=False)
     found: list[int] = written[0].tolist()
     return found
 
@@ -79,14 +80,13 @@ def test_two_adapters_on_one_base_through_a_swap_a_crash_and_a_kill(tmp_path: Pa
             assert any("weights loaded in" in line for line in start["said"])
             said = next_fact()
             for engine, adapter in (("x", first), ("y", other)):
-                # The same tokens in, one BOS among them, and the same out.
-                assert _same(said[engine]["prompt"] + said[engine]["ids"], likeliest(base, adapter))
+                assert_same(said[engine], likeliest(base, adapter))
 
             swap = next_fact()
             assert (swap["failed"], swap["mixed"], swap["starts"]) == ([], [], 1)
             assert set(swap["models"]) == set(swap["names"].values())
             assert len(set(swap["names"].values())) == 3
-            assert _same(swap["x"]["prompt"] + swap["x"]["ids"], likeliest(base, second))
+            assert_same(swap["x"], likeliest(base, second))
 
             crash = next_fact()
             assert (crash["left"], crash["starts"]) == ([], 2)
@@ -100,6 +100,10 @@ def test_two_adapters_on_one_base_through_a_swap_a_crash_and_a_kill(tmp_path: Pa
     assert all_end(processes)
 
 
-def _same(one: list[int], other: list[int]) -> bool:
-    """Two implementations of the same sums in 32 bits: where two tokens are nearly as likely they may part late."""
-    return one[:12] == other[:12]
+def assert_same(said: dict[str, Any], wanted: list[int]) -> None:
+    """The tokens of training in, one BOS among them, and the same out; two implementations of the same sums in 32
+    bits may part late, where two tokens are nearly as likely."""
+    asked = len(said["prompt"])
+    assert said["prompt"] == wanted[:asked]
+    assert said["ids"][:8] == wanted[asked : asked + 8]
+    assert len(said["ids"]) == TOKENS

@@ -7,12 +7,13 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -29,9 +30,9 @@ ROOT = Path(__file__).parents[2]
 class Running:
     """A gateway in a process of its own, in front of the engine that stands in for vLLM."""
 
-    def __init__(self, file: Path, home: Path) -> None:
+    def __init__(self, file: Path, home: Path, command: Sequence[str] = ("tests.serve.application",)) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "tests.serve.application", str(file)],
+            [sys.executable, "-W", "ignore", "-m", *command, str(file)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -50,6 +51,9 @@ class Running:
         raise AssertionError("\n".join(self.lines))
 
 
+Start = Callable[..., Running]
+
+
 @pytest.fixture
 def file(vllm: Vllm, make_model: MakeModel, tmp_path: Path) -> Path:
     place = tmp_path / "gateway.yaml"
@@ -61,14 +65,28 @@ def file(vllm: Vllm, make_model: MakeModel, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def running(file: Path, here: Workspace) -> Iterator[Running]:
-    started = Running(file, here.home)
-    yield started
-    started.process.kill()
-    started.process.communicate()
+def start(file: Path, here: Workspace) -> Iterator[Start]:
+    """Starts a gateway each time it is called."""
+    started: list[Running] = []
+
+    def another(*command: str) -> Running:
+        started.append(Running(file, here.home, command or ("tests.serve.application",)))
+        return started[-1]
+
+    yield another
+    for one in started:
+        one.process.kill()
+        one.process.communicate()
 
 
-def test_it_is_asked_told_drained_and_leaves_nothing(running: Running, vllm: Vllm, here: Workspace, file: Path) -> None:
+@pytest.fixture
+def running(start: Start) -> Running:
+    return start()
+
+
+def test_it_is_asked_told_drained_and_leaves_nothing(
+    running: Running, start: Start, vllm: Vllm, here: Workspace, file: Path
+) -> None:
     url = running.until(r"ready: r on (http://\S+)")[1].removesuffix("/v1")
     said = ask("status", workspace=here)
     assert said["pid"] == running.process.pid
@@ -78,7 +96,7 @@ def test_it_is_asked_told_drained_and_leaves_nothing(running: Running, vllm: Vll
     assert stat.S_IMODE(control.stat().st_mode) == 0o600
 
     # A second gateway of this workspace is refused.
-    second = Running(file, here.home)
+    second = start()
     second.until(r"a gateway of this workspace runs already \(process \d+\)")
     assert second.process.wait() == 2
 
@@ -115,7 +133,7 @@ def _under_way(url: str) -> bool:
         return bool(answer.status == 200)
 
 
-def test_killed_it_leaves_no_engine_and_no_lock(running: Running, vllm: Vllm, here: Workspace, file: Path) -> None:
+def test_killed_it_leaves_no_engine_and_no_lock(running: Running, start: Start, vllm: Vllm, here: Workspace) -> None:
     running.until("ready: r on ")
     started = vllm.processes()
     assert all(map(alive, started))
@@ -124,18 +142,18 @@ def test_killed_it_leaves_no_engine_and_no_lock(running: Running, vllm: Vllm, he
     assert all_end(started)
     with pytest.raises(InputError, match="no gateway of this workspace runs"):
         ask("status", workspace=here)
-    again = Running(file, here.home)
+    again = start()
     again.until("ready: r on ")
     again.process.send_signal(signal.SIGINT)
     assert again.process.wait(timeout=30) == 0
     assert not any(map(alive, vllm.processes()))
 
 
-def test_a_port_in_use_is_told_before_an_engine_starts(vllm: Vllm, here: Workspace, file: Path) -> None:
+def test_a_port_in_use_is_told_before_an_engine_starts(start: Start, vllm: Vllm, file: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         file.write_text(file.read_text().replace("127.0.0.1:0", f"127.0.0.1:{port}"))
-        refused = Running(file, here.home)
+        refused = start()
         refused.until(rf"error: 127\.0\.0\.1:{port} is in use by another program")
         refused.until("→ end it, or set `listen` to another port")
         assert refused.process.wait() == 2
@@ -150,3 +168,25 @@ def test_a_stranger_is_not_answered(running: Running, here: Workspace) -> None:
             connection.sendall(asked)
             assert connection.recv(100) == b""
     assert running.process.poll() is None
+
+
+def test_the_command_answers_through_the_whole_gateway_and_ends_on_sigterm(
+    start: Start, vllm: Vllm, here: Workspace
+) -> None:
+    gateway = start("llmops.cli.main", "serve")
+    url = gateway.until(r"ready: r on (http://\S+)")[1]
+    body = json.dumps({"model": "r", "prompt": "hello", "max_tokens": 1}).encode()
+    request = urllib.request.Request(f"{url}/completions", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as answer:
+        assert answer.headers["x-request-id"]
+        said = json.loads(answer.read())
+    assert said["usage"]["completion_tokens"] == 1
+    assert ask("status", workspace=here)["engines"][0]["state"] == "ready"
+    gateway.process.send_signal(signal.SIGTERM)
+    gateway.until("ending: 0 requests under way")
+    assert gateway.process.wait(timeout=30) == 0
+    assert not any(map(alive, vllm.processes()))
+    with sqlite3.connect(here.home / "llmops.db") as database:
+        ((engine, status),) = database.execute("SELECT engine, status FROM requests").fetchall()
+    database.close()
+    assert (engine, status) == ("a", 200)
