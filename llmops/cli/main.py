@@ -10,7 +10,21 @@ from typing import NoReturn
 
 import typer
 
-from llmops.cli import batch, check, compare, data, doctor, evaluate, finetune, judge, merge, models, plan, reproduce
+from llmops.cli import (
+    batch,
+    bench,
+    check,
+    compare,
+    data,
+    doctor,
+    evaluate,
+    finetune,
+    judge,
+    merge,
+    models,
+    plan,
+    reproduce,
+)
 from llmops.errors import Interrupted, LlmopsError
 
 app = typer.Typer(
@@ -28,7 +42,7 @@ def _root() -> None:
     """Fine-tune, judge, serve and keep improving your own language models."""
 
 
-for group in (finetune, plan, evaluate, compare, judge, merge, models, batch, reproduce, data, doctor, check):
+for group in (finetune, plan, evaluate, compare, judge, merge, models, batch, bench, reproduce, data, doctor, check):
     group.register(app)
 
 
