@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmops.errors import InputError
+from llmops.errors import EnvironmentFault, InputError
 
 if TYPE_CHECKING:
     from llmops.serve.arrivals import Shot, Work
@@ -62,10 +62,16 @@ def bench(
     from llmops.cli.progress import watching
     from llmops.client import address, key_in
     from llmops.files import write_json, write_text
-    from llmops.serve.bench import Target, compared, largest_load
-    from llmops.serve.bench_report import as_json as plain
-    from llmops.serve.bench_report import page
-    from llmops.serve.bench_summary import objective
+
+    try:
+        from llmops.serve.bench import Target, compared, largest_load
+        from llmops.serve.bench_report import as_json as plain
+        from llmops.serve.bench_report import page
+        from llmops.serve.bench_summary import objective
+    except ModuleNotFoundError as error:
+        raise EnvironmentFault(
+            f"a load test needs the package {error.name}", fix="run `pip install 'llmops[gateway,route]'`"
+        ) from error
 
     if trace is not None and (find_max or against):
         raise InputError("a trace has a rate of its own", fix="leave --trace out, or --find-max and --against")
