@@ -106,7 +106,7 @@ def evaluate(
     folder = out or workspace.folder("reports")
     key = None
     if api_key_env is not None:
-        from llmops.eval.engines.endpoint import key_in
+        from llmops.client import key_in
 
         key = key_in(api_key_env)
     with watching(quiet=as_json) as listener:

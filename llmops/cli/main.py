@@ -11,6 +11,8 @@ from typing import NoReturn
 import typer
 
 from llmops.cli import (
+    batch,
+    bench,
     check,
     compare,
     data,
@@ -53,6 +55,8 @@ for group in (
     quantize,
     serve,
     route,
+    batch,
+    bench,
     models,
     reproduce,
     data,

@@ -68,6 +68,11 @@ def loaded(
     reference: str, workspace: Workspace, listener: Listener, *, through: Through = "transformers", keep: bool = True
 ) -> Subject:
     """The model that a reference names; an adapter answers on the base it names."""
+    return subject(*located(reference, workspace, listener), workspace, through=through, keep=keep)
+
+
+def located(reference: str, workspace: Workspace, listener: Listener) -> tuple[ModelSource, ModelSource | None]:
+    """The model that a reference names and, for an adapter, the base it names."""
 
     def making(done: int, total: int, what: str) -> None:
         listener.advance(what, done, total)
@@ -75,7 +80,7 @@ def loaded(
     source = resolve(reference, workspace=workspace, on_progress=making, say=listener.say)
     named = base_of(source.folder)
     base = resolve(named, workspace=workspace, on_progress=making, say=listener.say) if named else None
-    return subject(source, base, workspace, through=through, keep=keep)
+    return source, base
 
 
 def served(

@@ -8,8 +8,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -58,12 +60,12 @@ def generate(
         EnvironmentFault: vLLM is missing, or fails with this model.
     """
     listener = listener or Silent()
-    model = _model(folder, base, precision, listener)
+    model = known_model(folder, base, precision, listener)
     ids = {item.id: asked_ids(model.tokenizer, item.messages, generation.prompt) for item in items}
     context = model.context
     room = {one: generation.max_tokens if context is None else context - len(prompt) for one, prompt in ids.items()}
     check_room(items, [ids[item.id] for item in items], [room[item.id] for item in items], context)
-    closing = _end_tokens(model.whole, model.config, model.tokenizer)
+    closing = closing_tokens(model.whole, model.config, model.tokenizer)
 
     def ask(rest: Sequence[Item], keep: Callable[[Sequence[Answer]], None]) -> float:
         requests = [
@@ -91,7 +93,7 @@ def generate(
             done += 1
             listener.advance("answers", done, len(rest))
 
-        ready = _run(job, hear, on_gpu=model.on_gpu, listener=listener)
+        ready = run_job(job, hear, on_gpu=model.on_gpu, listener=listener)
         return ended - ready
 
     prompts = {item.id: prompt_digest(item, ids[item.id], generation) for item in items}
@@ -117,7 +119,7 @@ def read(
         InputError, EnvironmentFault: as `generate`.
     """
     listener = listener or Silent()
-    model = _model(folder, base, precision, listener)
+    model = known_model(folder, base, precision, listener)
     others = min(others, int(model.config.get_text_config().vocab_size))
     places = [
         (number, end) for number, passage in enumerate(passages) for end in range(passage.start, len(passage.ids))
@@ -136,7 +138,7 @@ def read(
         said[int(one["item"])] = one
         listener.advance("tokens read", len(said), len(places))
 
-    _run(job, hear, on_gpu=model.on_gpu, listener=listener)
+    run_job(job, hear, on_gpu=model.on_gpu, listener=listener)
     told: list[list[dict[str, Any]]] = [[] for _ in passages]
     for place, (number, _) in enumerate(places):
         told[number].append(said[place])
@@ -152,7 +154,7 @@ def _reading(passage: Passage, told: Sequence[dict[str, Any]]) -> Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class _Model:
+class KnownModel:
     """What is known of the model before vLLM starts.
 
     Attributes:
@@ -174,7 +176,12 @@ class _Model:
         return length
 
 
-def _model(folder: Path, base: Path | None, precision: Precision | None, listener: Listener) -> _Model:
+def known_model(folder: Path, base: Path | None, precision: Precision | None, listener: Listener) -> KnownModel:
+    """What the folder says of the model, and the precision it is to be run in.
+
+    Raises:
+        InputError, EnvironmentFault: as `generate`.
+    """
     import torch
     from transformers import AutoConfig
 
@@ -202,11 +209,22 @@ def _model(folder: Path, base: Path | None, precision: Precision | None, listene
         "rows": _ROWS[device],
     }
     config = AutoConfig.from_pretrained(str(whole), local_files_only=True)
-    return _Model(whole, tokenizer, config, engine, job, on_gpu=device == "cuda")
+    return KnownModel(whole, tokenizer, config, engine, job, on_gpu=device == "cuda")
 
 
-def _run(job: dict[str, Any], hear: Callable[[dict[str, Any]], None], *, on_gpu: bool, listener: Listener) -> float:
-    """Have a process do the job, and hear its answers; returns when it was ready for them, on the monotonic clock."""
+def run_job(
+    job: dict[str, Any],
+    hear: Callable[[dict[str, Any]], None],
+    *,
+    on_gpu: bool,
+    listener: Listener,
+    requests: Iterator[dict[str, Any]] | None = None,
+) -> float:
+    """Have a process do the job, and hear its answers; returns when it was ready for them, on the monotonic clock.
+
+    Args:
+        requests: where the job has none of its own, taken in another thread as the process has room for them.
+    """
     started, ready = time.monotonic(), 0.0
     # vLLM puts sockets here, and their paths have room for about 100 characters.
     with tempfile.TemporaryDirectory(prefix="vllm-", dir="/tmp", ignore_cleanup_errors=True) as temporary:
@@ -220,13 +238,14 @@ def _run(job: dict[str, Any], hear: Callable[[dict[str, Any]], None], *, on_gpu:
                 process = subprocess.Popen(
                     command,
                     env=_environment(temporary, on_gpu=on_gpu),
-                    stdin=subprocess.DEVNULL,
+                    stdin=subprocess.DEVNULL if requests is None else subprocess.PIPE,
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     pass_fds=[writing],
                 )
             finally:
                 os.close(writing)
+            feeding = None if requests is None else _Feeding(requests, process)
             try:
                 for line in pipe:
                     if not line.endswith("\n"):
@@ -242,9 +261,36 @@ def _run(job: dict[str, Any], hear: Callable[[dict[str, Any]], None], *, on_gpu:
                 if process.poll() is None:
                     process.kill()
                     process.wait()
+                if feeding is not None:
+                    feeding.join()
+        if feeding is not None and feeding.fault is not None:
+            raise feeding.fault
         if process.returncode:
             raise _failed(process.returncode, log.read_text(encoding="utf-8", errors="replace"))
     return ready
+
+
+class _Feeding(threading.Thread):
+    """Writes requests to a process while its answers are read; what goes wrong meanwhile is `fault`."""
+
+    def __init__(self, requests: Iterator[dict[str, Any]], process: subprocess.Popen[bytes]) -> None:
+        super().__init__(name="requests for vLLM", daemon=True)
+        self.fault: BaseException | None = None
+        self._requests = requests
+        self._process = process
+        self.start()
+
+    def run(self) -> None:
+        assert self._process.stdin is not None
+        try:
+            # It ended before it had read all: whoever waits for it says why.
+            with suppress(BrokenPipeError), self._process.stdin as pipe:
+                for request in self._requests:
+                    pipe.write(json.dumps(request).encode() + b"\n")
+                    pipe.flush()
+        except BaseException as error:
+            self.fault = error
+            self._process.kill()
 
 
 def _environment(temporary: str, *, on_gpu: bool) -> dict[str, str]:
@@ -308,7 +354,7 @@ def _lora_rank(folder: Path) -> int:
     return rank
 
 
-def _end_tokens(whole: Path, config: Any, tokenizer: Any) -> set[int]:
+def closing_tokens(whole: Path, config: Any, tokenizer: Any) -> set[int]:
     """As the engine through transformers has them, from the model's files alone."""
     from transformers import GenerationConfig
 

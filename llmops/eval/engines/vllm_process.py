@@ -61,13 +61,16 @@ def _answers(engine: Any, job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     from vllm import SamplingParams
 
     def sampling(request: Mapping[str, Any]) -> Any:
+        # What a request says of itself stands before what the job says of all.
+        stop = request.get("stop", job.get("stop"))
         return SamplingParams(
-            temperature=job["temperature"],
+            temperature=request.get("temperature", job.get("temperature")),
+            top_p=request.get("top_p", 1.0),
             seed=request["seed"],
             max_tokens=request["allowed"],
-            stop=job["stop"],
+            stop=stop,
             stop_token_ids=job["closing"],
-            detokenize=bool(job["stop"]),
+            detokenize=bool(stop),
         )
 
     for done, seconds in _done(engine, job, sampling):
@@ -105,7 +108,8 @@ def _done(
     from vllm.lora.request import LoRARequest
 
     adapter = LoRARequest("adapter", 1, job["adapter"]) if job["adapter"] else None
-    waiting = iter(job["requests"])
+    # A job without requests of its own gets them by standard input, a line each, as it takes them.
+    waiting = iter(job["requests"]) if "requests" in job else map(json.loads, sys.stdin)
     started: dict[str, float] = {}
 
     def send() -> None:

@@ -101,8 +101,9 @@ class JudgeScorer(Consulting):
             InputError: rubric, prompt, key or model are faulty.
             EnvironmentFault: its server cannot be reached.
         """
+        from llmops.client import Patience, key_in
         from llmops.eval.cache import AnswerCache
-        from llmops.eval.engines.endpoint import Patience, endpoint, key_in
+        from llmops.eval.engines.endpoint import endpoint
         from llmops.eval.judge.asking import Judge
         from llmops.eval.suite import Generation
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from llmops.client import Patience
 from llmops.errors import EnvironmentFault, InputError
 from llmops.eval.cache import AnswerCache
-from llmops.eval.engines.endpoint import Endpoint, Patience, endpoint
+from llmops.eval.engines.endpoint import Endpoint, endpoint
 from llmops.eval.engines.engine import Generated
 from llmops.eval.items import Item
 from llmops.eval.suite import Generation
