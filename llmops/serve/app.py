@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import time
 from typing import Annotated, Any, Literal, Self
@@ -74,6 +75,9 @@ class App:
         await receive()
         # The ledger's thread shares the interpreter: requests are not to wait 5 ms, the default, for each of its turns.
         sys.setswitchinterval(_TURN_S)
+        # What has been made until now stays: collections need not look at it again, which would stop all for some 50 ms.
+        gc.collect()
+        gc.freeze()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self.core.close()
