@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from typing import Annotated, Any, Literal, Self
 
@@ -20,7 +19,6 @@ from llmops.serve.refusal import Refusal, bad_request
 from llmops.serve.settings import Gateway
 from llmops.serve.targets import Targets
 
-_TURN_S = 0.0005
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 Text = Annotated[str, Field(min_length=1, max_length=100_000)]
 
@@ -72,8 +70,6 @@ class App:
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
-        # The ledger's thread shares the interpreter: requests are not to wait 5 ms, the default, for each of its turns.
-        sys.setswitchinterval(_TURN_S)
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self.core.close()

@@ -30,6 +30,7 @@ class Reply:
         self._entry = entry
         self._began = began
         self.started = False
+        self._streaming = False
         self.sent: list[bytes] | None = None
 
     async def whole(self, body: bytes, content_type: bytes = JSON) -> None:
@@ -50,6 +51,7 @@ class Reply:
             Cut: the engine broke off.
         """
         await self._start(200, [*self._headers(STREAM), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")])
+        self._streaming = True
         self._entry.first_token = time.perf_counter() - self._began
         part: bytes | None = opened.first
         while part is not None:
@@ -61,12 +63,16 @@ class Reply:
 
     async def end(self) -> None:
         """A stream is whole."""
+        self._streaming = False
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def refuse(self, refusal: Refusal) -> None:
         """The error: as the whole answer, or as the last event of a stream that has begun."""
         self._entry.error = refusal.code or refusal.kind
         if self.started:
+            if not self._streaming:
+                return  # the answer has been given
+            self._streaming = False
             event = error_event(refusal.error(), self._entry.endpoint)
             await self._send({"type": "http.response.body", "body": event, "more_body": False})
             return
