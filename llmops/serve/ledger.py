@@ -7,7 +7,7 @@ disk full, rows wait in memory and `status` says how many; a kill loses what wai
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Event, Thread
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 EVERY_S = 0.5
 AT_ONCE = 500
+_GENTLY = 25
 _CAPTURES_AT_ONCE = 8
 _CAPTURES_BYTES = 64_000_000
 _LONGEST_WAIT_S = 5.0
@@ -196,7 +197,7 @@ class Ledger:
         if entries or given:
             self._insert(
                 connection,
-                (requests(), [request_row(one) for one in entries]),
+                (requests(), list(_gently(entries))),
                 (feedback(), [feedback_row(name, one) for name, one in given]),
             )
             self._entries.done()
@@ -268,6 +269,14 @@ class Ledger:
         if self._problem is None:
             self._tell(f"the ledger cannot be written, rows wait in memory: {problem}")
         self._problem = problem
+
+
+def _gently(entries: Sequence[Entry]) -> Iterator[dict[str, Any]]:
+    """Rows of entries; now and then it lets the thread run that serves, which would wait for this one otherwise."""
+    for place, one in enumerate(entries, 1):
+        yield request_row(one)
+        if not place % _GENTLY:
+            time.sleep(0)
 
 
 def _insert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:

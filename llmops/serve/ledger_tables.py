@@ -116,14 +116,16 @@ def entry_of(row: Row[Any]) -> Entry:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, str):
-        return _text(value[:LONGEST])
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, bool):
+    kind = type(value)  # what is usual first, since this runs for every value of every row
+    if value is None or kind is bool:
         return value
-    if isinstance(value, int):
+    if kind is str:
+        usual = len(value) <= LONGEST and value.isascii() and "\0" not in value
+        return value if usual else _text(value[:LONGEST])
+    if kind is int:
         return max(-_MOST, min(_MOST, value))
+    if kind is float:
+        return value if math.isfinite(value) else None
     return _text(str(value)[:LONGEST])
 
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Lock
 from typing import Any
+from uuid import uuid4
 
 from llmops.serve.entry import Entry
 from llmops.serve.following import Following
@@ -30,43 +30,36 @@ class RequestLog:
     def __init__(self, file: Path | None = None) -> None:
         self._file = file
         self._opened: int | None = None
-        self._lock = Lock()
-        self.lost = 0
-        self._following = Following(self._requests, name="request log")
+        self._lost = 0
+        self._following: Following[Entry | str] = Following(self._write, name="request log")
 
     def record(self, entry: Entry) -> None:
         """Leave a finished request to be written."""
-        self._following.put(entry)
+        self._following.put(entry.id, entry)
 
     def say(self, message: str, *, level: str = "info", **more: Any) -> None:
-        """Write a line that is about no single request, at once."""
-        self._write([_line(time.time(), level, message, more)])
+        """Leave a line that is about no single request to be written."""
+        self._following.put(uuid4().hex, _line(time.time(), level, message, more))
 
     def close(self) -> None:
-        self._following.close()
-        with self._lock:
-            if self._opened is not None:
-                os.close(self._opened)
-                self._opened = None
+        """Write what waits; a reader that stands still is not waited for."""
+        if self._following.close() and self._opened is not None:
+            os.close(self._opened)
+            self._opened = None
 
     @property
     def dropped(self) -> int:
         """Lines that were lost, because the disk was full or nobody read them."""
-        return self.lost + self._following.dropped
+        return self._lost + self._following.dropped
 
-    def _requests(self, entries: Sequence[Entry]) -> None:
-        self._write([request_line(one) for one in entries])
-
-    def _write(self, lines: Sequence[str]) -> None:
-        """All lines at once, so that those of two threads never mix."""
-        content = "".join(lines).encode()
-        with self._lock:
-            try:
-                handle = self._handle()
-                while content:
-                    content = content[os.write(handle, content) :]
-            except (OSError, ValueError):
-                self.lost += len(lines)
+    def _write(self, some: Sequence[Entry | str]) -> None:
+        content = "".join(one if isinstance(one, str) else request_line(one) for one in some).encode()
+        try:
+            handle = self._handle()
+            while content:
+                content = content[os.write(handle, content) :]
+        except (OSError, ValueError):
+            self._lost += len(some)
 
     def _handle(self) -> int:
         if self._file is None:

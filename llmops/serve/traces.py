@@ -64,7 +64,7 @@ class Traces:
 
     def record(self, entry: Entry) -> None:
         """Leave a finished request to be sent."""
-        self._following.put(entry)
+        self._following.put(entry.id, entry)
 
     def close(self) -> None:
         """Send what waits, for a few seconds at most."""

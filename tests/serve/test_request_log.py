@@ -13,7 +13,7 @@ import pytest
 
 from llmops.serve.following import MOST, Following
 from llmops.serve.request_log import JsonLines, RequestLog
-from tests.serve.entries import an_entry
+from tests.serve.entries import an_entry, wait_until
 
 
 def lines(file: Path) -> list[dict[str, object]]:
@@ -40,6 +40,7 @@ def test_a_file_that_was_moved_away_is_begun_anew(tmp_path: Path) -> None:
     file = tmp_path / "gateway.log"
     log = RequestLog(file)
     log.say("before")
+    wait_until(lambda: file.exists() and file.stat().st_size)
     file.rename(tmp_path / "gateway.log.1")
     log.say("after", level="warning", why="rotated")
     log.close()
@@ -86,15 +87,19 @@ def test_a_reader_that_stands_still_holds_up_nobody(tmp_path: Path) -> None:
     entry = an_entry(reason="r" * 500)
     for number in range(500):  # more than a pipe holds
         log.record(replace(entry, id=str(number)))
-    assert time.perf_counter() - begun < 2.0
-    os.close(reader)
+    time.sleep(0.5)  # by now the pipe is full and the writer stands
+    log.say("and more")
     log.close()
+    assert time.perf_counter() - begun < 4.0
+    os.close(reader)
+    log._following._thread.join(5)
+    assert not log._following._thread.is_alive()
 
 
 def test_of_more_than_may_wait_the_oldest_are_lost_and_counted() -> None:
-    following = Following(lambda some: time.sleep(0.01), name="slow", most=10)
+    following: Following[int] = Following(lambda some: time.sleep(0.01), name="slow", most=10)
     for number in range(50):
-        following.put(an_entry(id=str(number)))
+        following.put(str(number), number)
     assert following.dropped == 40
     following.close()
     assert MOST >= 10_000
