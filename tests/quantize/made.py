@@ -69,9 +69,10 @@ def unpacked(made: dict[str, Any], layer: str, column: int) -> list[float]:
 def unpacked_model(model: Path, quantized: Path) -> Any:
     """The model as its packed weights say, in 32 bits, for transformers."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     found = AutoModelForCausalLM.from_pretrained(model, dtype="float32")
+    found.generation_config = GenerationConfig()  # that of the model does not pass the library's check on saving
     state, made = dict(found.state_dict()), tensors(quantized)
     for name in [name.removesuffix(".qweight") for name in made if name.endswith(".qweight")]:
         columns = state[f"{name}.weight"].shape[0]
