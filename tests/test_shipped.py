@@ -40,15 +40,7 @@ def gate(path: Path) -> Gate:
     return load(path, Gate, what="gate")
 
 
-<<<<<<< HEAD
 def gateway(path: Path) -> Gateway:
-    return load(path, Gateway, what="gateway")
-
-
-=======
-def gateway(path: Path) -> object:
-    from llmops.serve.settings import Gateway
-
     return load(path, Gateway, what="gateway")
 
 
@@ -59,7 +51,6 @@ def checked_with_the_image(path: Path) -> object:
     return found
 
 
->>>>>>> batch
 # Folder, or one file of it, → what reads it. A file that none of these reads fails.
 READERS: dict[str, Callable[[Path], object]] = {
     "recipes": recipe,
@@ -68,13 +59,10 @@ READERS: dict[str, Callable[[Path], object]] = {
     "feedback/rubrics": load_rubric,
     "configs/prices.yaml": prices,
     "configs/gateway.yaml": gateway,
-<<<<<<< HEAD
     "configs/quickstart-gateway.yaml": gateway,
-=======
     "configs/compose-gateway.yaml": gateway,
     "configs/compose.yaml": checked_with_the_image,
     "configs/monitoring": checked_with_the_image,
->>>>>>> batch
 }
 
 
