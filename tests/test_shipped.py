@@ -13,6 +13,7 @@ from llmops.eval.gates import Gate
 from llmops.eval.suite import Suite
 from llmops.finetune.recipe import Fsdp, Lora, Recipe
 from llmops.rubric import load_rubric
+from llmops.serve.settings import Gateway
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("recipes", "configs", "eval", "feedback")
@@ -39,17 +40,15 @@ def gate(path: Path) -> Gate:
     return load(path, Gate, what="gate")
 
 
-def gateway(path: Path) -> object:
-    from llmops.serve.settings import Gateway
-
-    return load(path, Gateway, what="gateway")
-
-
 def checked_with_the_image(path: Path) -> object:
     """Files of other programs: tests/test_image.py holds what is in them."""
     found = yaml.safe_load(path.read_text())
     assert isinstance(found, dict)
     return found
+
+
+def gateway(path: Path) -> Gateway:
+    return load(path, Gateway, what="gateway")
 
 
 # Folder, or one file of it, → what reads it. A file that none of these reads fails.

@@ -81,7 +81,7 @@ def verdict_of(
     )
     known = folder / f"verdict-{asked[:12]}.json"
     if known.is_file():
-        return verdict_from(json.loads(known.read_text(encoding="utf-8")))
+        return _written(known)
     others: dict[str, Measured] = {}
     if other is not None:
         wanted = {rule.suite for rule in gate.rules}
@@ -105,6 +105,14 @@ def verdict_of(
         found = compare(others[suite], own[suite])
         write_text(folder / file_name(found.first, found.second), comparison_page(found, verdict))
     return verdict
+
+
+def _written(file: Path) -> Verdict:
+    try:
+        return verdict_from(json.loads(file.read_text(encoding="utf-8")))
+    except (InputError, ValueError) as error:
+        problem = error.problem if isinstance(error, InputError) else "this is no JSON"
+        raise InputError(f"{file}: {problem}", fix="delete the file, and the same command judges again") from error
 
 
 def verdict_on(

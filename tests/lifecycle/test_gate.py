@@ -60,6 +60,20 @@ def test_the_next_one_is_compared_with_the_champion_on_the_same_items(site: Site
     assert not [line for line in later.lines if "answers" in line], "nothing is asked twice"
 
 
+def test_a_verdict_changed_in_its_file_is_refused_until_it_is_judged_again(site: Site) -> None:
+    recipe = gated(site, "metric: exact_match, at_least: 1")
+    first = site.run(recipe)
+    assert first.verdict is not None
+    assert first.verdict.result == "FAIL"
+    (file,) = (first.finished.folder / "report").glob("verdict-*.json")
+    file.write_text(file.read_text().replace('"FAIL"', '"PASS"'))
+    with pytest.raises(InputError, match="was changed after it was written") as refused:
+        site.run(recipe)
+    assert str(file) in refused.value.problem
+    file.unlink()
+    assert site.run(recipe).verdict == first.verdict
+
+
 def test_a_failed_gate_is_told_and_the_version_is_registered_all_the_same(site: Site) -> None:
     result = site.run(gated(site, "metric: bleu, at_least: 0", "measure: items_per_s, at_most: 0.001"))
     assert result.verdict is not None
