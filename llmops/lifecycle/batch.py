@@ -182,32 +182,38 @@ def _cells(outcome: Outcome) -> dict[str, Any]:
         return {**dict.fromkeys(ANSWER), "_error": f"{outcome.error['code']}: {outcome.error['message']}"}
     choice = outcome.body["choices"][0]
     # A chat's content is null where it only called a tool.
-    text = choice["message"].get("content") or ""
-    usage = outcome.body.get("usage") or {}
+    text = choice.get("text") or (choice.get("message") or {}).get("content") or ""
+    prompt, completion = _usage(outcome.body)
     return {
         "": text,
         "_finish_reason": choice.get("finish_reason"),
-        "_prompt_tokens": usage.get("prompt_tokens"),
-        "_completion_tokens": usage.get("completion_tokens"),
+        "_prompt_tokens": prompt,
+        "_completion_tokens": completion,
         "_error": None,
     }
 
 
+def _usage(body: Any) -> tuple[int | None, int | None]:
+    """Tokens of prompt and answer as the server counts them, by either of the names they have."""
+    usage = body.get("usage") if isinstance(body, dict) else None
+    found = usage if isinstance(usage, dict) else {}
+
+    def count(*names: str) -> int | None:
+        return next((found[name] for name in names if type(found.get(name)) is int), None)
+
+    return count("prompt_tokens", "input_tokens"), count("completion_tokens", "output_tokens")
+
+
 def _tokens(journal: Journal, scanned: Scanned) -> tuple[int, int]:
-    """Of prompts and answers, as the server counted them."""
+    """Of all prompts and answers."""
     prompt = completion = 0
     for result in journal.results():
         if scanned.kind == "openai":
-            body = (result["response"] or {}).get("body")
-            usage = (body.get("usage") if isinstance(body, dict) else None) or {}
-            counted = (
-                usage.get("prompt_tokens", usage.get("input_tokens")),
-                usage.get("completion_tokens", usage.get("output_tokens")),
-            )
+            read, wrote = _usage((result["response"] or {}).get("body"))
         else:
-            counted = result["_prompt_tokens"], result["_completion_tokens"]
-        prompt += counted[0] or 0
-        completion += counted[1] or 0
+            read, wrote = result["_prompt_tokens"], result["_completion_tokens"]
+        prompt += read or 0
+        completion += wrote or 0
     return prompt, completion
 
 

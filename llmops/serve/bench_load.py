@@ -117,6 +117,8 @@ async def load(
                 sent.error = f"no end within {timeout_s:g} s"
             except (aiohttp.ClientError, OSError) as error:
                 sent.error = type(error).__name__
+            except (AttributeError, TypeError):
+                sent.error = "a chunk of another form"
             finally:
                 sent.ended = now()
                 open_now -= 1

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from llmops.cli.main import main
+from llmops.client import Patience
 from llmops.eval.engines import endpoint
 from llmops.registry import store
 from llmops.registry.promote import this_person
@@ -134,7 +135,7 @@ def test_a_score_that_is_no_number(run: Run, tmp_path: Path, workspace: Path, mo
 
 
 def test_an_endpoint_that_is_down(run: Run, tmp_path: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "Patience", partial(endpoint.Patience, first_wait_s=0.01))
+    monkeypatch.setattr(endpoint, "Patience", partial(Patience, first_wait_s=0.01))
     arguments = ["eval", "m", write(tmp_path), "--endpoint", "http://127.0.0.1:9/v1"]
     expect(run, arguments, "http://127.0.0.1:9/v1 failed 6 times in a row")
 

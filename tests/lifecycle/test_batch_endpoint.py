@@ -79,6 +79,15 @@ def test_a_refusal_is_the_servers_own_words_and_a_lasting_fault_says_what_was_se
     assert [number for number, line in enumerate(out) if line["error"]] == [3, 5, 6]
 
 
+@pytest.mark.parametrize("usage", [[], {"prompt_tokens": "many"}, None])
+def test_a_count_of_tokens_that_is_none_does_not_end_a_batch(tmp_path: Path, usage: Any) -> None:
+    reply = {"choices": [{"message": {"content": "x"}}], "usage": usage}
+    source = written(tmp_path / "in.jsonl", [openai_row("a", "q")])
+    with serving(lambda *_: (200, {}, json.dumps(reply).encode())) as served:
+        done = run(served, source, tmp_path / "out.jsonl")
+    assert (done.failed, done.prompt_tokens, done.completion_tokens) == (0, 0, 0)
+
+
 def test_a_server_that_is_down_for_good_ends_the_work_and_marks_no_row(source: Path, tmp_path: Path) -> None:
     def says(number: int, body: dict[str, Any]) -> Reply:
         return (503, {}, b"loading") if number > 12 else echo(number, body)

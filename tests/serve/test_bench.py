@@ -124,6 +124,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "a refusal": ({"status": lambda number: 503}, "status 503"),
     "a cut stream": ({"end": b""}, "a stream that was cut"),
     "an error in the stream": ({"end": chunk(error={"message": "x"})}, "an error in the stream"),
+    "a chunk of another form": ({"end": chunk(choices=["x"])}, "a chunk of another form"),
     "a garbled chunk": ({"end": b"data: {\n\n"}, "a chunk that is no JSON"),
 }
 
