@@ -1,10 +1,11 @@
-"""Child processes that never outlive the one that started them, however it ends."""
+"""Child processes that never outlive the one that started them, however it ends, and what a process has held."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -55,3 +56,18 @@ def end_all_with(variable: str, value: str) -> None:
         if ours:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(int(environment.parent.name), signal.SIGKILL)
+
+
+def peak_resident() -> int:
+    """Bytes of memory that this process has held at most, since it began or the mark was reset.
+
+    By Linux's own mark, because getrusage also counts what a process was before exec: the one that started it.
+    """
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -40,13 +40,6 @@ def gate(path: Path) -> Gate:
     return load(path, Gate, what="gate")
 
 
-<<<<<<< HEAD
-def gateway(path: Path) -> Gateway:
-    return load(path, Gateway, what="gateway")
-
-
-=======
->>>>>>> batch
 def checked_with_the_image(path: Path) -> object:
     """Files of other programs: tests/test_image.py holds what is in them."""
     found = yaml.safe_load(path.read_text())
@@ -54,13 +47,10 @@ def checked_with_the_image(path: Path) -> object:
     return found
 
 
-<<<<<<< HEAD
-=======
 def gateway(path: Path) -> Gateway:
     return load(path, Gateway, what="gateway")
 
 
->>>>>>> batch
 # Folder, or one file of it, → what reads it. A file that none of these reads fails.
 READERS: dict[str, Callable[[Path], object]] = {
     "recipes": recipe,
@@ -69,10 +59,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "feedback/rubrics": load_rubric,
     "configs/prices.yaml": prices,
     "configs/gateway.yaml": gateway,
-<<<<<<< HEAD
     "configs/quickstart-gateway.yaml": gateway,
-=======
->>>>>>> batch
     "configs/compose-gateway.yaml": gateway,
     "configs/compose.yaml": checked_with_the_image,
     "configs/monitoring": checked_with_the_image,

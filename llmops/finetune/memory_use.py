@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import resource
 from pathlib import Path
 
 import torch
 
-_STATUS = Path("/proc/self/status")
+from llmops.processes import peak_resident
 
 
 def reset_peak_memory(device: torch.device) -> None:
@@ -26,10 +25,4 @@ def peak_memory(device: torch.device) -> int:
     """Bytes: reserved by torch's allocator on a GPU, resident in the process on the CPU."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_reserved(device))
-    try:
-        for line in _STATUS.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_resident()

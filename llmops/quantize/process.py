@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from llmops.processes import end_with_parent
+from llmops.processes import end_with_parent, peak_resident
 
 Say = Callable[[Mapping[str, Any]], None]
 
@@ -130,10 +130,7 @@ def _peak_bytes() -> int:
 
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_reserved())
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak_resident()
 
 
 if __name__ == "__main__":

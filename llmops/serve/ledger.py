@@ -26,7 +26,7 @@ from llmops.serve.waiting import Waiting
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Table
 
-EVERY_S = 0.5
+EVERY_S = 0.1
 AT_ONCE = 500
 _GENTLY = 25
 _CAPTURES_AT_ONCE = 8

@@ -155,9 +155,10 @@ class Service:
 
     async def live(self) -> None:
         """Answer until `ending`, then drain."""
-        from llmops.serve.server import Server, config_of
+        from llmops.serve.server import Server, config_of, shorten_pauses
 
         limits = self.fleet.settings.limits
+        shorten_pauses()
         server = Server(config_of(self.app, limits))
         answering = asyncio.create_task(server.serve(sockets=[self._socket]))
         watching = asyncio.create_task(self.fleet.watch())

@@ -21,7 +21,8 @@ keys: {file: keys/all.json}
 
 
 @pytest.fixture
-def gateway(tmp_path: Path) -> Path:
+def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)  # its paths are read from where llmops is started, like those of every file
     file = tmp_path / "gateway.yaml"
     file.write_text(GATEWAY)
     return file
