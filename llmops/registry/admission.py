@@ -177,7 +177,7 @@ def _approval(version: ModelVersion, links: list[Decision]) -> Decision:
 
 
 def check_judged(version: ModelVersion, *, original: ModelVersion, workspace: Workspace) -> None:
-    """Raises InputError where a quantized version has no PASS of its own, or was rejected."""
+    """Raises InputError where a quantized version has no PASS against its original, or was rejected."""
     engine = open_database(workspace)
     links = chain(engine, version.name)
     check_chain(links)
@@ -188,13 +188,28 @@ def check_judged(version: ModelVersion, *, original: ModelVersion, workspace: Wo
             f"{decided[-1].reason}",
             fix="quantize it by another scheme, or leave `quantization` out",
         )
-    newest = verdicts_of(engine, version.digest)[-1:] if version.digest else []
+    judged = verdicts_of(engine, version.digest) if version.digest else []
+    # A gate that compares it with nothing, or with something else, says nothing of what quantization did.
+    newest = [verdict for verdict in judged if _names(verdict.against, original, workspace)][-1:]
     if not newest or newest[0].result != "PASS":
-        state = f"has the verdict {newest[0].result}" if newest else "was never judged"
+        state = f"has the verdict {newest[0].result}" if newest else "was never judged against it"
         raise InputError(
             f"{version.reference}, quantized from {original.reference}, {state}",
             fix="judge it with `llmops quantize`, which compares it with its original, or leave `quantization` out",
         )
+
+
+def _names(reference: str | None, version: ModelVersion, workspace: Workspace) -> bool:
+    """A verdict's `against` is this version, or another name of the same bytes."""
+    if reference == version.reference:
+        return True
+    parts = registry_name(reference) if reference else None
+    if parts is None:
+        return False
+    try:
+        return store.find(*parts, workspace=workspace).digest == version.digest
+    except InputError:  # it is no longer in the registry
+        return False
 
 
 def aliased(reference: str, *, workspace: Workspace) -> int | None:

@@ -42,12 +42,12 @@ def make(
     """Registers the next version of a model, with bytes of its own."""
     made = 0
 
-    def version(result: str | None = "PASS", name: str = "m", **facts: str) -> ModelVersion:
+    def version(result: str | None = "PASS", name: str = "m", against: str | None = None, **facts: str) -> ModelVersion:
         nonlocal made
         made += 1
         folder = write_model(tmp_path / f"run{made}", value=float(made))
         one = store.register(name, folder, manifest_of(folder), workspace=workspace, facts=licensed | facts)
-        registered(one, None if result is None else verdict(str(one.digest), result), workspace=workspace)
+        registered(one, None if result is None else verdict(str(one.digest), result, against), workspace=workspace)
         return one
 
     return version
@@ -59,7 +59,7 @@ def champion(one: ModelVersion, workspace: Workspace) -> None:
 
 
 def quantized(make: Make, original: ModelVersion, result: str | None = "PASS") -> ModelVersion:
-    return make(result, "m-w4a16", **{FROM_TAG: str(original.digest), SCHEME_TAG: "w4a16"})
+    return make(result, "m-w4a16", original.reference, **{FROM_TAG: str(original.digest), SCHEME_TAG: "w4a16"})
 
 
 class TestPromoted:
@@ -157,6 +157,17 @@ class TestQuantized:
         with pytest.raises(InputError, match=problem):
             admit("models:/m@champion", quantization="w4a16", workspace=workspace)
 
+    @pytest.mark.parametrize("against", [None, "models:/m/2", "models:/gone/1"])
+    def test_a_pass_against_nothing_or_another_is_not_its_own(
+        self, workspace: Workspace, make: Make, against: str | None
+    ) -> None:
+        one = make()
+        make()
+        champion(one, workspace)
+        make("PASS", "m-w4a16", against, **{FROM_TAG: str(one.digest), SCHEME_TAG: "w4a16"})
+        with pytest.raises(InputError, match="was never judged against it"):
+            admit("models:/m@champion", quantization="w4a16", workspace=workspace)
+
     def test_a_rejected_one_is_not_served(self, workspace: Workspace, make: Make) -> None:
         one = make()
         champion(one, workspace)
@@ -193,7 +204,7 @@ class TestQuantized:
         one = store.register("a", folder, manifest_of(folder), workspace=workspace, facts=licensed)
         registered(one, verdict(str(one.digest)), workspace=workspace)
         champion(one, workspace)
-        base = make("PASS", "b-w4a16", **{beside_tag(str(one.digest)): "w4a16"})
+        base = make("PASS", "b-w4a16", "models:/a/1", **{beside_tag(str(one.digest)): "w4a16"})
         found = admit("models:/a@champion", quantization="w4a16", workspace=workspace)
         assert (found.version, found.digest) == ("models:/a/1", one.digest)
         assert found.base_digest == base.digest

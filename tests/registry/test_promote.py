@@ -36,12 +36,12 @@ Make = Callable[..., ModelVersion]
 LICENCES = [Licensed("base", "org/base", "Apache-2.0", "its model card")]
 
 
-def verdict(artifact: str, result: Any = "PASS") -> Verdict:
+def verdict(artifact: str, result: Any = "PASS", against: str | None = None) -> Verdict:
     content: dict[str, Any] = {
         "result": result,
         "gate": "g.yaml",
         "model_digest": artifact,
-        "against": None,
+        "against": against,
         "confidence": 0.95,
         "rules": [{"rule": "s bleu ≥ 1", "value": 2.0, "result": result}],
         "reports": ["r"],
