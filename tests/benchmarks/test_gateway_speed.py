@@ -16,13 +16,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.benchmarks.litellm_proxy import KEY, installed, proxy
+from tests.serve.vllm_server import served_by_vllm as vllm_server
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(1800)]
 
@@ -40,12 +41,16 @@ class Side:
     name: str
     url: str
     key: str = "none"
+    model: str = "m"
 
-    def asked(self, clients: int, seconds: float = SECONDS, *, stream: bool = False) -> dict[str, float]:
+    def asked(
+        self, clients: int, seconds: float = SECONDS, *, stream: bool = False, cores: set[int] = OTHERS
+    ) -> dict[str, float]:
         command = [sys.executable, "-m", "tests.benchmarks.gateway_load", "load", self.url, "--key", self.key]
-        command += ["--clients", str(clients), "--seconds", str(seconds), *(["--stream"] if stream else [])]
+        command += ["--clients", str(clients), "--seconds", str(seconds), "--model", self.model]
+        command += ["--stream"] if stream else []
         done = subprocess.run(
-            command, capture_output=True, text=True, check=True, preexec_fn=lambda: os.sched_setaffinity(0, OTHERS)
+            command, capture_output=True, text=True, check=True, preexec_fn=lambda: os.sched_setaffinity(0, cores)
         )
         found: dict[str, float] = json.loads(done.stdout)
         print(f"\n{self.name}, {clients} clients: " + ", ".join(f"{name} {value:.5g}" for name, value in found.items()))
@@ -90,36 +95,44 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
         assert upstream.stdout is not None
         stack.callback(upstream.stdout.close)
         engine = f"http://127.0.0.1:{int(upstream.stdout.readline())}"
-        port = free_port()
-        file = folder / "gateway.yaml"
-        file.write_text(
-            f"listen: 127.0.0.1:{port}\n"
-            f"engines: {{up: {{url: '{engine}/v1', model: served, usd_per_gpu_hour: 2.0}}}}\n"
-            "routes: {m: {policy: direct, engine: up}}\n"
-            "keys: {file: keys.json}\n"
-        )
-        environment = {**os.environ, "LLMOPS_HOME": str(folder / "home")}
-        limits = ["--rpm", "100000000", "--tpm", "100000000000", "--budget-usd", "1000000"]
-        made = subprocess.run(
-            [LLMOPS, "serve", "key", "create", "load", *limits, "--gateway", str(file), "--json"],
-            capture_output=True,
-            text=True,
-            check=True,
-            env=environment,
-        )
-        log = stack.enter_context((folder / "gateway.log").open("wb"))
-        gateway = subprocess.Popen(
+        gateway, process = stack.enter_context(gateway_before(engine, "served", folder, cores=OURS))
+        yield Setting(Side("engine", engine), gateway, process)
+
+
+@contextmanager
+def gateway_before(engine: str, model: str, folder: Path, *, cores: set[int]) -> Iterator[tuple[Side, int]]:
+    """A gateway with keys, limits, ledger and metrics before one engine, and its process."""
+    port = free_port()
+    file = folder / "gateway.yaml"
+    file.write_text(
+        f"listen: 127.0.0.1:{port}\n"
+        f"engines: {{up: {{url: '{engine}/v1', model: {model}, usd_per_gpu_hour: 2.0}}}}\n"
+        "routes: {m: {policy: direct, engine: up}}\n"
+        f"keys: {{file: {folder}/keys.json}}\n"
+    )
+    environment = {**os.environ, "LLMOPS_HOME": str(folder / "home")}
+    limits = ["--rpm", "100000000", "--tpm", "100000000000", "--budget-usd", "1000000"]
+    made = subprocess.run(
+        [LLMOPS, "serve", "key", "create", "load", *limits, "--gateway", str(file), "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    with (folder / "gateway.log").open("wb") as log:
+        process = subprocess.Popen(
             [LLMOPS, "serve", str(file)],
             stdout=log,
             stderr=log,
             env=environment,
-            preexec_fn=lambda: os.sched_setaffinity(0, OURS),
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),
         )
-        stack.callback(_end, gateway)
-        url = f"http://127.0.0.1:{port}"
-        _until_ready(gateway, url, folder / "gateway.log")
-        sides = Side("engine", engine), Side("gateway", url, json.loads(made.stdout)["secret"])
-        yield Setting(*sides, gateway.pid)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _until_ready(process, url, folder / "gateway.log")
+            yield Side("gateway", url, json.loads(made.stdout)["secret"]), process.pid
+        finally:
+            _end(process)
 
 
 def _end(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
@@ -194,3 +207,37 @@ def test_memory_stays_flat_and_below_150_mb(setting: Setting) -> None:
     print(f"\nresident: {at_first:.1f} MB, after {done:.0f} requests {at_last:.1f} MB")
     assert at_last <= 150
     assert at_last <= 1.05 * at_first
+
+
+@pytest.fixture(scope="module")
+def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real engine with the shape of builtin:tiny and random weights."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from llmops.builtin.definition import definition_of
+    from llmops.builtin.tokenizer import train_tokenizer
+
+    made = tmp_path_factory.mktemp("vllm")
+    definition = definition_of("tiny")
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(**definition.config())).to(torch.bfloat16).save_pretrained(made / "model")
+    train_tokenizer(definition).save_pretrained(made / "model")
+    with vllm_server(made / "model", name="tiny", length=256, precision="bfloat16", log=made / "vllm.log") as url:
+        yield url
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole answers", "streams"])
+def test_at_saturation_98_of_100_answers_of_vllm_get_through(vllm: str, tmp_path: Path, stream: bool) -> None:
+    """64 clients on cores that engine, gateway and clients share."""
+    every = OURS | OTHERS
+    with gateway_before(vllm, "tiny", tmp_path, cores=every) as (gateway, _):
+        engine = Side("engine", vllm, model="tiny")
+        for side in (engine, gateway):
+            side.asked(64, 4, stream=stream, cores=every)
+        shares = []
+        for _ in range(ROUNDS):
+            alone = engine.asked(64, 15, stream=stream, cores=every)["per_s"]
+            shares.append(gateway.asked(64, 15, stream=stream, cores=every)["per_s"] / alone)
+    print("share of the engine's own throughput: " + ", ".join(f"{share:.3f}" for share in shares))
+    assert statistics.median(shares) >= 0.98

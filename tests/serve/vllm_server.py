@@ -23,7 +23,15 @@ NAME = "small-llama"
 @contextmanager
 def vllm_server(folder: Path) -> Iterator[str]:
     """Its address without /v1; the model is called `NAME` there and takes 128 tokens."""
-    model = small_llama(folder)
+    with served_by_vllm(
+        small_llama(folder), name=NAME, length=128, precision="float32", log=folder / "vllm.log"
+    ) as url:
+        yield url
+
+
+@contextmanager
+def served_by_vllm(model: Path, *, name: str, length: int, precision: str, log: Path) -> Iterator[str]:
+    """The address, without /v1, of a model that takes so many tokens and is called `name` there."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -37,17 +45,9 @@ def vllm_server(folder: Path) -> Iterator[str]:
         "HF_HUB_OFFLINE": "1",
     }
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
-    command += ["--served-model-name", NAME, "--host", "127.0.0.1", "--port", str(port), "--enforce-eager"]
-    command += [
-        "--dtype",
-        "float32",
-        "--max-model-len",
-        "128",
-        "--enable-auto-tool-choice",
-        "--tool-call-parser",
-        "hermes",
-    ]
-    log = folder / "vllm.log"
+    command += ["--served-model-name", name, "--host", "127.0.0.1", "--port", str(port), "--enforce-eager"]
+    command += ["--dtype", precision, "--max-model-len", str(length)]
+    command += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, preexec_fn=end_with_parent)
         try:
