@@ -252,7 +252,7 @@ def run_job(
                         break  # it ended in the middle of a word
                     said = json.loads(line)
                     if "ready" in said:
-                        ready = time.monotonic()
+                        ready = float(said["ready"])
                         listener.say(f"vLLM ready in {ready - started:.1f} s")
                     else:
                         hear(said)

@@ -1,4 +1,4 @@
-"""Debian's chromium, started once."""
+"""Debian's chromium, started once a module: while its driver lives, an event loop counts as running."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     """A browser that shows pages from files."""
     path = shutil.which("chromium")
