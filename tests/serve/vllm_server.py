@@ -30,8 +30,14 @@ def vllm_server(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def served_by_vllm(model: Path, *, name: str, length: int, precision: str, log: Path) -> Iterator[str]:
-    """The address, without /v1, of a model that takes so many tokens and is called `name` there."""
+def served_by_vllm(
+    model: Path, *, name: str, length: int, precision: str, log: Path, core: int | None = None
+) -> Iterator[str]:
+    """The address, without /v1, of a model that takes so many tokens and is called `name` there.
+
+    Args:
+        core: the one it runs on; by default all.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -43,13 +49,20 @@ def served_by_vllm(model: Path, *, name: str, length: int, precision: str, log: 
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",
+        **({} if core is None else {"VLLM_CPU_OMP_THREADS_BIND": str(core), "OMP_NUM_THREADS": "1"}),
     }
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
     command += ["--served-model-name", name, "--host", "127.0.0.1", "--port", str(port), "--enforce-eager"]
     command += ["--dtype", precision, "--max-model-len", str(length)]
     command += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
     with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, preexec_fn=end_with_parent)
+
+        def begin() -> None:
+            end_with_parent()
+            if core is not None:
+                os.sched_setaffinity(0, {core})
+
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, preexec_fn=begin)
         try:
             url = f"http://127.0.0.1:{port}"
             _until_ready(process, url, log)
