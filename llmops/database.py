@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine
     from sqlalchemy.engine import ExceptionContext
 
-SCHEMA = "0002"
+SCHEMA = "0003"
 """The newest revision in `migrations/versions/`."""
 _BUSY_MS = 10_000
 _CONNECT_S = 10
