@@ -186,19 +186,19 @@ class Direct(AnyRoute):
         yield from super().engines()
 
 
-class BySize(AnyRoute):
-    """A small model for routine requests, a large one for hard ones, decided from the request alone."""
+class TwoSizes(AnyRoute):
+    """A small and a large model, and what both policies between them decide from the request alone."""
 
-    policy: Literal["size"]
-    """size: decided before the first byte, from the request alone."""
     small: Name
-    """The engine for routine requests."""
+    """The engine for routine requests; in a cascade the one that answers first."""
     large: Name
-    """The engine for hard ones, and for what cannot be told."""
+    """The engine for hard ones, and for what cannot be told; in a cascade where the small one was not sure."""
     router: Path | None = None
-    """What `llmops route calibrate` learned; null decides by length and marks alone."""
+    """What `llmops route calibrate` learned. null decides by length and marks alone, and in a cascade takes
+    `confidence`."""
     small_tokens: PositiveInt = 512
-    """Without a router: prompts estimated to be longer than this many tokens go to the large model."""
+    """Without a router: prompts estimated to be longer than this many tokens go to the large model. In a
+    cascade: of what is routed by size there, which is streams and endpoints that tell no probabilities."""
     session_hours: PositiveFloat = 24.0
     """Hours for which a conversation that went to the large model stays there."""
 
@@ -208,24 +208,20 @@ class BySize(AnyRoute):
         yield from super().engines()
 
 
-class Cascade(AnyRoute):
+class BySize(TwoSizes):
+    """A small model for routine requests, a large one for hard ones, decided from the request alone."""
+
+    policy: Literal["size"]
+    """size: decided before the first byte, from the request alone."""
+
+
+class Cascade(TwoSizes):
     """The small model answers first; where it is not sure enough, the large one answers instead."""
 
     policy: Literal["cascade"]
     """cascade: the small model first. A stream cannot be taken back, so it is routed by size instead."""
-    small: Name
-    """The engine that answers first."""
-    large: Name
-    """The engine that answers where the first was not sure."""
-    router: Path | None = None
-    """What `llmops route calibrate` learned: how sure is sure enough; null takes `confidence`."""
     confidence: Share = 0.8
     """Without a router: the mean probability of the answer's tokens below which the large model is asked."""
-
-    def engines(self) -> Iterator[tuple[Where, str]]:
-        yield ("small",), self.small
-        yield ("large",), self.large
-        yield from super().engines()
 
 
 Route = Annotated[Direct | BySize | Cascade, Discriminator("policy")]
