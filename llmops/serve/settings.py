@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -283,7 +285,7 @@ class Gateway(Settings):
     routes: Annotated[dict[Name, Route], Field(min_length=1)]
     """By the model name that clients ask for."""
     keys: Keys | None = None
-    """Who may ask; null lets everybody on this machine."""
+    """Who may ask; null lets everybody on this machine, and nobody else."""
     limits: Limits = Limits()
     """What one request, and all together, may take."""
     ledger: Ledger = Ledger()
@@ -310,8 +312,10 @@ class Gateway(Settings):
 
     @property
     def loopback(self) -> bool:
-        """Only this machine can ask."""
-        return self.host in {"localhost", "::1"} or self.host.startswith("127.")
+        """Only this machine can ask. Of names localhost alone is known to be this machine."""
+        with suppress(ValueError):
+            return ip_address(self.host).is_loopback
+        return self.host == "localhost"
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
