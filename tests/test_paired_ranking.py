@@ -139,6 +139,25 @@ def test_any_ratings_give_finite_strengths_whatever_the_names_and_order(
         assert standing.ranks[0] <= standing.rank <= standing.ranks[1]
 
 
+@settings(max_examples=60, deadline=None)
+@given(ratings_of_four)
+def test_strengths_are_held_exactly_where_fords_condition_fails(ratings: list[Rating]) -> None:
+    # Ford 1957: without ties a finite maximum exists where, however compared models are parted in two, some of each
+    # part beat some of the other: from each model that meets another, chains of wins lead back.
+    decided = [(one, two) if outcome > 0 else (two, one) for one, two, outcome in ratings if outcome]
+    if not decided:
+        return
+    reached = {model: {model} for pair in decided for model in pair}
+    for _ in range(4):
+        for winner, loser in decided:
+            for seen in reached.values():
+                if winner in seen:
+                    seen.add(loser)
+    finite = all(winner in reached[loser] for winner, loser in decided)
+    found = ranked([(winner, loser, 1) for winner, loser in decided])
+    assert found.held is not finite
+
+
 @settings(max_examples=25, deadline=None)
 @given(ratings_of_four)
 def test_to_turn_all_results_round_turns_the_ranking_round(ratings: list[Rating]) -> None:
