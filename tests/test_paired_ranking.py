@@ -201,6 +201,26 @@ def test_where_no_finite_strength_fits_they_are_held_and_it_is_said(ratings: lis
     assert found.of(0).rank == 1
 
 
+def test_where_a_side_cannot_be_told_from_a_strength_it_is_left_out_and_said() -> None:
+    ratings = [(0, model, outcome) for model in (1, 2) for outcome in [1] * 8 + [0] * 2 + [-1] * 4]
+    asked, plain = ranked(ratings, shown_first=True), ranked(ratings)
+    assert asked.shown_first is None
+    assert strengths_of(asked, 3) == strengths_of(plain, 3)
+    # Two ratings in another order tell them apart.
+    assert ranked([*ratings, (1, 2, 1), (2, 0, -1)], shown_first=True).shown_first is not None
+
+
+@pytest.mark.parametrize(("wins", "decided"), [(3, False), (12, True)])
+def test_a_model_that_never_lost_is_no_surer_than_its_few_wins(wins: int, decided: bool) -> None:
+    # By the binomial, three wins of three happen to equals one time in four, twelve of twelve in two thousand.
+    ratings = [(0, 1, 1)] * wins + [(1, 2, outcome) for outcome in (1, -1)] * 20
+    found = ranked(ratings, resamples=1000)
+    difference = found.difference(0, 1)
+    assert difference is not None
+    assert found.held
+    assert (difference.interval(0.95)[0] > 0) is decided
+
+
 def test_who_never_lost_but_tied_has_a_strength_where_others_show_how_likely_ties_are() -> None:
     # With the chance of a tie known from models 1 and 2, three ties among nine wins bound model 0's strength.
     ratings = [(0, 1, 1)] * 9 + [(0, 1, 0)] * 3 + [(1, 2, 1), (1, 2, 0), (1, 2, -1)] * 20
