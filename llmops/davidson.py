@@ -23,6 +23,8 @@ _LONGEST = 2.0
 _STILL = 1e-9
 _FINITE = 20.0
 """Log-odds of half a billion: beyond what ratings can show, so it is on its way to infinity."""
+_FLAT = 1e-10
+"""Curvature per rating: far below one rating among a million, far above a rounding error."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,7 @@ def fitted(table: Table, *, groups: Places, ties: bool, sides: bool, held: float
     Args:
         groups: `(m,)` number of the group of each model; between groups nothing was compared.
         ties: whether ν is fitted (there are ties), `sides` whether β is.
-        held: as many wins and losses against a model of strength 0 are added to each model, so that every strength is
-            finite (0: none, and the fit may then not stand still); log ν and β are held towards 0 alike.
+        held: what log ν and β are held towards 0 by, as by so many results either way; 0 leaves them free.
         start: `(m + 2,)` where to start from.
     """
     some, m = table.scores.shape
@@ -71,13 +72,9 @@ def fitted(table: Table, *, groups: Places, ties: bool, sides: bool, held: float
     parameters[:, ~free] = 0.0
     if not ties:
         parameters[:, m] = -np.inf
-    same = groups[:, None] == groups[None, :]
     moved = np.full(some, np.inf)
     for _ in range(_STEPS):
-        gradient, curvature = _slopes(table, parameters, held, free)
-        if not held:
-            # Adding a number to a whole group changes nothing: without this the curvature has no inverse.
-            curvature[:, :m, :m] += same
+        gradient, curvature = _slopes(table, parameters, groups, held, free)
         step = np.linalg.solve(curvature, gradient[..., None])[..., 0]
         step *= np.minimum(1.0, _LONGEST / np.maximum(np.abs(step).max(1, keepdims=True), _LONGEST))
         parameters[:, free] += step[:, free]
@@ -90,10 +87,40 @@ def fitted(table: Table, *, groups: Places, ties: bool, sides: bool, held: float
     return Fit(parameters, moved)
 
 
-def standing_still(fit: Fit) -> bool:
-    """Whether all maxima were reached at finite parameters."""
-    finite = np.where(np.isneginf(fit.parameters), 0.0, fit.parameters)
-    return bool((fit.moved < _STILL).all() and (np.abs(finite) < _FINITE).all())
+def finite(fit: Fit) -> bool:
+    """Whether all maxima were reached, at finite parameters."""
+    known = np.where(np.isneginf(fit.parameters), 0.0, fit.parameters)
+    return bool((fit.moved < _STILL).all() and (np.abs(known) < _FINITE).all())
+
+
+def sides_tell(table: Table, groups: Places) -> bool:
+    """Whether β can be told from strengths, in one table: not where a model was always shown first, for it may owe its
+    wins to that."""
+    m = table.scores.shape[1]
+    free = np.array([True] * m + [False, True])
+    _, curvature = _slopes(table, np.array([[0.0] * m + [-np.inf, 0.0]]), groups, 0.0, free)
+    return bool(np.linalg.eigvalsh(curvature).min() > _FLAT * (1.0 + table.met.sum()))
+
+
+def padded(table: Table, wins: Values, losses: Values, *, linked: NDArray[np.bool_]) -> Table:
+    """Results with some made-up ones of each model, spread evenly over those it was compared with.
+
+    Args:
+        wins, losses: `(some, m)` each model's own share; what is made up for its opponents comes on top, and the two
+            are halved, so that equal shares are what each model gets.
+        linked: `(m, m)` which were compared in this order at all.
+    """
+    either = linked | linked.T
+    opponents = np.maximum(either.sum(1), 1)
+    orders = np.maximum(linked.astype(np.float64) + linked.T, 1.0)
+    beats = either * ((wins / opponents)[:, :, None] + (losses / opponents)[:, None, :]) / 2
+    beaten = beats.transpose(0, 2, 1)
+    return Table(
+        scores=table.scores + (beats - beaten).sum(2) / 2,
+        ties=table.ties,
+        firsts=table.firsts + (linked * (beats - beaten) / orders).sum((1, 2)) / 2,
+        met=table.met + linked * (beats + beaten) / orders,
+    )
 
 
 def chances(differences: Values, log_nu: Values) -> tuple[Values, Values, Values]:
@@ -105,7 +132,9 @@ def chances(differences: Values, log_nu: Values) -> tuple[Values, Values, Values
     return win / total, tie / total, loss / total
 
 
-def _slopes(table: Table, parameters: Values, held: float, free: NDArray[np.bool_]) -> tuple[Values, Values]:
+def _slopes(
+    table: Table, parameters: Values, groups: Places, held: float, free: NDArray[np.bool_]
+) -> tuple[Values, Values]:
     """Gradient `(some, m + 2)` of the log-likelihood and its curvature, minus the Hessian, `(some, m + 2, m + 2)`."""
     some, m = table.scores.shape
     theta, log_nu, beta = parameters[:, :m], parameters[:, m], parameters[:, m + 1]
@@ -128,10 +157,12 @@ def _slopes(table: Table, parameters: Values, held: float, free: NDArray[np.bool
     curvature[:, m, m + 1] = curvature[:, m + 1, m] = with_tie.sum((1, 2))
     curvature[:, m + 1, m + 1] = spread.sum((1, 2))
     if held:
-        # log σ(x) + log σ(−x) of each parameter: a win and a loss against 0.
-        lean = np.tanh(np.where(np.isneginf(parameters), 0.0, parameters) / 2)
-        gradient -= held * lean
-        curvature[:, range(m + 2), range(m + 2)] += held * (1 - lean**2) / 2
+        # log σ(x) + log σ(−x): a result either way, where 0 makes both as likely.
+        lean = np.tanh(np.where(np.isneginf(parameters[:, m:]), 0.0, parameters[:, m:]) / 2)
+        gradient[:, m:] -= held * lean
+        curvature[:, [m, m + 1], [m, m + 1]] += held * (1 - lean**2) / 2
+    # Adding a number to a whole group changes nothing: without this the curvature has no inverse.
+    curvature[:, :m, :m] += groups[:, None] == groups[None, :]
     gradient[:, ~free] = 0.0
     curvature[:, ~free, :] = 0.0
     curvature[:, :, ~free] = 0.0

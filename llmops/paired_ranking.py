@@ -15,14 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from llmops.davidson import Table, fitted, standing_still
-from llmops.stats import RESAMPLES, Estimate, Resampled, Values, items_to_decide, reweighted
+from llmops.davidson import Table, finite, fitted, padded, sides_tell
+from llmops.stats import RESAMPLES, SEED, Estimate, Resampled, Values, items_to_decide, reweighted
 from llmops.votes import Places, places_of
 
 HELD = 0.5
-"""Wins and losses of each model against one of strength 0, added where no finite strength fits the ratings."""
+"""Wins and losses given to each model where no finite strengths fit the ratings. In resamples they are drawn from an
+exponential distribution of mean 1 instead, as Clopper and Pearson's interval is of a loss that was never seen; a fixed
+number would make nine wins of nine look like a known strength."""
 _HELD_RESAMPLE = 0.05
-"""The same in resamples, some of which leave out the only loss of a model: little beside any real comparison."""
+"""The same, fixed, in resamples of ratings that finite strengths fit, some of which leave out the only loss of a model:
+little beside any real result."""
 _CELLS = 30_000_000
 """Most cells of models × models over all resamples; of more than 50 models fewer resamples are taken."""
 
@@ -77,8 +80,9 @@ class Ranking:
         standings: the best first, one group after the other, the largest group first.
         gaps: between neighbours of one group, in the same order.
         tie: chance that two equal models' answers are called alike; None where it never happened.
-        shown_first: chance that of two equal models the one shown first wins where one does; None if not asked for.
-        held: whether no finite strength fits (a model that never lost, …), so that a few made-up results hold them.
+        shown_first: chance that of two equal models the one shown first wins where one does; None if not asked for,
+            and where it cannot be told from strengths, a model having been shown first always.
+        held: whether no finite strengths fit (a model never lost, …), so that a few made-up results hold them.
         ratings, clusters: how many, and how many prompts (or ratings, if those are independent).
         confidence: of ranks; `pair_confidence` what each pair's interval must then have, so that all hold at once.
     """
@@ -157,30 +161,29 @@ def ranking(
     whole = table_of(np.asarray(sums.sum(0)).reshape(1, -1))
     ties = bool((sign == 0).any())
     groups = _groups(one, two, m)
-    value = fitted(whole, groups=groups, ties=ties, sides=shown_first, held=0.0)
-    held = not standing_still(value)
+    sides = shown_first and sides_tell(whole, groups)
+    linked = whole.met[0] > 0
+    value = fitted(whole, groups=groups, ties=ties, sides=sides, held=0.0)
+    held = not finite(value)
     if held:
-        value = fitted(whole, groups=groups, ties=ties, sides=shown_first, held=HELD)
+        given = np.full((1, m), HELD)
+        value = fitted(padded(whole, given, given, linked=linked), groups=groups, ties=ties, sides=sides, held=HELD)
+    point = value.parameters[0]
     drawn = reweighted(
         independent,
         lambda weights: weights @ sums,
         resamples=min(resamples, max(1000, _CELLS // (m * m))),
     )
-    rows = max(1, 1_000_000 // (m * m))
-    samples = np.concatenate(
-        [
-            fitted(
-                table_of(drawn[start : start + rows]),
-                groups=groups,
-                ties=ties,
-                sides=shown_first,
-                held=max(HELD * held, _HELD_RESAMPLE),
-                start=value.parameters[0],
-            ).parameters
-            for start in range(0, len(drawn), rows)
-        ]
-    )
-    point = value.parameters[0]
+    luck = np.random.default_rng([SEED, 2])
+
+    def resample(rows: Values) -> Values:
+        wins, losses = luck.exponential(size=(2, len(rows), m)) if held else np.full((2, len(rows), m), _HELD_RESAMPLE)
+        table = padded(table_of(rows), wins, losses, linked=linked)
+        least = HELD if held else _HELD_RESAMPLE
+        return fitted(table, groups=groups, ties=ties, sides=sides, held=least, start=point).parameters
+
+    at_once = max(1, 1_000_000 // (m * m))
+    samples = np.concatenate([resample(drawn[start : start + at_once]) for start in range(0, len(drawn), at_once)])
 
     def share(column: int, of: float) -> Estimate:
         """e^x / (e^x + of) of one parameter: 1 where it is log-odds, 2 where it is Davidson's log ν."""
@@ -209,7 +212,7 @@ def ranking(
         standings=tuple(standings),
         gaps=tuple(gaps),
         tie=share(m, 2.0) if ties else None,
-        shown_first=share(m + 1, 1.0) if shown_first else None,
+        shown_first=share(m + 1, 1.0) if sides else None,
         held=held,
         ratings=n,
         clusters=independent,
