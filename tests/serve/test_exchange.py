@@ -505,7 +505,7 @@ def test_a_cascade_answers_with_whoever_is_there() -> None:
 def test_the_engines_time_is_shared_among_those_who_use_it() -> None:
     with running({"small": [speaking(wait_s=0.4)]}) as gateway:
         (one,) = gateway.targets.of("small")
-        gateway.targets.set("small", [Target(one.replica, one.model, one.version, usd_per_hour=3600.0)])
+        one.replica.usd_per_hour = 3600.0
         began = time.monotonic()
         together(lambda: post(gateway.url), lambda: post(gateway.url))
         took = time.monotonic() - began
