@@ -101,6 +101,7 @@ class Service:
         self.ending = ending
         self.refused = ""
         """Why the file was not taken when it was last read again."""
+        self._reloading = asyncio.Lock()
         self._socket = listening_socket
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -119,6 +120,10 @@ class Service:
         Raises:
             LlmopsError: it cannot be used; everything goes on as before.
         """
+        async with self._reloading:
+            return await self._reload()
+
+    async def _reload(self) -> Answer:
         try:
             fresh = load(self.file, Gateway, what="gateway")
             if fresh.listen != self.fleet.settings.listen:

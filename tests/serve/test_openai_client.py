@@ -220,6 +220,8 @@ class TestAgainstVllm:
         with pytest.raises(openai.APIStatusError) as raised:
             through.chat.completions.create(model="m", stream=streamed, **ask)
         assert raised.value.status_code == status
+        too_long = "messages" in ask and (ask["messages"] != HI or ask.get("max_tokens") == 100_000)
+        assert raised.value.code == ("context_length_exceeded" if too_long else None)
         assert set(raised.value.body or ()) == {"message", "type", "param", "code"}  # type: ignore[call-overload]
         assert NAME not in raised.value.message
 
