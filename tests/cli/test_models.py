@@ -6,6 +6,7 @@ import json
 import shutil
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,28 @@ import typer
 from typer.testing import CliRunner
 
 from llmops.cli.models import register as add_commands
+from llmops.database import open_database
 from llmops.errors import InputError
 from llmops.files import folder_digest
 from llmops.records import Report, RunManifest, Score
 from llmops.registry.connection import connect
 from llmops.registry.store import register
+from llmops.registry.verdicts import attach, sealed
 from llmops.workspace import Workspace
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+
+
+@pytest.fixture
+def empty(tmp_path: Path, shared_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A registry without a model."""
+    connect(f"sqlite:///{shared_folder / 'mlflow.db'}")
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copy(shared_folder / "mlflow.db", home)
+    monkeypatch.setenv("LLMOPS_HOME", str(home))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return home
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +58,30 @@ def home(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path) -> Itera
             register("e2e-nlg", artifact, _manifest(artifact), [report], workspace=workspace, run_id="r1")
         connect(workspace.tracking_uri).set_registered_model_alias("e2e-nlg", "champion", "1")
         yield home
+
+
+def _register_quantized(home: Path, folder: Path, scheme: str, original: str) -> str:
+    """The digest of a version that says it was quantized."""
+    folder = folder / "artifact"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"scheme": scheme, "of": original}))
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
+    made = replace(
+        _manifest(folder),
+        kind="quantized",
+        recipe={"base": original, "method": {"kind": "quantize", "scheme": scheme}},
+        measured={"disk_bytes": 5_590_000, "original_bytes": 16_060_000},
+        trained_tokens=0,
+        final_loss=0.0,
+    )
+    facts = {"llmops.scheme": scheme, "llmops.quantized_version": original}
+    return str(register(f"q-{scheme}", folder, made, workspace=Workspace(home), facts=facts).digest)
+
+
+def _judge(home: Path, digest: str, result: str) -> None:
+    facts = {"gate": "g.yaml", "model_digest": digest, "against": None, "confidence": 0.95}
+    rest = {"rules": (), "reports": (), "code_version": "1"}
+    attach(open_database(Workspace(home)), sealed({"result": result, **facts, **rest}))
 
 
 def _manifest(artifact: Path) -> RunManifest:
@@ -102,6 +141,28 @@ def test_show_takes_a_name_an_alias_or_a_version(home: Path, name: str, referenc
     assert lines[-1] == f"next: llmops finetune RECIPE --set base={reference}"
     assert any(line.split() == ["data", "a" * 64] for line in lines)
     assert json.loads(call("show", name, "--json"))["reference"] == reference
+
+
+def test_a_quantized_version_is_shown_as_what_it_is(empty: Path, tmp_path: Path) -> None:
+    digest = _register_quantized(empty, tmp_path, "w4a16", "models:/e2e-nlg/1")
+    shown = call("show", "q-w4a16")
+    assert "w4a16 from models:/e2e-nlg/1, 5.6 MB of weights instead of 16.1 MB" in shown
+    assert "trained tokens" not in shown
+    assert shown.splitlines()[-1] == "next: llmops models card q-w4a16/1"
+    for result, following in (
+        ("PASS", "llmops serve GATEWAY, an engine of which says {model: models:/e2e-nlg/1, quantization: w4a16}"),
+        ("FAIL", "llmops models card q-w4a16/1"),
+    ):
+        _judge(empty, digest, result)
+        assert call("show", "q-w4a16").splitlines()[-1] == f"next: {following}"
+
+
+@pytest.mark.parametrize(("scheme", "original"), [("nf4", "models:/e2e-nlg/1"), ("w8a8", "./folder")])
+def test_what_no_engine_of_a_gateway_could_name_is_not_said_to_be_served(
+    empty: Path, tmp_path: Path, scheme: str, original: str
+) -> None:
+    _judge(empty, _register_quantized(empty, tmp_path, scheme, original), "PASS")
+    assert call("show", f"q-{scheme}").splitlines()[-1] == f"next: llmops models card q-{scheme}/1"
 
 
 @pytest.mark.parametrize("name", ["e2e-nlg@", "e2e@nobody", "e2e-nlg@champoin", "a/b/c"])
