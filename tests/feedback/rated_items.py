@@ -11,7 +11,10 @@ from llmops.rubric import Rubric
 
 PAIRWISE = Rubric(name="helpful", version=1, question="Which helps more?", scale={"kind": "pairwise"})  # type: ignore[arg-type]
 LIKERT = Rubric(
-    name="fluent", version=1, question="How fluent?", scale={"kind": "likert", "labels": ["1", "2", "3", "4", "5"]}  # type: ignore[arg-type]
+    name="fluent",
+    version=1,
+    question="How fluent?",
+    scale={"kind": "likert", "labels": ["1", "2", "3", "4", "5"]},  # type: ignore[arg-type]
 )
 _NUMBER = count()
 
