@@ -163,7 +163,8 @@ def _row_item(wanted: FromRows, row: Mapping[str, Any], where: str, kind: Kind) 
         text, is_text = _answer(template, row)
         model = None if wanted.models is None else _model(wanted.models[number], row)
         responses.append(NewResponse(text, model, {} if is_text else {NOT_TEXT: True}))
-    if kind == "pairwise" and responses[0].text.strip() == responses[1].text.strip():
+    alike = kind == "pairwise" and responses[0].text.strip() == responses[1].text.strip()
+    if alike and not wanted.ratings:  # what has been rated is kept as it was rated
         raise UnusableCell("the two answers are the same")
     language = None if wanted.language is None else fill(wanted.language, row).strip() or None
     tags = tuple(tag for template in wanted.tags if (tag := fill(template, row).strip()))

@@ -158,11 +158,11 @@ def _weight(wanted: FromLedger, row: RowMapping, item: NewItem) -> float:
 
 
 def _nothing(engine: Engine, wanted: FromLedger, unusable: int, *, pairs: bool) -> str:
-    from sqlalchemy import distinct, select
+    from sqlalchemy import select
 
     requests = ledger_tables.requests()
     with engine.connect() as connection:
-        known = [one for one in connection.execute(select(distinct(requests.c.route))).scalars() if one]
+        known = [one for one in connection.execute(select(requests.c.route).distinct()).scalars() if one]
     if wanted.route is not None and wanted.route not in known:
         return f"the ledger has no requests of a route {wanted.route!r}{nearest(wanted.route, known)}"
     what = "two different answers" if pairs else "an answer"
