@@ -18,9 +18,10 @@ import numpy as np
 from llmops.consensus import Consensus, consensus
 from llmops.data import privacy
 from llmops.data.formats import one_line
-from llmops.feedback.items import NOT_TEXT
+from llmops.feedback.drawing import NOT_TEXT
+from llmops.feedback.items import Item, Rated, Rating
 from llmops.feedback.opinions import BETTER, WORTH, comparisons, edits, worths
-from llmops.feedback.rated import RatedItem, Said
+from llmops.feedback.sides import by_place
 from llmops.rubric import Rubric
 from llmops.votes import votes_of
 
@@ -76,20 +77,21 @@ class Settled:
     method: dict[str, str] = field(default_factory=dict)
 
 
-def counted(item: RatedItem) -> tuple[list[Said], list[Excluded]]:
+def counted(rated: Rated) -> tuple[list[Rating], list[Excluded]]:
     """The ratings that count, the first of each rater, and why the others do not."""
+    item = rated.item
     if item.kind == "gold":
-        return [], [Excluded(one.id, item.id, "gold: its answer was known") for one in item.said]
-    flags = [one for one in item.said if one.content.get("flag")]
-    good: dict[str, Said] = {}
+        return [], [Excluded(one.id, item.id, "gold: its answer was known") for one in rated.ratings]
+    flags = [one for one in rated.ratings if one.content.get("flag")]
+    good: dict[str, Rating] = {}
     out: list[Excluded] = []
-    for one in item.said:
+    for one in rated.ratings:
         reason = None
         if flags:
             reason = f"the item was flagged: {flags[0].content['flag']}"
         elif one.kind == "training":
             reason = "practice"
-        elif one.content.get("skip"):
+        elif one.said == "skip":
             reason = f"skipped: {one.content['skip']}"
         elif one.surplus:
             reason = "surplus: it came late, and the item had its ratings"
@@ -102,13 +104,13 @@ def counted(item: RatedItem) -> tuple[list[Said], list[Excluded]]:
     return list(good.values()), out
 
 
-def settle(items: Iterable[RatedItem], rubric: Rubric) -> Settled:
+def settle(items: Iterable[Rated], rubric: Rubric) -> Settled:
     """Every question answered by all who answered it, weighing raters where there is enough to weigh them by."""
     better, worth = _Answers(), _Answers()
-    for item in items:
-        for one in counted(item)[0]:
-            verdict = one.verdict
-            assert verdict is not None
+    for rated in items:
+        item = rated.item
+        for one in counted(rated)[0]:
+            verdict = by_place(one.content["verdict"], one.shown)
             for first, second, said, strength in comparisons(verdict, rubric):
                 better.add((item.id, first, second), one, said, strength)
             for place, said_worth in worths(verdict, rubric):
@@ -129,7 +131,7 @@ class _Answers:
         self.ids: list[str] = []
         self.strengths: list[float] = []
 
-    def add(self, question: Question, by: Said, label: str, strength: float) -> None:
+    def add(self, question: Question, by: Rating, label: str, strength: float) -> None:
         self.questions.append(question)
         self.raters.append(by.rater)
         self.labels.append(label)
@@ -194,9 +196,10 @@ class Exporting:
     longer: Counter[str] = field(default_factory=Counter)
     """Of pairs: `chosen` longer, `rejected` longer, `equal`."""
 
-    def of(self, item: RatedItem) -> Iterator[Row | Excluded]:
+    def of(self, rated: Rated) -> Iterator[Row | Excluded]:
         """The rows of an item, then its ratings that gave none."""
-        used, out = counted(item)
+        item = rated.item
+        used, out = counted(rated)
         yield from self._noted(out)
         why: dict[str, str] = {}
         cited: set[str] = set()
@@ -221,7 +224,7 @@ class Exporting:
         return excluded
 
     def _drafts(
-        self, item: RatedItem, used: list[Said], why: dict[str, str]
+        self, item: Item, used: list[Rating], why: dict[str, str]
     ) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
         match self.purpose:
             case "dpo" | "reward":
@@ -232,7 +235,7 @@ class Exporting:
             case "sft":
                 yield from self._targets(item, used, why)
 
-    def _pairs(self, item: RatedItem, why: dict[str, str]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    def _pairs(self, item: Item, why: dict[str, str]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
         for first, second in _pairs_of(len(item.responses)):
             question = (item.id, first, second)
             if question not in self.settled.said:
@@ -258,7 +261,7 @@ class Exporting:
                 },
             )
 
-    def _edited_pairs(self, item: RatedItem, used: list[Said]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    def _edited_pairs(self, item: Item, used: list[Rating]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
         for one in used:
             for place, text in edits(one.content, one.shown):
                 yield (
@@ -276,7 +279,7 @@ class Exporting:
                     },
                 )
 
-    def _labels(self, item: RatedItem, why: dict[str, str]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    def _labels(self, item: Item, why: dict[str, str]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
         """Answers that are good or bad by themselves; where they were compared, those that win or lose more often."""
         places = range(len(item.responses))
         alone = any((item.id, place) in self.settled.said for place in places)
@@ -295,7 +298,7 @@ class Exporting:
                     },
                 )
 
-    def _worth(self, item: RatedItem, place: int, why: dict[str, str]) -> tuple[bool | None, tuple[str, ...], float]:
+    def _worth(self, item: Item, place: int, why: dict[str, str]) -> tuple[bool | None, tuple[str, ...], float]:
         """Whether an answer is good by itself, the ratings that say so, and the share of raters who agree."""
         question: Question = (item.id, place)
         if question not in self.settled.said:
@@ -307,7 +310,7 @@ class Exporting:
             return None, ids, 0.0
         return said == "good", ids, agreeing / len(ids)
 
-    def _net(self, item: RatedItem, place: int, why: dict[str, str]) -> tuple[bool | None, tuple[str, ...], float]:
+    def _net(self, item: Item, place: int, why: dict[str, str]) -> tuple[bool | None, tuple[str, ...], float]:
         """The same of an answer that was compared: good where it wins more often than it loses; both bad loses."""
         wins = 0
         voters: dict[str, None] = {}
@@ -330,7 +333,7 @@ class Exporting:
         return wins > 0, tuple(voters), sum(shares) / len(shares)
 
     def _targets(
-        self, item: RatedItem, used: list[Said], why: dict[str, str]
+        self, item: Item, used: list[Rating], why: dict[str, str]
     ) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
         """What people wrote, and answers that are good by themselves: one that is better may still be bad."""
         for one in used:
@@ -356,7 +359,7 @@ class Exporting:
             else:
                 _blame(why, ids, _NO_TARGET if said is not None else SPLIT)
 
-    def _problem(self, item: RatedItem, columns: Mapping[str, Any]) -> str | None:
+    def _problem(self, item: Item, columns: Mapping[str, Any]) -> str | None:
         """Why a row cannot be trained on."""
         texts = [turn["content"] for name in ("messages", "chosen", "rejected", "completion")
                  for turn in columns.get(name, ()) if turn["role"] == "assistant"]  # fmt: skip
@@ -378,7 +381,7 @@ class Exporting:
             chosen, rejected = (len(columns[side][0]["content"]) for side in ("chosen", "rejected"))
             self.longer["chosen" if chosen > rejected else "rejected" if rejected > chosen else "equal"] += 1
 
-    def _lineage(self, item: RatedItem, ids: tuple[str, ...], used: list[Said]) -> dict[str, Any]:
+    def _lineage(self, item: Item, ids: tuple[str, ...], used: list[Rating]) -> dict[str, Any]:
         rubrics = sorted({one.rubric for one in used if one.id in ids})
         return {
             "item": item.id,
@@ -396,7 +399,7 @@ def split_of(cluster: str, validation: float) -> Split:
     return "validation" if share < validation else "train"
 
 
-Reading = Callable[[], Iterable[RatedItem]]
+Reading = Callable[[], Iterable[Rated]]
 
 
 def export(
@@ -427,7 +430,7 @@ def _pairs_of(answers: int) -> Iterator[tuple[int, int]]:
     return ((first, second) for first in range(answers) for second in range(first + 1, answers))
 
 
-def _turns(item: RatedItem) -> list[dict[str, str]]:
+def _turns(item: Item) -> list[dict[str, str]]:
     return [{"role": str(turn["role"]), "content": str(turn["content"])} for turn in item.prompt]
 
 

@@ -1,31 +1,21 @@
-"""Items on their way into a campaign, and how some of many are drawn with a known probability each."""
+"""What is rated and what was said of it, as importers hand it in and as exports and dashboards read it."""
 
 from __future__ import annotations
 
-import hashlib
-import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from llmops.data.dedup import NearDuplicates
-from llmops.data.formats import one_line
-
-SIMILARITY = 0.8
-"""Jaccard similarity of word 5-grams from which two prompts share a cluster."""
-
-
-NOT_TEXT = "not_text"
-"""In a response's detail: the source held something else than a text there, such as a JSON boolean."""
+ItemKind = Literal["normal", "gold"]
 
 
 @dataclass(frozen=True, slots=True)
-class NewResponse:
-    """An answer to be rated.
+class Response:
+    """One answer.
 
     Attributes:
-        model: `models:/name/3`, or however the source calls it; None where it is not known. No rater sees it.
-        detail: what else is known of how it came about: decoding, template digest, finish reason, tokens, route.
+        model: who gave it, such as `models:/name/3`; None where nobody knows. No rater sees it.
+        detail: decoding, digest of the template, finish reason, tokens, route, side: whatever is known.
     """
 
     text: str
@@ -35,96 +25,130 @@ class NewResponse:
 
 @dataclass(frozen=True, slots=True)
 class NewItem:
-    """A prompt with its answers.
+    """One item as an importer hands it in.
 
     Attributes:
         prompt: messages with `role` and `content`.
-        source: where it is from, and by which policy it was drawn.
-        probability: with which it was drawn, over all steps that drew.
-        cluster: what prompts that are near duplicates share; "" is filled in by `clustered`.
-        expected: the right verdict where it is known (gold), with positions that are places in `responses`.
+        prompt_digest: of the prompt alone.
+        cluster: digest that near-duplicate prompts share.
+        source: where it comes from: request, or report and item, or file and line; and the policy that drew it.
+        probability: with which it was drawn.
+        overlap: ratings it needs; None takes the campaign's. Gold items need none.
+        priority: higher first.
+        expected: the right verdict of a gold item, over the responses' places.
     """
 
-    prompt: tuple[Mapping[str, Any], ...]
-    responses: tuple[NewResponse, ...]
+    prompt: Sequence[Mapping[str, Any]]
+    responses: Sequence[Response]
+    prompt_digest: str
+    cluster: str
     source: Mapping[str, Any]
     probability: float = 1.0
-    cluster: str = ""
+    kind: ItemKind = "normal"
+    overlap: int | None = None
     priority: int = 0
     language: str | None = None
-    tags: tuple[str, ...] = ()
+    tags: Sequence[str] = ()
     expected: Mapping[str, Any] | None = None
 
 
-def with_probability(item: NewItem, probability: float) -> NewItem:
-    """The item after one more step that drew it."""
-    return replace(item, probability=item.probability * probability)
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One item as it is stored; `place` counts from 0 in the order of coming in."""
+
+    id: str
+    campaign: str
+    place: int
+    kind: ItemKind
+    prompt: tuple[Mapping[str, Any], ...]
+    prompt_digest: str
+    cluster: str
+    source: Mapping[str, Any]
+    probability: float
+    overlap: int
+    priority: int
+    language: str | None
+    tags: tuple[str, ...]
+    expected: Mapping[str, Any] | None
+    responses: tuple[Response, ...]
 
 
-def prompt_text(prompt: Sequence[Mapping[str, Any]]) -> str:
-    """All turns as one text, by which prompts are compared."""
-    return "\n".join(f"{turn['role']}: {one_line(str(turn['content']))}" for turn in prompt)
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """What one rater said of one item: the newest of what they said on one assignment.
 
-
-def prompt_digest(prompt: Sequence[Mapping[str, Any]]) -> str:
-    """sha256 (hex) of `prompt_text`."""
-    return hashlib.sha256(prompt_text(prompt).encode()).hexdigest()
-
-
-def clustered(items: Iterable[NewItem]) -> Iterator[NewItem]:
-    """The items, each with its cluster: the digest of the first prompt that is nearly the same.
-
-    Clusters keep items of one prompt on one side of a split, and together when intervals are computed. Of the items
-    one text each stays in memory.
+    Attributes:
+        round: 0; from 1 on where the rater was asked the same again.
+        kind: of the assignment: normal, gold, repeat, training.
+        shown: places of the responses in the order the rater saw them.
+        said: `verdict` or `skip`.
+        content: `Given.content()`; positions in it are the rater's. `llmops.feedback.sides.by_place` turns verdicts.
+        surplus: came after its lease, when others had filled the overlap.
+        first_at: when the first rating of the assignment arrived; `at` is when this one did.
     """
-    texts: list[str] = []
-    near = NearDuplicates(SIMILARITY, text_of=texts.__getitem__)
-    exact: dict[str, str] = {}
-    for item in items:
-        digest = prompt_digest(item.prompt)
-        if digest not in exact:
-            text = prompt_text(item.prompt)
-            first = near.first(text, len(texts))
-            texts.append(text)
-            exact[digest] = digest if first is None else exact[hashlib.sha256(texts[first].encode()).hexdigest()]
-        yield replace(item, cluster=exact[digest])
+
+    id: str
+    assignment: str
+    item: str
+    place: int
+    rater: str
+    at: float
+    first_at: float
+    rubric: str
+    said: Literal["verdict", "skip"]
+    content: Mapping[str, Any]
+    kind: str
+    round: int
+    shown: tuple[int, ...]
+    surplus: bool
 
 
-def drawn(weights: Sequence[float], sample: int | None, draw: random.Random) -> list[tuple[int, float]]:
-    """Places of `sample` items in random order, likelier the heavier they are, each with its probability.
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """An item with all that stands of what was said of it."""
 
-    Systematic sampling with unequal probabilities in random order (Madow 1949): every inclusion probability is exactly
-    min(1, c · weight) with c such that they add up to `sample`, and so many items are drawn.
+    item: Item
+    ratings: tuple[Rating, ...]
 
-    Args:
-        weights: positive, one an item.
-        sample: how many; None takes all.
+
+@dataclass(frozen=True, slots=True)
+class Rater:
+    """A rater as assignments see them: a pseudonym, what they read and what they may."""
+
+    id: str
+    languages: tuple[str, ...]
+    qualifications: tuple[str, ...]
+    consent: str
+
+
+@dataclass(frozen=True, slots=True)
+class RaterState:
+    """One rater's part in one campaign.
+
+    Attributes:
+        rated: assignments whose newest rating is a verdict; `counted` of them fill an overlap.
+        gold: how many gold items agreed, and of how many.
     """
-    order = list(range(len(weights)))
-    draw.shuffle(order)
-    chances = inclusion(weights, sample)
-    at = draw.random()
-    chosen = []
-    reached = 0.0
-    for place in order:
-        reached += chances[place]
-        if chances[place] >= 1 or reached > at:  # rounding must not lose what is drawn for sure
-            chosen.append((place, chances[place]))
-            at += 1
-    return chosen
+
+    rater: str
+    normal: int
+    gold_tasks: int
+    repeat: int
+    training: int
+    rated: int
+    counted: int
+    gold: tuple[int, int]
+    paused: bool
 
 
-def inclusion(weights: Sequence[float], sample: int | None) -> list[float]:
-    """The probability of each item to be among `sample` of them; 1 for all where so many are wanted."""
-    if any(not weight > 0 for weight in weights):
-        raise ValueError("weights are positive")
-    if sample is None or sample >= len(weights):
-        return [1.0] * len(weights)
-    sure: set[int] = set()
-    while True:
-        rest = sum(weight for place, weight in enumerate(weights) if place not in sure)
-        scale = (sample - len(sure)) / rest
-        more = {place for place, weight in enumerate(weights) if place not in sure and weight * scale >= 1}
-        if not more:
-            return [1.0 if place in sure else weight * scale for place, weight in enumerate(weights)]
-        sure |= more
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a campaign, an item, an assignment or a rater."""
+
+    id: str
+    campaign: str | None
+    at: float
+    kind: str
+    subject: str
+    actor: str
+    detail: Mapping[str, Any]

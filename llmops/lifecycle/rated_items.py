@@ -18,7 +18,8 @@ from llmops.data.templates import UnusableCell, columns_in, fill
 from llmops.errors import InputError, nearest
 from llmops.eval import measured
 from llmops.feedback.campaign import Campaign, FromLedger, FromReports, FromRows, Kind, Part
-from llmops.feedback.items import NOT_TEXT, NewItem, NewResponse, drawn, with_probability
+from llmops.feedback.drawing import NOT_TEXT, drawn, item_of, with_probability
+from llmops.feedback.items import NewItem, Response
 from llmops.feedback.verdicts import Pair, Scores, Thumb, Verdict
 from llmops.lifecycle.rated_ledger import ledger_items
 from llmops.rubric import Likert, Rubric
@@ -93,7 +94,7 @@ def _of_reports(wanted: FromReports, kind: Kind, draw: random.Random) -> Made:
             alike += 1
             continue
         responses = tuple(
-            NewResponse(
+            Response(
                 one.answer,
                 report.name,
                 {
@@ -107,7 +108,7 @@ def _of_reports(wanted: FromReports, kind: Kind, draw: random.Random) -> Made:
             for one, report in zip(mine, reports, strict=True)
         )
         source = {"reports": [report.digest for report in reports], "item": item.id, "policy": "uniform"}
-        found.append(NewItem(item.messages, responses, source, tags=tuple(item.slices.values())))
+        found.append(item_of(item.messages, responses, source, tags=tuple(item.slices.values())))
     if not found:
         raise InputError(
             f"the reports have no item whose answers differ ({alike} are alike)",
@@ -162,14 +163,14 @@ def _row_item(wanted: FromRows, row: Mapping[str, Any], where: str, kind: Kind) 
     for number, template in enumerate(wanted.responses):
         text, is_text = _answer(template, row)
         model = None if wanted.models is None else _model(wanted.models[number], row)
-        responses.append(NewResponse(text, model, {} if is_text else {NOT_TEXT: True}))
+        responses.append(Response(text, model, {} if is_text else {NOT_TEXT: True}))
     alike = kind == "pairwise" and responses[0].text.strip() == responses[1].text.strip()
     if alike and not wanted.ratings:  # what has been rated is kept as it was rated
         raise UnusableCell("the two answers are the same")
     language = None if wanted.language is None else fill(wanted.language, row).strip() or None
     tags = tuple(tag for template in wanted.tags if (tag := fill(template, row).strip()))
     source = {"row": where, "policy": "uniform"}
-    return NewItem(prompt, tuple(responses), source, language=language, tags=tags)
+    return item_of(prompt, responses, source, language=language, tags=tags)
 
 
 def _prompt(template: str, row: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
@@ -272,10 +273,11 @@ def gold_of(source: str, kind: Kind) -> Iterator[NewItem]:
                 fix='write {"prompt": …, "responses": […], "expected": {"step": 2}} with a verdict of a '
                 f"{kind} campaign",
             ) from problem
-        yield NewItem(
-            tuple(turns),
-            tuple(NewResponse(text) for text in responses),
+        yield item_of(
+            turns,
+            [Response(text) for text in responses],
             {"row": where, "policy": "gold"},
+            kind="gold",
             expected=expected.model_dump(mode="json"),
         )
 

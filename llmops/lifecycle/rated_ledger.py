@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from llmops.errors import InputError, nearest
 from llmops.feedback.campaign import FromLedger, Kind
-from llmops.feedback.items import NewItem, NewResponse, drawn, with_probability
+from llmops.feedback.drawing import drawn, item_of, with_probability
+from llmops.feedback.items import NewItem, Response
 from llmops.serve import ledger_tables
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def _item(group: Sequence[RowMapping], wanted: FromLedger, *, pairs: bool) -> Ne
     if pairs and answers[0].text.strip() == answers[1].text.strip():
         return None
     source = {"request": first["id"], "route": first["route"], "at": first["at"], "policy": wanted.by}
-    return NewItem(prompt, tuple(answers[: 2 if pairs else 1]), source, first["probability"])
+    return item_of(prompt, answers[: 2 if pairs else 1], source, probability=first["probability"])
 
 
 def prompt_of(request: Any) -> tuple[Mapping[str, Any], ...] | None:
@@ -126,7 +127,7 @@ def _text(content: Any) -> str | None:
     return None
 
 
-def _response(row: RowMapping) -> NewResponse | None:
+def _response(row: RowMapping) -> Response | None:
     found = answer_of(json.loads(row["answer"]))
     if found is None:
         return None
@@ -140,7 +141,7 @@ def _response(row: RowMapping) -> NewResponse | None:
         "tokens": row["completion_tokens"],
         "decoding": {name: asked[name] for name in _DECODING if name in asked},
     }
-    return NewResponse(found[0], row["version"], {name: value for name, value in detail.items() if value is not None})
+    return Response(found[0], row["version"], {name: value for name, value in detail.items() if value is not None})
 
 
 def _weight(wanted: FromLedger, row: RowMapping, item: NewItem) -> float:

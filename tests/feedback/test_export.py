@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.feedback.export import Excluded, Purpose, Row, counted, export, split_of
-from llmops.feedback.rated import RatedItem, as_shown, in_places
+from llmops.feedback.items import Rated
 from llmops.rubric import Rubric
 from tests.feedback.rated_items import LIKERT, PAIRWISE, item, pair, said
 
 
 def exported(
-    items: Sequence[RatedItem], purpose: Purpose, rubric: Rubric = PAIRWISE, **settings: Any
+    items: Sequence[Rated], purpose: Purpose, rubric: Rubric = PAIRWISE, **settings: Any
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """The rows' columns, and the reason of each rating that made none."""
     _, found = export(lambda: items, purpose, rubric, **settings)
@@ -36,7 +36,7 @@ def test_a_majority_gives_a_pair_with_margin_agreement_and_its_ratings() -> None
     assert texts(row["rejected"]) == ["another"]
     assert row["margin"] == pytest.approx((3 + 1 - 2) / 3 / 3), "mean step in favour, a much better being 1"
     assert (row["raters"], row["agreement"]) == (3, pytest.approx(2 / 3, abs=1e-6))
-    assert row["ratings"] == [one.id for one in one.said]
+    assert row["ratings"] == [one.id for one in one.ratings]
     assert (row["chosen_model"], row["rejected_model"]) == ("model0", "model1")
     assert out == {}
 
@@ -60,7 +60,7 @@ def test_what_names_no_better_side_gives_no_pair(ratings: list[dict[str, Any]], 
     rows, out = exported([one], "dpo")
     assert rows == []
     assert set(out.values()) == {reason}
-    assert set(out) == {rating.id for rating in one.said}
+    assert set(out) == {rating.id for rating in one.ratings}
 
 
 def test_raters_must_be_as_sure_as_asked() -> None:
@@ -108,7 +108,7 @@ def test_a_ranking_of_k_gives_all_its_pairs_with_the_items_name() -> None:
     rows, _ = exported([one], "reward")
     found = {(texts(row["chosen"])[0], texts(row["rejected"])[0]) for row in rows}
     assert found == {("c", "a"), ("c", "b"), ("c", "d"), ("a", "d"), ("b", "d")}, "a and b are alike"
-    assert {row["item"] for row in rows} == {one.id}
+    assert {row["item"] for row in rows} == {one.item.id}
 
 
 def test_scores_say_which_answers_are_good_and_which_of_two_is_better() -> None:
@@ -139,7 +139,7 @@ def test_skipped_items_and_gold_are_left_out() -> None:
     skipped, gold = said(None, skip="not my field"), item(said(pair(2)), kind="gold", expected=pair(2))
     _, out = exported([item(skipped, said(pair(1))), gold], "dpo")
     assert out[skipped.id] == "skipped: not my field"
-    assert out[gold.said[0].id] == "gold: its answer was known"
+    assert out[gold.ratings[0].id] == "gold: its answer was known"
 
 
 @pytest.mark.parametrize(
@@ -178,29 +178,11 @@ RATINGS = st.builds(
 
 
 @given(st.lists(st.lists(RATINGS, max_size=5).map(lambda ratings: item(*ratings)), min_size=1, max_size=6))
-def test_every_rating_is_in_a_row_or_has_a_reason_and_never_both(items: list[RatedItem]) -> None:
+def test_every_rating_is_in_a_row_or_has_a_reason_and_never_both(items: list[Rated]) -> None:
     rows, out = exported(items, "kto")
     cited = {rating for row in rows for rating in row["ratings"]}
     assert cited.isdisjoint(out)
-    assert cited | set(out) == {rating.id for one in items for rating in one.said}
+    assert cited | set(out) == {rating.id for one in items for rating in one.ratings}
     for one in items:
         good, _ = counted(one)
         assert len({rating.rater for rating in good}) == len(good), "one of each rater"
-
-
-ORDERS = st.integers(2, 5).flatmap(lambda size: st.permutations(range(size))).map(tuple)
-
-
-@given(ORDERS, st.data())
-def test_a_verdict_in_places_and_back_is_itself(shown: tuple[int, ...], data: st.DataObject) -> None:
-    scores = data.draw(st.lists(st.integers(1, 5), min_size=len(shown), max_size=len(shown)))
-    verdict: dict[str, Any] = {"kind": "rating", "scores": scores}
-    assert as_shown(in_places(verdict, shown), shown) == verdict
-    placed = in_places(verdict, shown)
-    assert [placed["scores"][place] for place in shown] == scores, "position 0 was the place shown[0]"
-    order = data.draw(st.permutations(range(len(shown))))
-    cut = data.draw(st.integers(1, len(shown)))
-    ranking: dict[str, Any] = {
-        "kind": "ranking", "groups": [[one] for one in order[:cut]], "invalid": sorted(order[cut:])
-    }  # fmt: skip
-    assert as_shown(in_places(ranking, shown), shown) == ranking

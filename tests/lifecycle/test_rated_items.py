@@ -18,7 +18,8 @@ from llmops.data.section import Origin
 from llmops.database import open_database
 from llmops.errors import InputError
 from llmops.feedback.campaign import Campaign, FromLedger, FromRows
-from llmops.feedback.items import NOT_TEXT, NewItem, NewResponse, clustered, drawn, inclusion
+from llmops.feedback.drawing import NOT_TEXT, clustered, drawn, inclusion, item_of
+from llmops.feedback.items import Response
 from llmops.lifecycle.rated_items import gold_of, items_of
 from llmops.lifecycle.rated_ledger import ledger_items, thumbs_given
 from llmops.rubric import Rubric
@@ -28,7 +29,7 @@ from llmops.serve.hooks import Feedback
 from llmops.workspace import Workspace
 from tests.serve.entries import an_entry
 
-RUBRIC = Rubric(name="helpful", version=1, question="Which helps more?", scale={"kind": "pairwise"})  # type: ignore[arg-type]
+RUBRIC = Rubric(name="helpful", version=1, question="Which helps more?", scale={"kind": "pairwise"})
 PANDALM = Path(__file__).parents[2] / "../shared/data/pandalm/testset-v1.json"
 DRAW = random.Random(7)
 
@@ -137,7 +138,7 @@ def test_an_item_is_drawn_as_often_as_its_chance_says() -> None:
 def test_near_duplicate_prompts_share_a_cluster() -> None:
     words = "please write a short and friendly letter to my neighbour about the noise last night in the garden"
     prompts = [words, words.upper() + "!", "What is the capital of France?"]
-    made = clustered(NewItem(({"role": "user", "content": text},), (NewResponse("a"),), {}) for text in prompts)
+    made = clustered(item_of(({"role": "user", "content": text},), (Response("a"),), {}) for text in prompts)
     clusters = [item.cluster for item in made]
     assert clusters[0] == clusters[1] != clusters[2]
 
