@@ -146,19 +146,17 @@ def sides(responses: int, rng: Random) -> tuple[int, ...]:
     return tuple(order)
 
 
-def slots(*, held: bool, wanted: bool, free: int) -> tuple[int, bool]:
-    """What a rating does to its item's overlap: by how much `free` changes, and whether it is surplus.
+def claim(*, held: bool, wanted: bool) -> Literal["keep", "take", "give back"]:
+    """What a rating does to its item's overlap. Where a place is to be taken and none is free, it is surplus.
 
     Args:
-        held: the assignment holds a place in the overlap, by its lease or by the rating that this one replaces.
-        wanted: the rating is to fill one: it is a verdict, and not a skip.
-        free: places that nobody holds.
+        held: its assignment holds a place, by its lease or by the rating that this one replaces. A lease that ended
+            holds it until it is handed on.
+        wanted: it is to fill a place: it is a verdict, and no skip.
     """
-    if not wanted:
-        return int(held), False
-    if held:
-        return 0, False
-    return (-1, False) if free > 0 else (0, True)
+    if held == wanted:
+        return "keep"
+    return "take" if wanted else "give back"
 
 
 def why_none(*, open_or_out: bool, had_any: bool, taken_until: float | None, now: float) -> NoTask:

@@ -1,4 +1,4 @@
-"""Raters as the store knows them: pseudonyms with languages and qualifications, who rates what, who is paused."""
+"""Raters as the store knows them: pseudonyms with languages and qualifications, how they stand, who is paused."""
 
 from __future__ import annotations
 
@@ -111,52 +111,6 @@ def change_rater(
         write_event(
             connection, "changed", rater, at=time.time() if at is None else at, actor=actor, detail={"to": changes}
         )
-
-
-# ── campaigns they belong to ───────────────────────────────────────────────────────────────────────────────────────
-
-
-def join(engine: Engine, campaign: str, rater: str, *, at: float | None = None) -> None:
-    """Let a rater take part in a campaign; nothing happens where they do."""
-    with writing(engine) as connection:
-        insert_member(connection, campaign, rater, at=time.time() if at is None else at)
-
-
-def insert_member(connection: Connection, campaign: str, rater: str, *, at: float) -> None:
-    """The same within a transaction."""
-    if not is_member(connection, campaign, rater):
-        connection.execute(table("memberships").insert(), {"campaign": campaign, "rater": rater, "at": at})
-
-
-def leave(engine: Engine, campaign: str, rater: str) -> None:
-    """Take a rater out of a campaign; what they rated stays."""
-    from sqlalchemy import delete
-
-    members = table("memberships")
-    with writing(engine) as connection:
-        connection.execute(delete(members).where(members.c.campaign == campaign, members.c.rater == rater))
-
-
-def is_member(connection: Connection, campaign: str, rater: str) -> bool:
-    from sqlalchemy import select
-
-    members = table("memberships")
-    found = select(members.c.rater).where(members.c.campaign == campaign, members.c.rater == rater)
-    return connection.execute(found).first() is not None
-
-
-def memberships(engine: Engine, *, rater: str | None = None, campaign: str | None = None) -> list[tuple[str, str]]:
-    """Pairs of campaign and rater, of one of them or of all."""
-    from sqlalchemy import select
-
-    members = table("memberships")
-    wanted = select(members.c.campaign, members.c.rater).order_by(members.c.campaign, members.c.at, members.c.rater)
-    if rater is not None:
-        wanted = wanted.where(members.c.rater == rater)
-    if campaign is not None:
-        wanted = wanted.where(members.c.campaign == campaign)
-    with engine.connect() as connection:
-        return [(row.campaign, row.rater) for row in connection.execute(wanted)]
 
 
 # ── how they stand ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -109,4 +109,10 @@ class Statements:
         self.languages = select(campaign_totals.c.languages).where(campaign_totals.c.campaign == campaign)
         self.wanted = select(campaign_totals.c.wanted).where(campaign_totals.c.campaign == campaign)
         self.done = select(func.sum(rater_totals.c.counted)).where(rater_totals.c.campaign == campaign)
+        added = insert(rater_totals)
+        counts = ("normal", "gold", "repeat", "training", "rated", "counted", "gold_right", "gold_of")
+        self.count = added.on_conflict_do_update(
+            index_elements=["campaign", "rater"],
+            set_={name: rater_totals.c[name] + added.excluded[name] for name in counts},
+        )
         self.totals = select(rater_totals).where(rater_totals.c.campaign == campaign, rater_totals.c.rater == rater)

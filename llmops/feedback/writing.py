@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -45,8 +45,8 @@ _MAKING = Lock()
 
 
 @contextmanager
-def writing(engine: Engine, *, campaign: str | None = None, rater: str | None = None) -> Iterator[Connection]:
-    """One transaction that writes.
+def writing(engine: Engine, *, campaign: str | Sequence[str] = (), rater: str | None = None) -> Iterator[Connection]:
+    """One transaction that writes in a campaign, or several, on behalf of a rater.
 
     On SQLite there is one writer at a time; within this process they queue, since SQLite itself lets them try again
     and again, where the unlucky wait for seconds. On PostgreSQL all go on beside each other; only what the same rater
@@ -60,8 +60,8 @@ def writing(engine: Engine, *, campaign: str | None = None, rater: str | None = 
     from sqlalchemy import text
 
     with engine.begin() as connection:
-        if campaign is not None:
-            connection.execute(text("SELECT pg_advisory_xact_lock_shared(:key)"), {"key": _key("campaign", campaign)})
+        for name in [campaign] if isinstance(campaign, str) else sorted(campaign):
+            connection.execute(text("SELECT pg_advisory_xact_lock_shared(:key)"), {"key": _key("campaign", name)})
         if rater is not None:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _key("rater", rater)})
         yield connection
