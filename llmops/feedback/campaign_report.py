@@ -6,20 +6,25 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmops.agreement import cohen_kappa
 from llmops.feedback.campaign import Campaign
 from llmops.feedback.export import counted
 from llmops.feedback.items import Item, Rated, Rating
 from llmops.feedback.opinions import comparisons
+from llmops.feedback.ratings import rated
 from llmops.feedback.sides import by_place
+from llmops.feedback.store import campaign_named, campaigns, rubrics
 from llmops.paired_ranking import Ranking, ranking
 from llmops.rater_report import RaterReport, rater_reports
 from llmops.reliability import Reliability, reliability
 from llmops.rubric import Attributes, Likert, Rubric
 from llmops.stats import Estimate, Proportion
 from llmops.votes import votes_of
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 _ENOUGH = 20
 """Items two raters must have in common for a kappa of the two."""
@@ -72,12 +77,36 @@ class CampaignReport:
     """Items whose raters disagree, the worst first, with the share of pairs of raters who do."""
 
 
-def report_of(campaign: Campaign, rubric: Rubric, rated: Iterable[Rated], *, disagreements: int = 50) -> CampaignReport:
-    """The report; everything is computed from the ratings, read once."""
+def report_of(
+    campaign: Campaign, rubric: Rubric, found: Iterable[Rated], *, items: int, wanted: int, disagreements: int = 50
+) -> CampaignReport:
+    """The report; everything is computed from the ratings, read once.
+
+    Args:
+        found: items that were rated; those that were not say nothing.
+        items, wanted: normal items of the campaign, and the ratings it needs in all.
+    """
     seen = _Seen(campaign, rubric)
-    for one in rated:
+    for one in found:
         seen.add(one)
-    return seen.report(disagreements)
+    return seen.report(items=items, wanted=wanted, disagreements=disagreements)
+
+
+def report_on(engine: Engine, campaign: str) -> CampaignReport:
+    """The report of a campaign in the database, read whole.
+
+    Raises:
+        NotThere: there is no such campaign.
+    """
+    settings = campaign_named(engine, campaign)
+    state = next(one for one in campaigns(engine) if one.campaign.name == campaign)
+    return report_of(
+        settings,
+        rubrics(engine, campaign)[-1],
+        rated(engine, campaign),
+        items=state.items - state.gold,
+        wanted=state.wanted,
+    )
 
 
 class _Seen:
@@ -85,7 +114,7 @@ class _Seen:
 
     def __init__(self, campaign: Campaign, rubric: Rubric) -> None:
         self.campaign, self.rubric = campaign, rubric
-        self.items = self.complete = self.wanted = self.skipped = self.flagged = self.surplus = self.ratings = 0
+        self.complete = self.skipped = self.flagged = self.surplus = self.ratings = 0
         self.not_text = 0
         self.columns: dict[str, _Column] = {}
         self.verdicts: Counter[str] = Counter()
@@ -104,8 +133,6 @@ class _Seen:
         if item.kind == "gold":
             return
         good, _ = counted(rated)
-        self.items += 1
-        self.wanted += item.overlap
         self.complete += len(good) >= item.overlap
         self.ratings += len(good)
         self.skipped += sum(one.said == "skip" for one in rated.ratings)
@@ -162,7 +189,7 @@ class _Seen:
             )
             before[one.rater] = label
 
-    def report(self, disagreements: int) -> CampaignReport:
+    def report(self, *, items: int, wanted: int, disagreements: int) -> CampaignReport:
         agreement: dict[str, Reliability | None] = {}
         for name, column in self.columns.items():
             level: Any = "ordinal" if _is_scale(name, self.rubric) else "nominal"
@@ -172,9 +199,9 @@ class _Seen:
         return CampaignReport(
             campaign=self.campaign.name,
             kind=self.campaign.kind,
-            items=self.items,
+            items=items,
             complete=self.complete,
-            wanted=self.wanted,
+            wanted=wanted,
             ratings=self.ratings,
             skipped=self.skipped,
             flagged=self.flagged,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
 from llmops.feedback.raters import add_rater
+from llmops.feedback.rebuilding import rebuild
 from llmops.feedback.store import AT_ONCE
 from llmops.feedback.tables import table
 from llmops.feedback.verdicts import Given

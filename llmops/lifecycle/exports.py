@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 from llmops.database import open_database
 from llmops.errors import InputError
-from llmops.feedback.events import record
+from llmops.feedback.events import write_event
 from llmops.feedback.export import Purpose
 from llmops.feedback.export import export as rows_of
 from llmops.feedback.export_files import FileFormat, write
-from llmops.feedback.reading import rated
+from llmops.feedback.ratings import rated
 from llmops.feedback.store import campaign_named, rubrics
+from llmops.feedback.writing import writing
 from llmops.files import file_digest
 from llmops.workspace import Workspace
 
@@ -38,7 +40,7 @@ def export(
     """
     engine = open_database(workspace)
     settings, rubric = campaign_named(engine, campaign), rubrics(engine, campaign)[-1]
-    if settings.kind in ("thumbs", "correction") and purpose in ("dpo", "reward") and settings.kind == "thumbs":
+    if settings.kind == "thumbs" and purpose in ("dpo", "reward"):
         raise InputError(
             f"{campaign} asks for thumbs, which compare nothing",
             fix="export it with --for kto, or ask for pairs in another campaign",
@@ -52,5 +54,6 @@ def export(
     )  # fmt: skip
     files = {path.name: file_digest(path) for path in sorted(out.glob(f"*.{file_format}")) if path.stem != "excluded"}
     detail = {"for": purpose, "folder": str(out.absolute()), "files": files, "raters": about["raters"]}
-    record(engine, EXPORTED, about["digest"], campaign=campaign, actor="service", detail=detail)
+    with writing(engine, campaign=campaign) as connection:
+        write_event(connection, EXPORTED, about["digest"], at=time.time(), campaign=campaign, detail=detail)
     return about
