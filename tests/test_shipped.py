@@ -51,6 +51,12 @@ def gateway(path: Path) -> Gateway:
     return load(path, Gateway, what="gateway")
 
 
+def feedback_service(path: Path) -> object:
+    from llmops.feedback.settings import FeedbackService
+
+    return load(path, FeedbackService, what="feedback")
+
+
 # Folder, or one file of it, → what reads it. A file that none of these reads fails.
 READERS: dict[str, Callable[[Path], object]] = {
     "recipes": recipe,
@@ -61,6 +67,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "configs/gateway.yaml": gateway,
     "configs/quickstart-gateway.yaml": gateway,
     "configs/compose-gateway.yaml": gateway,
+    "configs/feedback.yaml": feedback_service,
     "configs/compose.yaml": checked_with_the_image,
     "configs/monitoring": checked_with_the_image,
 }
