@@ -173,7 +173,7 @@ def _print_report(found: CampaignReport) -> None:
     if not found.ratings:
         return
     rows = [
-        [name, f"{one.items:,}", _shown(one.share), _shown(one.fleiss), _shown(one.alpha), one.level]
+        [name, f"{one.items:,}", _shown(one.share, 2), _shown(one.fleiss), _shown(one.alpha), one.level]
         for name, one in found.agreement.items()
         if one is not None
     ]
@@ -189,16 +189,18 @@ def _print_report(found: CampaignReport) -> None:
             [[one.one, one.other, f"{one.items:,}", f"{one.kappa:.3f}"] for one in found.pairs],
         )
     typer.echo("")
-    _table(
-        ["rater", "ratings", "median s", "as most others", "gold right", "same again", "first shown", "longer"],
-        [
-            [
-                str(one.rater), f"{one.ratings:,}", "" if one.seconds is None else f"{one.seconds:.1f}",
-                *(_shown(share) for share in (one.agreement, one.gold, one.consistency, one.shown_first, one.longer)),
-            ]
-            for one in found.raters
-        ],
-    )  # fmt: skip
+    columns = {
+        "ratings": [f"{one.ratings:,}" for one in found.raters],
+        "median s": ["" if one.seconds is None else f"{one.seconds:.1f}" for one in found.raters],
+        "as most others": [_shown(one.agreement, 2) for one in found.raters],
+        "gold right": [_shown(one.gold, 2) for one in found.raters],
+        "same again": [_shown(one.consistency, 2) for one in found.raters],
+        "first shown": [_shown(one.shown_first, 2) for one in found.raters],
+        "longer": [_shown(one.longer, 2) for one in found.raters],
+    }
+    measured = {heading: cells for heading, cells in columns.items() if any(cells)}
+    names = [str(one.rater) for one in found.raters]
+    _table(["rater", *measured], [list(row) for row in zip(names, *measured.values(), strict=True)])
     if found.longer is not None:
         typer.echo(f"the longer of two answers was preferred in {_shown(found.longer)} of preferences (half: no bias)")
     if found.ranking is not None:
@@ -209,9 +211,9 @@ def _print_ranking(found: CampaignReport) -> None:
     assert found.ranking is not None
     typer.echo("")
     _table(
-        ["rank", "model", "strength", "ranks left open", "won", "alike", "lost"],
+        ["model", "rank", "left open", "strength", "won", "alike", "lost"],
         [
-            [str(one.rank), str(one.model), _shown(one.strength), "–".join(map(str, dict.fromkeys(one.ranks))),
+            [str(one.model), str(one.rank), "–".join(map(str, dict.fromkeys(one.ranks))), _shown(one.strength, 2),
              str(one.wins), str(one.ties), str(one.losses)]
             for one in found.ranking.standings
         ],
@@ -279,12 +281,12 @@ def _print_excluded(about: dict[str, Any], folder: Path) -> None:
         )
 
 
-def _shown(estimate: Estimate | None) -> str:
+def _shown(estimate: Estimate | None, decimals: int = 3) -> str:
     """A number with its interval; empty where nothing could be measured."""
     if estimate is None or estimate.value != estimate.value:
         return ""
     low, high = estimate.interval(0.95)
-    return f"{estimate.value:.3f} ({low:.3f} to {high:.3f})"
+    return f"{estimate.value:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
 
 
 def _table(headings: list[str], rows: list[list[str]]) -> None:
@@ -295,7 +297,7 @@ def _table(headings: list[str], rows: list[list[str]]) -> None:
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for place, heading in enumerate(headings):
         number = place > 0 and all(not row[place] or row[place][0] in "-−+0123456789" for row in rows)
-        shown.add_column(heading, justify="right" if number else "left", overflow="fold")
+        shown.add_column(heading, justify="right" if number else "left", no_wrap=place == 0, overflow="fold")
     for row in rows:
         shown.add_row(*map(escape, row))
     Console().print(shown)

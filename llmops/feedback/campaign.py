@@ -52,7 +52,7 @@ class FromReports(Settings):
     from_: Literal["reports"] = Field(alias="from")
     """Evaluation reports."""
     reports: Annotated[list[str], Field(min_length=1, max_length=9)]
-    """Folders of reports, one for each model."""
+    """Files of reports that `llmops eval` wrote, one for each model."""
     sample: PositiveInt | None = None
     """Items drawn at most, uniformly; null takes all."""
 

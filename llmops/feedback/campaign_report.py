@@ -229,7 +229,7 @@ class _Seen:
             gold=made.gold,
             before=made.before,
         )
-        return tuple(sorted(found, key=lambda one: -one.ratings))
+        return tuple(sorted(found, key=lambda one: (-one.ratings, str(one.rater))))
 
     def _ranking(self) -> Ranking | None:
         if not self.outcome:
