@@ -1,0 +1,66 @@
+"""The rating service put together: database, accounts, desk, pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from llmops.database import open_database
+from llmops.feedback.accounts import Accounts
+from llmops.feedback.app import application, entrance_of
+from llmops.feedback.entrance import link_to
+from llmops.feedback.invitations import Invitations
+from llmops.feedback.passwords import Passwords
+from llmops.feedback.settings import FeedbackService
+from llmops.feedback.visitor import Visitor
+from llmops.workspace import Workspace
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from jinja2 import Environment
+    from sqlalchemy import Engine
+
+
+def assembled(service: FeedbackService, workspace: Workspace, *, port: int, say: Callable[[str], None]) -> FastAPI:
+    """The application over the workspace's database; a link for the first admin is said where there is none."""
+    engine = open_database(workspace)
+    entrance = entrance_of(service, Accounts(engine, Passwords()), render=rendered)
+    secret = entrance.invitations.first_admin()
+    if secret is not None:
+        say(f"nobody is an admin yet; this link makes the first one, once, within {service.invitation_hours:g} hours:")
+        say(f"  {link_to(service, port, secret)}")
+    return application(entrance, port=port, ready=lambda: _answers(engine), tell=say)
+
+
+def opened(service: FeedbackService, workspace: Workspace) -> tuple[Accounts, Invitations]:
+    """Accounts and invitations, for commands that need no service."""
+    accounts = Accounts(open_database(workspace), Passwords())
+    return accounts, Invitations(accounts, hours=service.invitation_hours)
+
+
+def rendered(template: str, visitor: Visitor | None, **values: Any) -> str:
+    """A page of `ui/`."""
+    return _templates().get_template(template).render(visitor=visitor, mine="", **{"login": "", **values})
+
+
+@cache
+def _templates() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    made = Environment(loader=PackageLoader("llmops.feedback", "ui"), autoescape=True, undefined=StrictUndefined)
+    made.filters.update(moment=moment, raw=str)
+    return made
+
+
+def moment(at: float) -> str:
+    """A time as people read it, in UTC."""
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _answers(engine: Engine) -> None:
+    from sqlalchemy import text
+
+    with engine.connect() as connection:
+        connection.execute(text("SELECT 1"))
