@@ -50,8 +50,7 @@ def open_database(workspace: Workspace, *, keep: int | None = None, survives: Su
             # A command makes a few short visits; a connection kept open would leave SQLite's side files behind.
             engine = create_engine(url, poolclass=NullPool)
         else:
-            # A server that was restarted has closed its ends: each connection is tried before it is used.
-            engine = create_engine(url, poolclass=QueuePool, pool_size=keep, max_overflow=keep, pool_pre_ping=not local)
+            engine = create_engine(url, poolclass=QueuePool, pool_size=keep, max_overflow=keep)
         if local:
             event.listen(engine, "connect", _prepare_sqlite)
             if survives == "kill":
