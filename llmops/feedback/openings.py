@@ -20,6 +20,8 @@ _MANY = 1_000
 """Openings behind a hand that are looked at one by one; where there are more, the search begins at the start."""
 _MARGIN_S = 5.0
 """By how much clocks of several machines may differ without an opening being seen late."""
+LOOK_S = 1.0
+"""Seconds between two looks at what became free behind a hand, for those who rate faster than that."""
 AGAIN_S = 30.0
 """Seconds between two searches of everything for one rater for whom nothing was found."""
 _REAPED_AT_ONCE = 200
@@ -121,11 +123,15 @@ class Openings:
     ) -> Opening | None:
         """The next opening for this rater, locked; moves the hand."""
         mine = {"campaign": campaign, "rater": rater}
-        if hand.after is not None and (found := self._behind(connection, mine, languages, hand, now)) is not None:
-            return found
+        if hand.after is not None and now - hand.looked >= LOOK_S:
+            found = self._behind(connection, mine, languages, hand, now)
+            if found is not None:
+                return found
         if hand.after is None:
             hand.looked = now
         found = self._from(connection, mine, languages, hand.after)
+        if found is None and hand.after is not None:
+            found = self._behind(connection, mine, languages, hand, now)
         if found is None and hand.after is not None and now - hand.dry >= AGAIN_S:
             found = self._from(connection, mine, languages, None)
         if found is None and now - hand.dry >= AGAIN_S:

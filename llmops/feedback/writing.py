@@ -59,11 +59,15 @@ def writing(engine: Engine, *, campaign: str | Sequence[str] = (), rater: str | 
         return
     from sqlalchemy import text
 
+    campaigns = [campaign] if isinstance(campaign, str) else sorted(campaign)
+    locks = [f"pg_advisory_xact_lock_shared(:{number})" for number in range(len(campaigns))]
+    keys = {str(number): _key("campaign", name) for number, name in enumerate(campaigns)}
+    if rater is not None:
+        locks.append("pg_advisory_xact_lock(:rater)")
+        keys["rater"] = _key("rater", rater)
     with engine.begin() as connection:
-        for name in [campaign] if isinstance(campaign, str) else sorted(campaign):
-            connection.execute(text("SELECT pg_advisory_xact_lock_shared(:key)"), {"key": _key("campaign", name)})
-        if rater is not None:
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _key("rater", rater)})
+        if locks:
+            connection.execute(text(f"SELECT {', '.join(locks)}"), keys)
         yield connection
 
 
