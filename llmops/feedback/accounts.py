@@ -156,6 +156,50 @@ class Accounts:
         """
         self._change(rater, {"ended": self.clock()}, event="closed", detail={}, by=by)
 
+    def open_again(self, rater: str, *, by: str) -> None:
+        """Open a closed account.
+
+        Raises:
+            InputError: there is none.
+        """
+        from sqlalchemy import update
+
+        people = table("people")
+        with self.engine.begin() as connection:
+            changed = connection.execute(
+                update(people).where(people.c.rater == rater, people.c.ended.is_not(None)).values(ended=None)
+            )
+            if not changed.rowcount:
+                raise InputError("there is no such closed account", fix="see `llmops feedback people`")
+            note(connection, "opened", rater, by=by, now=self.clock())
+
+    def admit(self, *, login: str, name: str, subject: str) -> str | None:
+        """Make a rater's account, for every campaign, of somebody whom an OpenID provider vouches for; its pseudonym.
+
+        Returns:
+            None where login or subject are taken; a closed account keeps both, so nobody comes back this way.
+        """
+        from sqlalchemy.exc import IntegrityError
+
+        try:
+            with self.engine.begin() as connection:
+                rater = add_person(
+                    connection,
+                    login=login,
+                    name=name,
+                    role="rater",
+                    campaigns=(EVERY,),
+                    languages=(),
+                    qualifications=(),
+                    password=None,
+                    subject=subject,
+                    now=self.clock(),
+                )
+                note(connection, "joined", rater, by=rater, now=self.clock())
+                return rater
+        except IntegrityError:
+            return None
+
     def set_campaigns(self, rater: str, campaigns: Collection[str], *, by: str) -> None:
         """Let them rate in (or own) these campaigns alone; their sessions end."""
         with self.engine.begin() as connection:

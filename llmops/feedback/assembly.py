@@ -12,6 +12,7 @@ from llmops.feedback.accounts import Accounts
 from llmops.feedback.app import application, entrance_of
 from llmops.feedback.entrance import link_to
 from llmops.feedback.invitations import Invitations
+from llmops.feedback.openid import Provider
 from llmops.feedback.passwords import Passwords
 from llmops.feedback.settings import FeedbackService
 from llmops.feedback.visitor import Visitor
@@ -31,7 +32,8 @@ def assembled(service: FeedbackService, workspace: Workspace, *, port: int, say:
     if secret is not None:
         say(f"nobody is an admin yet; this link makes the first one, once, within {service.invitation_hours:g} hours:")
         say(f"  {link_to(service, port, secret)}")
-    return application(entrance, port=port, ready=lambda: _answers(engine), tell=say)
+    openid = Provider(service.openid) if service.openid is not None else None
+    return application(entrance, port=port, openid=openid, ready=lambda: _answers(engine), tell=say)
 
 
 def opened(service: FeedbackService, workspace: Workspace) -> tuple[Accounts, Invitations]:

@@ -95,8 +95,8 @@ def entrance_routes(entrance: Entrance) -> APIRouter:
     def log_in(request: Request) -> Response:
         login, after = plain_login(field(request, "login"))[:200], way_back(field(request, "next"))
         by_address, by_login = network_of(request.state.address), login
-        _limited(here.by_address, by_address)
-        _limited(here.by_login, by_login)
+        limited(here.by_address, by_address)
+        limited(here.by_login, by_login)
         rater = here.accounts.check(login, field(request, "password"))
         if rater is None:
             problem = "The login or the password is wrong."
@@ -155,7 +155,7 @@ def account_routes(entrance: Entrance) -> APIRouter:
     @router.post("/account/password")
     def password(request: Request) -> Response:
         visitor = signed_in(request)
-        _limited(here.by_login, visitor.login)
+        limited(here.by_login, visitor.login)
         if here.accounts.check(visitor.login, field(request, "current")) != visitor.rater:
             return page(visitor, status=422, problem="The present password is another.")
         here.by_login.forgive(visitor.login)
@@ -186,22 +186,32 @@ def let_in(entrance: Entrance, request: Request, rater: str, after: str) -> Resp
     return response
 
 
+def address(service: FeedbackService, port: int) -> str:
+    """Where people reach the service, without a slash at the end."""
+    host = f"[{service.host}]" if ":" in service.host else service.host
+    return service.public_url or f"http://{host}:{port}"
+
+
 def link_to(service: FeedbackService, port: int, secret: str) -> str:
     """The address that an invitation's secret is sent in."""
-    host = f"[{service.host}]" if ":" in service.host else service.host
-    return f"{service.public_url or f'http://{host}:{port}'}/invitation/{quote(secret)}"
+    return f"{address(service, port)}/invitation/{quote(secret)}"
 
 
 def _found(entrance: Entrance, request: Request, secret: str) -> Invitation:
     """The invitation; wrong ones count against the address, so that nobody tries many."""
     address = network_of(request.state.address)
-    _limited(entrance.by_address, address)
+    limited(entrance.by_address, address)
     found = entrance.invitations.find(secret)
     entrance.by_address.forgive(address)
     return found
 
 
-def _limited(attempts: Attempts, key: str) -> None:
+def limited(attempts: Attempts, key: str) -> None:
+    """Count an attempt.
+
+    Raises:
+        Refused: 429, there were too many.
+    """
     wait = attempts.wait(key)
     if wait is not None:
         raise Refused(429, "too many attempts", fix=f"wait {max(1, round(wait))} seconds", retry_after=wait)
