@@ -24,8 +24,12 @@ _MIGRATING = 0x6C6C6D6F7073
 """Number of PostgreSQL's advisory lock: the bytes of `llmops`."""
 
 
-def open_database(workspace: Workspace) -> Engine:
+def open_database(workspace: Workspace, *, keep: int | None = None) -> Engine:
     """The database, with all tables of this version.
+
+    Args:
+        keep: connections a service keeps open, as many as it has threads that ask at once; more are opened for a
+            moment where they are needed. None, for a command, keeps none.
 
     Raises:
         EnvironmentFault: it cannot be opened, its packages are missing, or a newer llmops has changed its schema.
@@ -33,14 +37,18 @@ def open_database(workspace: Workspace) -> Engine:
     try:
         from sqlalchemy import create_engine, event
         from sqlalchemy.exc import SQLAlchemyError
-        from sqlalchemy.pool import NullPool
+        from sqlalchemy.pool import NullPool, QueuePool
     except ImportError as error:
         raise EnvironmentFault("SQLAlchemy is not installed", fix="run `pip install 'llmops[train]'`") from error
     url = _url(workspace)
     local = url.get_backend_name() == "sqlite"
     try:
-        # A command makes a few short visits; a connection kept open would leave SQLite's side files behind.
-        engine = create_engine(url, poolclass=NullPool)
+        if keep is None:
+            # A command makes a few short visits; a connection kept open would leave SQLite's side files behind.
+            engine = create_engine(url, poolclass=NullPool)
+        else:
+            # A server that was restarted has closed its ends: each connection is tried before it is used.
+            engine = create_engine(url, poolclass=QueuePool, pool_size=keep, max_overflow=keep, pool_pre_ping=not local)
         if local:
             event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "handle_error", _told, retval=True)
