@@ -25,6 +25,7 @@ from llmops.feedback.entrance import (
     visitor_of,
     without_session,
 )
+from llmops.feedback.faults import NotThere
 from llmops.feedback.invitations import Invitations
 from llmops.feedback.openid import Provider
 from llmops.feedback.openid_pages import openid_routes
@@ -34,7 +35,6 @@ from llmops.feedback.refused import Refused
 from llmops.feedback.request_limits import origins
 from llmops.feedback.sessions import SignedIn
 from llmops.feedback.settings import FeedbackService
-
 
 ADDRESS = 5
 """Times as many wrong attempts may come from one address as for one login: offices share one."""
@@ -143,7 +143,8 @@ def _of_status(status: int) -> Refused:
 def _status(error: LlmopsError) -> int:
     if isinstance(error, Refused):
         return error.status
-    return 503 if isinstance(error, EnvironmentFault) else 422 if isinstance(error, InputError) else 409
+    known = {NotThere: 404, InputError: 422, EnvironmentFault: 503}
+    return next((status for kind, status in known.items() if isinstance(error, kind)), 409)
 
 
 def _shown(render: Render, request: Request, error: LlmopsError) -> Response:

@@ -24,9 +24,13 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 
+_THREADS = 40
+"""In which requests are answered at once, as many as FastAPI has; each may want a connection."""
+
+
 def assembled(service: FeedbackService, workspace: Workspace, *, port: int, say: Callable[[str], None]) -> FastAPI:
     """The application over the workspace's database; a link for the first admin is said where there is none."""
-    engine = open_database(workspace)
+    engine = open_database(workspace, keep=_THREADS)
     entrance = entrance_of(service, Accounts(engine, Passwords()), render=rendered)
     secret = entrance.invitations.first_admin()
     if secret is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -68,8 +68,7 @@ def fields(request: Request, name: str) -> list[str]:
 
 def way_back(asked: str) -> str:
     """The path to go on to, where it is one of this service; the first page otherwise."""
-    url = urlsplit(asked) if asked.isprintable() and "\\" not in asked else urlsplit("")
-    if not asked.startswith("/") or asked.startswith("//") or url.scheme or url.netloc:
+    if not asked.startswith("/") or asked.startswith("//") or "\\" in asked or not asked.isprintable():
         return HOME
     return asked
 
@@ -89,7 +88,7 @@ def entrance_routes(entrance: Entrance) -> APIRouter:
         after = way_back(request.query_params.get("next", HOME))
         if visitor_of(request) is not None:
             return RedirectResponse(after, 303)
-        return _form(here, request, "login.html", status=200, after=after, login="", problem="")
+        return _form(here, request, "login.html", status=200, after=after, typed="", problem="")
 
     @router.post("/login")
     def log_in(request: Request) -> Response:
@@ -100,7 +99,7 @@ def entrance_routes(entrance: Entrance) -> APIRouter:
         rater = here.accounts.check(login, field(request, "password"))
         if rater is None:
             problem = "The login or the password is wrong."
-            return _form(here, request, "login.html", status=401, after=after, login=login, problem=problem)
+            return _form(here, request, "login.html", status=401, after=after, typed=login, problem=problem)
         here.by_address.forgive(by_address)
         here.by_login.forgive(by_login)
         return let_in(here, request, rater, after)
@@ -235,7 +234,7 @@ def _invitation_form(
         found=found,
         secret=secret,
         whose=whose,
-        login=whose.login if whose else field(request, "login"),
+        typed=whose.login if whose else field(request, "login"),
         name=whose.name if whose else field(request, "name"),
         problem=f"{error.problem}: {error.fix}." if error else "",
     )
