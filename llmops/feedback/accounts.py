@@ -45,6 +45,10 @@ class Person:
     at: float
     ended: float | None
 
+    def knows(self, campaign: str) -> bool:
+        """Whether the campaign exists for them at all."""
+        return self.role == "admin" or EVERY in self.campaigns or campaign in self.campaigns
+
 
 class Accounts:
     """People in the database."""
