@@ -13,6 +13,8 @@ from llmops.cli.feedback_data import add_commands
 from llmops.errors import InputError, nearest
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from llmops.feedback.settings import FeedbackService
 
 feedback = typer.Typer(help="People rate answers: serve the page, invite, see who is there.", no_args_is_help=True)
@@ -31,6 +33,7 @@ def serve(
 ) -> None:
     """Serve the rating page until Ctrl-C or SIGTERM; without a FILE, for this machine alone."""
     from llmops.feedback.assembly import assembled
+    from llmops.feedback.entrance import address
     from llmops.feedback.run import serve as run
     from llmops.workspace import Workspace
 
@@ -40,10 +43,9 @@ def serve(
     def say(line: str) -> None:
         typer.echo(line)
 
-    def build(port: int):  # type: ignore[no-untyped-def]
+    def build(port: int) -> FastAPI:
         app = assembled(service, workspace, port=port, say=say)
-        host = f"[{service.host}]" if ":" in service.host else service.host
-        say(f"rating service on {service.public_url or f'http://{host}:{port}'}")
+        say(f"rating service on {address(service, port)}")
         return app
 
     run(service, build, say=say)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
-import secrets
 import time
 import unicodedata
-import uuid
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmops.errors import InputError, nearest
+from llmops.feedback.events import write_event
 from llmops.feedback.passwords import Passwords, check_new
+from llmops.feedback.raters import insert_rater, pseudonym
 from llmops.feedback.tables import table
 from llmops.feedback.visitor import EVERY, Role
+from llmops.feedback.writing import writing
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Row
@@ -45,6 +45,10 @@ class Person:
     at: float
     ended: float | None
 
+    def knows(self, campaign: str) -> bool:
+        """Whether the campaign exists for them at all."""
+        return self.role == "admin" or EVERY in self.campaigns or campaign in self.campaigns
+
 
 class Accounts:
     """People in the database."""
@@ -70,7 +74,7 @@ class Accounts:
             return None
         if self.passwords.stale(kept):
             again = self.passwords.hash(password)
-            with self.engine.begin() as connection:
+            with writing(self.engine) as connection:
                 connection.execute(
                     update(people)
                     .where(people.c.rater == found.rater, people.c.password == kept)
@@ -156,12 +160,56 @@ class Accounts:
         """
         self._change(rater, {"ended": self.clock()}, event="closed", detail={}, by=by)
 
+    def open_again(self, rater: str, *, by: str) -> None:
+        """Open a closed account.
+
+        Raises:
+            InputError: there is none.
+        """
+        from sqlalchemy import update
+
+        people = table("people")
+        with writing(self.engine) as connection:
+            changed = connection.execute(
+                update(people).where(people.c.rater == rater, people.c.ended.is_not(None)).values(ended=None)
+            )
+            if not changed.rowcount:
+                raise InputError("there is no such closed account", fix="see `llmops feedback people`")
+            self._note(connection, "opened", rater, by=by)
+
+    def admit(self, *, login: str, name: str, subject: str) -> str | None:
+        """Make a rater's account, for every campaign, of somebody whom an OpenID provider vouches for; its pseudonym.
+
+        Returns:
+            None where login or subject are taken; a closed account keeps both, so nobody comes back this way.
+        """
+        from sqlalchemy.exc import IntegrityError
+
+        try:
+            with writing(self.engine) as connection:
+                rater = add_person(
+                    connection,
+                    login=login,
+                    name=name,
+                    role="rater",
+                    campaigns=(EVERY,),
+                    languages=(),
+                    qualifications=(),
+                    password=None,
+                    subject=subject,
+                    now=self.clock(),
+                )
+                self._note(connection, "joined", rater, by=rater)
+                return rater
+        except IntegrityError:
+            return None
+
     def set_campaigns(self, rater: str, campaigns: Collection[str], *, by: str) -> None:
         """Let them rate in (or own) these campaigns alone; their sessions end."""
-        with self.engine.begin() as connection:
+        with writing(self.engine) as connection:
             _admit(connection, rater, campaigns, now=self.clock(), again=True)
             end_sessions(connection, rater)
-            note(connection, "campaigns", rater, by=by, now=self.clock(), campaigns=sorted(campaigns))
+            self._note(connection, "campaigns", rater, by=by, campaigns=sorted(campaigns))
 
     def set_password(self, rater: str, password: str, *, by: str) -> None:
         """Set another password; their sessions end.
@@ -177,7 +225,7 @@ class Accounts:
         from sqlalchemy import select, update
 
         people = table("people")
-        with self.engine.begin() as connection:
+        with writing(self.engine) as connection:
             changed = connection.execute(
                 update(people).where(people.c.rater == rater, people.c.ended.is_(None)).values(**values)
             )
@@ -190,7 +238,11 @@ class Accounts:
             if not left and ("role" in values or "ended" in values):
                 raise InputError("no admin would be left", fix="make somebody else an admin first")
             end_sessions(connection, rater)
-            note(connection, event, rater, by=by, now=self.clock(), **detail)
+            self._note(connection, event, rater, by=by, **detail)
+
+    def _note(self, connection: Connection, kind: str, rater: str, *, by: str, **detail: Any) -> None:
+        """What happened to an account, by pseudonyms alone, so that it can stay when the person is erased."""
+        write_event(connection, kind, rater, at=self.clock(), actor=by, detail=detail)
 
 
 def plain_login(login: str) -> str:
@@ -249,20 +301,14 @@ def add_person(
     """
     from sqlalchemy import insert
 
-    rater = secrets.token_hex(8)
+    rater = pseudonym()
     connection.execute(
         insert(table("people")).values(
             rater=rater, login=login, name=name, role=role, password=password, subject=subject, at=now
         )
     )
-    connection.execute(
-        insert(table("raters")).values(
-            id=rater,
-            at=now,
-            languages=json.dumps(sorted(languages)),
-            qualifications=json.dumps(sorted(qualifications)),
-            consent="",
-        )
+    insert_rater(
+        connection, rater, languages=sorted(languages), qualifications=sorted(qualifications), consent="", at=now
     )
     _admit(connection, rater, campaigns, now=now, again=False)
     return rater
@@ -287,17 +333,6 @@ def end_sessions(connection: Connection, rater: str, *, but: str | None = None) 
 
     sessions = table("people_sessions")
     connection.execute(delete(sessions).where(sessions.c.rater == rater, sessions.c.digest != (but or "")))
-
-
-def note(connection: Connection, kind: str, subject: str, *, by: str, now: float, **detail: Any) -> None:
-    """Write down what happened to an account, by pseudonyms alone, so that it can stay when a person is erased."""
-    from sqlalchemy import insert
-
-    connection.execute(
-        insert(table("rating_events")).values(
-            id=uuid.uuid4().hex, campaign=None, at=now, kind=kind, subject=subject, actor=by, detail=json.dumps(detail)
-        )
-    )
 
 
 def _person(row: Row[Any], campaigns: set[str]) -> Person:

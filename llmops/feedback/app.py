@@ -20,17 +20,24 @@ from llmops.feedback.entrance import (
     Entrance,
     Render,
     account_routes,
+    address,
     entrance_routes,
     visitor_of,
     without_session,
 )
+from llmops.feedback.faults import NotThere
 from llmops.feedback.invitations import Invitations
+from llmops.feedback.openid import Provider
+from llmops.feedback.openid_pages import openid_routes
 from llmops.feedback.people_pages import people_routes
 from llmops.feedback.rates import Attempts
 from llmops.feedback.refused import Refused
 from llmops.feedback.request_limits import origins
 from llmops.feedback.sessions import SignedIn
 from llmops.feedback.settings import FeedbackService
+
+ADDRESS = 5
+"""Times as many wrong attempts may come from one address as for one login: offices share one."""
 
 
 def entrance_of(service: FeedbackService, accounts: Accounts, *, render: Render) -> Entrance:
@@ -43,7 +50,7 @@ def entrance_of(service: FeedbackService, accounts: Accounts, *, render: Render)
         invitations=Invitations(accounts, hours=service.invitation_hours, clock=clock),
         sessions=SignedIn(accounts.engine, service.sessions, clock=clock),
         cookies=Cookies(key, https=service.https, clock=clock),
-        by_address=Attempts(limits.attempts, limits.attempts_s),
+        by_address=Attempts(ADDRESS * limits.attempts, limits.attempts_s),
         by_login=Attempts(limits.attempts, limits.attempts_s),
         render=render,
     )
@@ -53,6 +60,7 @@ def application(
     entrance: Entrance,
     *,
     port: int,
+    openid: Provider | None = None,
     routers: Sequence[APIRouter] = (),
     ready: Callable[[], None] = lambda: None,
     tell: Callable[[str], None] = lambda line: None,
@@ -62,6 +70,7 @@ def application(
 
     Args:
         port: where it listens.
+        openid: who vouches for people; None where nobody does.
         routers: the pages and interfaces of other parts; the door is in front of them too.
         ready: raises LlmopsError where the service cannot work at the moment.
         tell: hears of faults of ours.
@@ -83,7 +92,9 @@ def application(
 
     app.include_router(entrance_routes(entrance))
     app.include_router(account_routes(entrance))
-    app.include_router(people_routes(entrance, port=lambda: port))
+    app.include_router(people_routes(entrance, port=port))
+    if openid is not None:
+        app.include_router(openid_routes(entrance, openid, origin=address(entrance.service, port)))
     for router in routers:
         app.include_router(router)
 
@@ -132,7 +143,8 @@ def _of_status(status: int) -> Refused:
 def _status(error: LlmopsError) -> int:
     if isinstance(error, Refused):
         return error.status
-    return 503 if isinstance(error, EnvironmentFault) else 422 if isinstance(error, InputError) else 409
+    known = {NotThere: 404, InputError: 422, EnvironmentFault: 503}
+    return next((status for kind, status in known.items() if isinstance(error, kind)), 409)
 
 
 def _shown(render: Render, request: Request, error: LlmopsError) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -68,8 +68,7 @@ def fields(request: Request, name: str) -> list[str]:
 
 def way_back(asked: str) -> str:
     """The path to go on to, where it is one of this service; the first page otherwise."""
-    url = urlsplit(asked) if asked.isprintable() and "\\" not in asked else urlsplit("")
-    if not asked.startswith("/") or asked.startswith("//") or url.scheme or url.netloc:
+    if not asked.startswith("/") or asked.startswith("//") or "\\" in asked or not asked.isprintable():
         return HOME
     return asked
 
@@ -89,18 +88,18 @@ def entrance_routes(entrance: Entrance) -> APIRouter:
         after = way_back(request.query_params.get("next", HOME))
         if visitor_of(request) is not None:
             return RedirectResponse(after, 303)
-        return _form(here, request, "login.html", status=200, after=after, login="", problem="")
+        return _form(here, request, "login.html", status=200, after=after, typed="", problem="")
 
     @router.post("/login")
     def log_in(request: Request) -> Response:
         login, after = plain_login(field(request, "login"))[:200], way_back(field(request, "next"))
         by_address, by_login = network_of(request.state.address), login
-        _limited(here.by_address, by_address)
-        _limited(here.by_login, by_login)
+        limited(here.by_address, by_address)
+        limited(here.by_login, by_login)
         rater = here.accounts.check(login, field(request, "password"))
         if rater is None:
             problem = "The login or the password is wrong."
-            return _form(here, request, "login.html", status=401, after=after, login=login, problem=problem)
+            return _form(here, request, "login.html", status=401, after=after, typed=login, problem=problem)
         here.by_address.forgive(by_address)
         here.by_login.forgive(by_login)
         return let_in(here, request, rater, after)
@@ -155,7 +154,7 @@ def account_routes(entrance: Entrance) -> APIRouter:
     @router.post("/account/password")
     def password(request: Request) -> Response:
         visitor = signed_in(request)
-        _limited(here.by_login, visitor.login)
+        limited(here.by_login, visitor.login)
         if here.accounts.check(visitor.login, field(request, "current")) != visitor.rater:
             return page(visitor, status=422, problem="The present password is another.")
         here.by_login.forgive(visitor.login)
@@ -186,22 +185,32 @@ def let_in(entrance: Entrance, request: Request, rater: str, after: str) -> Resp
     return response
 
 
+def address(service: FeedbackService, port: int) -> str:
+    """Where people reach the service, without a slash at the end."""
+    host = f"[{service.host}]" if ":" in service.host else service.host
+    return service.public_url or f"http://{host}:{port}"
+
+
 def link_to(service: FeedbackService, port: int, secret: str) -> str:
     """The address that an invitation's secret is sent in."""
-    host = f"[{service.host}]" if ":" in service.host else service.host
-    return f"{service.public_url or f'http://{host}:{port}'}/invitation/{quote(secret)}"
+    return f"{address(service, port)}/invitation/{quote(secret)}"
 
 
 def _found(entrance: Entrance, request: Request, secret: str) -> Invitation:
     """The invitation; wrong ones count against the address, so that nobody tries many."""
     address = network_of(request.state.address)
-    _limited(entrance.by_address, address)
+    limited(entrance.by_address, address)
     found = entrance.invitations.find(secret)
     entrance.by_address.forgive(address)
     return found
 
 
-def _limited(attempts: Attempts, key: str) -> None:
+def limited(attempts: Attempts, key: str) -> None:
+    """Count an attempt.
+
+    Raises:
+        Refused: 429, there were too many.
+    """
     wait = attempts.wait(key)
     if wait is not None:
         raise Refused(429, "too many attempts", fix=f"wait {max(1, round(wait))} seconds", retry_after=wait)
@@ -225,7 +234,7 @@ def _invitation_form(
         found=found,
         secret=secret,
         whose=whose,
-        login=whose.login if whose else field(request, "login"),
+        typed=whose.login if whose else field(request, "login"),
         name=whose.name if whose else field(request, "name"),
         problem=f"{error.problem}: {error.fix}." if error else "",
     )

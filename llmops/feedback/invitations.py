@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmops.errors import InputError
-from llmops.feedback.accounts import Accounts, add_person, check_login, check_name, end_sessions, note
+from llmops.feedback.accounts import Accounts, add_person, check_login, check_name, end_sessions
+from llmops.feedback.events import SERVICE, write_event
 from llmops.feedback.passwords import check_new
 from llmops.feedback.refused import Refused
 from llmops.feedback.sessions import digest
 from llmops.feedback.tables import table
 from llmops.feedback.visitor import EVERY, Role
+from llmops.feedback.writing import writing
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
 
 _SECRET_BYTES = 32
-SERVICE = "service"
-"""Who invites the first admin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Invitations:
                     f"{word[:40]!r} is no name", fix="write names without spaces, with commas between them"
                 )
         secret, now = secrets.token_urlsafe(_SECRET_BYTES), self._clock()
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             connection.execute(
                 insert(table("invitations")).values(
                     digest=digest(secret),
@@ -95,7 +95,8 @@ class Invitations:
                     rater=rater,
                 )
             )
-            note(connection, "invited", digest(secret), by=by, now=now, role=role, campaigns=sorted(campaigns))
+            detail = {"role": role, "campaigns": sorted(campaigns)}
+            write_event(connection, "invited", digest(secret), at=now, actor=by, detail=detail)
         return secret
 
     def first_admin(self) -> str | None:
@@ -105,7 +106,7 @@ class Invitations:
         if self._accounts.admins():
             return None
         invitations, now = table("invitations"), self._clock()
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             connection.execute(
                 update(invitations)
                 .where(invitations.c.by == SERVICE, invitations.c.used.is_(None), invitations.c.until > now)
@@ -145,7 +146,7 @@ class Invitations:
         meant = (invitations.c.digest == which) & invitations.c.used.is_(None) & (invitations.c.until > now)
         if by is not None:
             meant &= invitations.c.by == by
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             if not connection.execute(update(invitations).where(meant).values(until=now)).rowcount:
                 raise _no_link()
 
@@ -183,7 +184,7 @@ class Invitations:
         person = self._accounts.person(invitation.rater)
         check_new(password, login=person.login, name=person.name)
         kept, people = self._accounts.passwords.hash(password), table("people")
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             self._use(connection, secret)
             changed = connection.execute(
                 update(people).where(people.c.rater == person.rater, people.c.ended.is_(None)).values(password=kept)
@@ -191,14 +192,14 @@ class Invitations:
             if not changed.rowcount:
                 raise _no_link()
             end_sessions(connection, person.rater)
-            note(connection, "password", person.rater, by=person.rater, now=self._clock())
+            write_event(connection, "password", person.rater, at=self._clock(), actor=person.rater)
         return person.rater
 
     def _enter(self, secret: str, *, login: str, name: str, password: str | None, subject: str | None) -> str:
         from sqlalchemy.exc import IntegrityError
 
         try:
-            with self._engine.begin() as connection:
+            with writing(self._engine) as connection:
                 self._use(connection, secret)
                 invitation = self._found(connection, secret, used=True)
                 if invitation.rater is not None:
@@ -215,7 +216,8 @@ class Invitations:
                     subject=subject,
                     now=self._clock(),
                 )
-                note(connection, "joined", rater, by=rater, now=self._clock(), invitation=invitation.digest)
+                detail = {"invitation": invitation.digest}
+                write_event(connection, "joined", rater, at=self._clock(), actor=rater, detail=detail)
                 return rater
         except IntegrityError as error:
             raise InputError("this login is taken", fix="choose another; the link can still be used") from error

@@ -13,7 +13,7 @@ from llmops.feedback.refused import forbidden, not_yours
 from llmops.feedback.visitor import EVERY, ROLES, Role, Visitor
 
 
-def people_routes(entrance: Entrance, *, port: Callable[[], int]) -> APIRouter:
+def people_routes(entrance: Entrance, *, port: int) -> APIRouter:
     """
     Args:
         port: where the service listens, for the links it shows.
@@ -68,6 +68,11 @@ def people_routes(entrance: Entrance, *, port: Callable[[], int]) -> APIRouter:
         visitor = admin(request)
         return _done(lambda: here.accounts.close(rater, by=visitor.rater), people, visitor)
 
+    @router.post("/people/{rater}/open")
+    def open_again(request: Request, rater: str) -> Response:
+        visitor = admin(request)
+        return _done(lambda: here.accounts.open_again(rater, by=visitor.rater), people, visitor)
+
     @router.post("/people/{rater}/password")
     def password(request: Request, rater: str) -> Response:
         visitor = admin(request)
@@ -76,7 +81,7 @@ def people_routes(entrance: Entrance, *, port: Callable[[], int]) -> APIRouter:
         except InputError as error:
             return people(visitor, status=422, problem=f"{error.problem}: {error.fix}")
         secret = here.invitations.make(person.role, by=visitor.rater, campaigns=(), rater=rater)
-        return people(visitor, link=link_to(here.service, port(), secret))
+        return people(visitor, link=link_to(here.service, port, secret))
 
     @router.get("/invitations")
     def invited(request: Request) -> Response:
@@ -101,7 +106,7 @@ def people_routes(entrance: Entrance, *, port: Callable[[], int]) -> APIRouter:
             )
         except InputError as error:
             return invitations(visitor, status=422, problem=f"{error.problem}: {error.fix}")
-        return invitations(visitor, link=link_to(here.service, port(), secret))
+        return invitations(visitor, link=link_to(here.service, port, secret))
 
     @router.post("/invitations/{which}/withdraw")
     def withdraw(request: Request, which: str) -> Response:

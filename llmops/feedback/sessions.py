@@ -13,6 +13,7 @@ from llmops.feedback.accounts import end_sessions
 from llmops.feedback.settings import Sessions as Lengths
 from llmops.feedback.tables import table
 from llmops.feedback.visitor import Visitor
+from llmops.feedback.writing import writing
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -53,7 +54,7 @@ class SignedIn:
         from sqlalchemy import delete, insert
 
         sessions, now, secret = table("people_sessions"), self._clock(), secrets.token_urlsafe(_SECRET_BYTES)
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             if instead:
                 connection.execute(delete(sessions).where(sessions.c.digest == digest(instead)))
             over = (sessions.c.until <= now) | (sessions.c.seen <= now - self._lengths.idle_hours * 3600)
@@ -102,7 +103,7 @@ class SignedIn:
                 session=row.digest,
             )
         if now - row.seen > _TOUCH_S:
-            with self._engine.begin() as connection:
+            with writing(self._engine) as connection:
                 connection.execute(update(sessions).where(sessions.c.digest == row.digest).values(seen=now))
         return found
 
@@ -122,12 +123,12 @@ class SignedIn:
         from sqlalchemy import delete
 
         sessions = table("people_sessions")
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             connection.execute(delete(sessions).where(sessions.c.digest == session))
 
     def end_others(self, visitor: Visitor) -> None:
         """End all of somebody's sessions but the one they ask in."""
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             end_sessions(connection, visitor.rater, but=visitor.session)
 
 

@@ -50,7 +50,8 @@ class Limits(Settings):
     body_s: PositiveFloat = 30.0
     """Seconds within which a body must have come."""
     attempts: PositiveInt = 10
-    """Wrong passwords for one login, and wrong passwords or links from one address, in `attempts_s` seconds."""
+    """Wrong passwords for one login in `attempts_s` seconds; five times as many wrong passwords and links from one
+    address, which an office may share."""
     attempts_s: PositiveFloat = 300.0
     """Seconds over which they are counted."""
 
