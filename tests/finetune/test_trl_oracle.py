@@ -186,7 +186,7 @@ def test_orpo_is_that_of_trl(models: Any, tmp_path: Path) -> None:
     trainer: Any = object.__new__(ORPOTrainer)
     trainer.beta, trainer.is_encoder_decoder, trainer.aux_loss_enabled, trainer.padding_value = 0.3, False, False, PAD
     trainer.accelerator = SimpleNamespace(device=torch.device("cpu"), gather_for_metrics=lambda value: value)
-    batch = {}
+    batch: dict[str, torch.Tensor] = {}
     for name, those in (("chosen", answers[::2]), ("rejected", answers[1::2])):
         longest = max(map(len, those)) + 1
         ids = torch.full((ROWS, longest), PAD)
