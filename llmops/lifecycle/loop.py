@@ -205,6 +205,8 @@ class _Recording:
             "tokens_per_s": speed,
             "peak_bytes": float(step.peak_bytes),
             "epoch": step.epoch,
+            **step.measures,
+            **{f"validation_{name}": value for name, value in step.validation_measures.items()},
         }
         if self._plan.device.kind == "cuda":
             values["mfu"] = self._plan.mfu(speed)
