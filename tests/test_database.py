@@ -17,7 +17,7 @@ from llmops.errors import EnvironmentFault
 from llmops.registry.decisions import append, chain, check_chain
 from llmops.registry.verdicts import attach, sealed, verdicts_of
 from llmops.workspace import Workspace
-from tests.postgresql_server import free_port
+from tests.local_server import free_port
 
 AT_ONCE = 8
 

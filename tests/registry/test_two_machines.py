@@ -23,7 +23,7 @@ from llmops.registry.decisions import chain, check_chain
 from llmops.registry.promote import approve, promote, registered, rollback, verify
 from llmops.registry.verdicts import sealed
 from llmops.workspace import Workspace
-from tests.postgresql_server import free_port
+from tests.local_server import free_port
 
 
 class MlflowServer:
