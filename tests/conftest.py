@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from filelock import FileLock
+
+from llmops.workspace import Workspace
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -43,6 +46,28 @@ def tiny_base(shared_folder: Path) -> Path:
 
     cache = Path(os.environ["LLMOPS_TEST_CACHE"]) if "LLMOPS_TEST_CACHE" in os.environ else shared_folder / "cache"
     return base("tiny", cache=cache)
+
+
+@pytest.fixture(scope="session")
+def migrated(shared_folder: Path) -> Path:
+    """An empty MLflow store in a file; making one takes two seconds, copying it none."""
+    from llmops.registry.connection import connect
+
+    database = shared_folder / "mlflow.db"
+    connect(f"sqlite:///{database}")  # who comes second waits and finds it made
+    return database
+
+
+@pytest.fixture(scope="session")
+def make_workspace(migrated: Path) -> Callable[[Path], Workspace]:
+    """Call it with the folder that becomes a workspace with an empty MLflow store."""
+
+    def make(home: Path) -> Workspace:
+        home.mkdir(parents=True)
+        shutil.copy(migrated, home / "mlflow.db")
+        return Workspace(home)
+
+    return make
 
 
 @pytest.fixture(scope="session")

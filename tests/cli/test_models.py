@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,55 +12,32 @@ from typer.testing import CliRunner
 
 from llmops.cli.models import register as add_commands
 from llmops.errors import InputError
-from llmops.files import folder_digest
-from llmops.records import Report, RunManifest, Score
+from llmops.records import Report, Score
 from llmops.registry.connection import connect
 from llmops.registry.store import register
 from llmops.workspace import Workspace
+from tests.registry.artifacts import manifest_of, write_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path) -> Iterator[Path]:
+def home(tmp_path_factory: pytest.TempPathFactory, make_workspace: Callable[[Path], Workspace]) -> Iterator[Path]:
     """A registry with two versions of one model; the first is champion."""
-    home = tmp_path_factory.mktemp("home")
-    connect(f"sqlite:///{shared_folder / 'mlflow.db'}")  # migrated once per test run, then copied
-    shutil.copy(shared_folder / "mlflow.db", home)
+    home = tmp_path_factory.mktemp("models") / "home"
+    workspace = make_workspace(home)
     artifact = tmp_path_factory.mktemp("artifact")
-    (artifact / "config.json").write_text("{}")
     with pytest.MonkeyPatch.context() as environment:
         environment.delenv("MLFLOW_TRACKING_URI", raising=False)
         environment.setenv("LLMOPS_HOME", str(home))
-        workspace = Workspace(home)
         for value in (1.0, 2.0):
-            header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
-            weights = struct.pack("<Q", len(header)) + header + struct.pack("<f", value)
-            (artifact / "model.safetensors").write_bytes(weights)
+            write_model(artifact, value)
             report = Report("e2e", "m", "d", 630, (Score("bleu", 30 + value, "case:lc"),), {})
-            register("e2e-nlg", artifact, _manifest(artifact), [report], workspace=workspace, run_id="r1")
+            register(
+                "e2e-nlg", artifact, manifest_of(artifact, kind="full"), [report], workspace=workspace, run_id="r1"
+            )
         connect(workspace.tracking_uri).set_registered_model_alias("e2e-nlg", "champion", "1")
         yield home
-
-
-def _manifest(artifact: Path) -> RunManifest:
-    return RunManifest(
-        name="e2e-nlg",
-        digest="d" * 64,
-        identity={"dataset": "a" * 64},
-        recipe={"base": "builtin:tiny"},
-        kind="full",
-        artifact_digest=folder_digest(artifact),
-        steps=10,
-        tokens=200,
-        trained_tokens=100,
-        final_loss=1.25,
-        validation_loss=None,
-        tokens_per_s=6000.0,
-        predicted={},
-        measured={},
-        environment={},
-    )
 
 
 def call(*arguments: str) -> str:

@@ -7,20 +7,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from llmops.database import open_database
-from llmops.records import RunManifest
-from llmops.registry import store
 from llmops.registry.connection import connect
 from llmops.registry.decisions import chain, check_chain
-from llmops.registry.promote import approve, promote, registered, rollback, standing, verify
-from llmops.registry.verdicts import sealed
+from llmops.registry.promote import rollback, standing, verify
 from llmops.workspace import Workspace
+from tests.registry.registrations import Registrar, champion
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 
@@ -46,25 +41,15 @@ KILLS = 5
 def test_at_any_moment(
     place: str,
     workspace: Workspace,
+    make: Registrar,
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    write_model: Callable[..., Path],
-    manifest_of: Callable[..., RunManifest],
-    licensed: dict[str, str],
 ) -> None:
     monkeypatch.delenv("LLMOPS_DATABASE_URL", raising=False)
     if place == "postgresql":
         monkeypatch.setenv("LLMOPS_DATABASE_URL", request.getfixturevalue("postgresql_database"))
-    for number in (1, 2):
-        folder = write_model(tmp_path / f"run{number}", value=float(number))
-        one = store.register("m", folder, manifest_of(folder), workspace=workspace, facts=licensed)
-        content: dict[str, Any] = {"result": "PASS", "gate": "g", "model_digest": one.digest, "against": None}
-        rest = {"confidence": 0.95, "rules": [], "reports": [], "code_version": "1"}
-        registered(one, sealed(content | rest), workspace=workspace)
-    first = store.find("m", "1", workspace=workspace)
-    approve(first, "ann", workspace=workspace)
-    promote(first, "bob", workspace=workspace)
+    champion(make(), workspace)
+    make()
     chance = random.Random(17)
     longest = 0
     for _ in range(KILLS):
