@@ -20,8 +20,6 @@ from llmops.registry import store
 from llmops.registry.promote import this_person
 from llmops.workspace import Workspace
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
-
 Run = Callable[..., tuple[int, str]]
 
 

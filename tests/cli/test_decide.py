@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 
-import pytest
 from typer.testing import CliRunner, Result
 
 from llmops.cli.main import app
 from llmops.errors import EnvironmentFault, InputError
 from llmops.registry.connection import connect
 from llmops.workspace import Workspace
-
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 
 
 def run(*arguments: str) -> Result:

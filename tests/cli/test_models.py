@@ -18,8 +18,6 @@ from llmops.registry.store import register
 from llmops.workspace import Workspace
 from tests.registry.artifacts import manifest_of, write_model
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
-
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, make_workspace: Callable[[Path], Workspace]) -> Iterator[Path]:

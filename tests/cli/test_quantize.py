@@ -16,8 +16,6 @@ from llmops.errors import EnvironmentFault, InputError, LlmopsError
 from tests.eval.vllm_models import small_llama
 from tests.finetune.small_models import make_random_base
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")]
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -21,8 +21,9 @@ from llmops.files import folder_digest
 from llmops.finetune.job import read_steps
 from llmops.finetune.recipe import Recipe
 from llmops.records import Step
-from tests.lifecycle.sites import Heard, Site
+from tests.lifecycle.sites import Site
 from tests.lifecycle.small_recipes import a_small_recipe
+from tests.listener import Heard
 from tests.local_server import free_port
 
 

@@ -27,9 +27,10 @@ from llmops.registry.licence_chain import of_version
 from llmops.registry.store import find
 from llmops.registry.verdicts import verdicts_of
 from tests.eval.vllm_models import small_llama
-from tests.lifecycle.sites import Heard, Site
+from tests.lifecycle.sites import Site
+from tests.listener import Heard
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")]
+pytestmark = pytest.mark.timeout(600)
 
 GATE = """\
 against: original

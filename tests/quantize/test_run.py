@@ -16,7 +16,8 @@ from llmops.hardware import Machine
 from llmops.quantize.calibration import Source
 from llmops.quantize.run import Quantized, Request, check_plain, check_room
 from llmops.quantize.schemes import SCHEMES, Forecast, forecast
-from tests.quantize.made import ROWS, Heard, make, tensors, unpacked, unpacked_model, write_rows
+from tests.listener import Heard
+from tests.quantize.made import ROWS, make, tensors, unpacked, unpacked_model, write_rows
 
 pytestmark = pytest.mark.timeout(300)
 

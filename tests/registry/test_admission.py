@@ -20,8 +20,6 @@ from llmops.workspace import Workspace
 from tests.registry.artifacts import write_model
 from tests.registry.registrations import Registrar, champion, register, verdict
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
-
 
 @pytest.fixture(autouse=True)
 def in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:

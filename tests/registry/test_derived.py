@@ -13,8 +13,6 @@ from llmops.registry.store import ModelVersion, register
 from llmops.workspace import Workspace
 from tests.registry.artifacts import manifest_of, write_model
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
-
 Make = Callable[..., ModelVersion]
 ORIGINAL, ADAPTER = "1" * 64, "2" * 64
 

@@ -17,8 +17,6 @@ from llmops.registry.promote import rollback, standing, verify
 from llmops.workspace import Workspace
 from tests.registry.registrations import Registrar, champion
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
-
 # A process decides over and over, until it is killed; packages are loaded before, so that a kill falls into the work.
 DECIDING = """
 import sys

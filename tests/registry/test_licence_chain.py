@@ -16,8 +16,6 @@ from llmops.registry.licence_chain import TAG, Licensed, chain_of, check_known, 
 from llmops.workspace import Workspace
 from tests.registry.artifacts import manifest_of, write_model
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
-
 CARD = "---\nlicense: mit\n---\n"
 OWN_ROWS = Licensed("data", "rows.csv", "CC0-1.0", "the recipe")
 UNKNOWN_ROWS = Licensed("data", "more.csv", None, "nowhere")

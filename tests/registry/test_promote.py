@@ -28,8 +28,6 @@ from llmops.workspace import Workspace
 from tests.registry.artifacts import LICENCES
 from tests.registry.registrations import Registrar, champion, verdict
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
-
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def workspace(workspace: Workspace, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Workspace:

@@ -15,8 +15,6 @@ from llmops.registry.store import register
 from llmops.workspace import Workspace
 from tests.registry.artifacts import manifest_of, write_model
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
-
 
 @pytest.fixture
 def plain(tmp_path: Path) -> Workspace:

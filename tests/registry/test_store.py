@@ -17,8 +17,6 @@ from llmops.registry.store import fetch, find, names, register, versions
 from llmops.workspace import Workspace
 from tests.registry.artifacts import manifest_of, write_model
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
-
 
 def report(bleu: float) -> Report:
     return Report("e2e", "m", "d", 630, (Score("bleu", bleu, "nrefs:var|case:lc"),), {})

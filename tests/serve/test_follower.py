@@ -16,11 +16,10 @@ from llmops.registry.store import ModelVersion
 from llmops.serve.follower import EVERY_S, Follower
 from llmops.serve.status import status
 from llmops.workspace import Workspace
+from tests.listener import Heard
 from tests.registry import registrations
-from tests.serve.conftest import Heard, MakeModel, Vllm
+from tests.serve.stand_in import MakeModel, Vllm
 from tests.serve.test_fleet import ask, fleet_of, run, until
-
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 
 Register = Callable[..., ModelVersion]
 
