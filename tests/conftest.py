@@ -95,6 +95,28 @@ def postgresql_database(postgresql: str) -> str:
     return f"{postgresql}/{name}"
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def each_database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Workspaces have their database in a file, and then on a server; which of them it is."""
+    monkeypatch.delenv("LLMOPS_DATABASE_URL", raising=False)
+    if request.param == "postgresql":
+        monkeypatch.setenv("LLMOPS_DATABASE_URL", request.getfixturevalue("postgresql_database"))
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Torch computes on one thread, here and in processes that are started: the same sums in the same order."""
+    import torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        yield
+        torch.set_num_threads(before)
+
+
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty workspace, and the repository as the current folder."""

@@ -22,15 +22,12 @@ from tests.local_server import free_port
 AT_ONCE = 8
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    monkeypatch.delenv("LLMOPS_DATABASE_URL", raising=False)
-    if request.param == "postgresql":
-        monkeypatch.setenv("LLMOPS_DATABASE_URL", request.getfixturevalue("postgresql_database"))
+@pytest.fixture
+def place(each_database: str, tmp_path: Path) -> Workspace:
     return Workspace(tmp_path / "home")
 
 
-ON_SERVER = pytest.mark.parametrize("place", ["postgresql"], indirect=True)
+ON_SERVER = pytest.mark.parametrize("each_database", ["postgresql"], indirect=True)
 
 TOGETHER = """
 import sys

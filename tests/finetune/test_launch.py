@@ -19,18 +19,14 @@ from llmops.finetune.job import Job, read_outcome, read_steps
 from llmops.finetune.launch import launch, torchrun_command
 from tests.finetune.small_runs import PAD, Stores, a_recipe, as_source, make_stores
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
 def stores(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Stores:
     return make_stores(random_base, tmp_path_factory.mktemp("tokens"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
 
 
 def a_run(folder: Path, base: Path, stores: Stores, **changes: Any) -> Path:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from llmops.workspace import Workspace
 from tests.lifecycle.sites import Site
@@ -14,15 +13,11 @@ from tests.lifecycle.small_recipes import write_rows, write_suite
 
 
 @pytest.fixture(autouse=True, scope="module")
-def alone_on_this_machine() -> Iterator[None]:
-    """One thread, as processes of these tests have it too, and MLflow in the workspace."""
+def alone_on_this_machine(one_thread: None) -> Iterator[None]:
+    """One thread, and MLflow in the workspace."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.setenv("OMP_NUM_THREADS", "1")
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
         yield
-        torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

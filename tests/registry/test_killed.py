@@ -8,8 +8,6 @@ import subprocess
 import sys
 import time
 
-import pytest
-
 from llmops.database import open_database
 from llmops.registry.connection import connect
 from llmops.registry.decisions import chain, check_chain
@@ -35,17 +33,7 @@ while True:
 KILLS = 5
 
 
-@pytest.mark.parametrize("place", ["sqlite", "postgresql"])
-def test_at_any_moment(
-    place: str,
-    workspace: Workspace,
-    make: Registrar,
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delenv("LLMOPS_DATABASE_URL", raising=False)
-    if place == "postgresql":
-        monkeypatch.setenv("LLMOPS_DATABASE_URL", request.getfixturevalue("postgresql_database"))
+def test_at_any_moment(workspace: Workspace, make: Registrar, each_database: str) -> None:
     champion(make(), workspace)
     make()
     chance = random.Random(17)

@@ -29,12 +29,9 @@ from tests.registry.artifacts import LICENCES
 from tests.registry.registrations import Registrar, champion, verdict
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def workspace(workspace: Workspace, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+@pytest.fixture
+def workspace(workspace: Workspace, each_database: str) -> Workspace:
     """A workspace with its database in a file, and one with it on a server."""
-    monkeypatch.delenv("LLMOPS_DATABASE_URL", raising=False)
-    if request.param == "postgresql":
-        monkeypatch.setenv("LLMOPS_DATABASE_URL", request.getfixturevalue("postgresql_database"))
     return workspace
 
 
