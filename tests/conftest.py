@@ -1,4 +1,4 @@
-"""What many tests share: a small random model made here, and the embedded base, each made once."""
+"""What many tests share: a small random model, an MLflow store and a PostgreSQL, each made once; a workspace."""
 
 from __future__ import annotations
 
@@ -37,15 +37,6 @@ def random_base(shared_folder: Path) -> Path:
 
             make_random_base(folder)
     return folder
-
-
-@pytest.fixture(scope="session")
-def tiny_base(shared_folder: Path) -> Path:
-    """The embedded base `builtin:tiny` as a user gets it; its pre-training takes about a minute."""
-    from llmops.builtin.bases import base
-
-    cache = Path(os.environ["LLMOPS_TEST_CACHE"]) if "LLMOPS_TEST_CACHE" in os.environ else shared_folder / "cache"
-    return base("tiny", cache=cache)
 
 
 @pytest.fixture(scope="session")

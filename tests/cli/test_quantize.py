@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from llmops.cli import quantize
 from llmops.errors import EnvironmentFault, InputError, LlmopsError
-from tests.eval.vllm_models import small_llama
+from tests.eval.lively_models import small_llama
 from tests.finetune.small_models import make_random_base
 
 

@@ -12,7 +12,7 @@ from llmops.lifecycle.batch import batch
 from llmops.lifecycle.batch_input import Form, Request
 from llmops.lifecycle.batch_vllm import Here
 from llmops.records import ModelSource
-from tests.eval.vllm_models import small_llama
+from tests.eval.lively_models import small_llama
 from tests.lifecycle.test_batch import lines, openai_row, written
 from tests.real_vllm import with_vllm
 

@@ -26,7 +26,7 @@ from llmops.registry.derived import made_beside, made_from
 from llmops.registry.licence_chain import of_version
 from llmops.registry.store import find
 from llmops.registry.verdicts import verdicts_of
-from tests.eval.vllm_models import small_llama
+from tests.eval.lively_models import small_llama
 from tests.lifecycle.sites import Site
 from tests.listener import Heard
 

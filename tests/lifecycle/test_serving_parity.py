@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from llmops.cli import evaluate
 from llmops.finetune.merge import merge
-from tests.eval.vllm_models import small_adapter, small_llama
+from tests.eval.lively_models import small_adapter, small_llama
 from tests.real_vllm import WITH_VLLM
 
 pytestmark = WITH_VLLM

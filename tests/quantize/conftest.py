@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmops.quantize.run import Quantized
-from tests.eval.vllm_models import small_llama
+from tests.eval.lively_models import small_llama
 from tests.listener import Heard
 from tests.quantize.made import make, write_rows
 

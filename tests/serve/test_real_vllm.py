@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops.data.chat import encode_prompt
-from tests.eval.vllm_models import small_adapter, small_llama
+from tests.eval.lively_models import small_adapter, small_llama
 from tests.real_vllm import WITH_VLLM
 from tests.serve.real_fleet import PROMPT, TOKENS
 from tests.serve.test_guard import alive, all_end

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.eval.vllm_models import small_llama
+from tests.eval.lively_models import small_llama
 from tests.local_server import free_port, local_server
 from tests.real_vllm import ENVIRONMENT
 

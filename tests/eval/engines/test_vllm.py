@@ -16,7 +16,7 @@ from llmops.eval.items import Item
 from llmops.eval.parity import statistics_of
 from llmops.eval.suite import Generation
 from tests.eval.engines.test_reading import passages
-from tests.eval.vllm_models import small_adapter, small_llama
+from tests.eval.lively_models import small_adapter, small_llama
 from tests.real_vllm import WITH_VLLM
 
 pytestmark = WITH_VLLM
