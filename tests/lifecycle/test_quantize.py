@@ -30,7 +30,8 @@ from tests.eval.lively_models import small_llama
 from tests.lifecycle.sites import Site
 from tests.listener import Heard
 
-pytestmark = pytest.mark.timeout(600)
+# One worker, so that what is trained and quantized for all is made once.
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("quantized")]
 
 GATE = """\
 against: original

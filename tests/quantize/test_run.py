@@ -19,7 +19,8 @@ from llmops.quantize.schemes import SCHEMES, Forecast, forecast
 from tests.listener import Heard
 from tests.quantize.made import ROWS, make, tensors, unpacked, unpacked_model, write_rows
 
-pytestmark = pytest.mark.timeout(300)
+# With the file that has vLLM serve what is made here, so that it is made once.
+pytestmark = pytest.mark.xdist_group("vllm")
 
 
 def nearest_by_hand(row: list[float], *, bits: int, group: int) -> tuple[list[int], list[float]]:

@@ -4,50 +4,36 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing import Pipe
 
 from llmops.database import open_database
 from llmops.registry.connection import connect
 from llmops.registry.decisions import chain, check_chain
 from llmops.registry.promote import rollback, standing, verify
 from llmops.workspace import Workspace
+from tests.killable import KILLABLE, killable
+from tests.registry.deciding import over_and_over
 from tests.registry.registrations import Registrar, champion
 
-# A process decides over and over, until it is killed; packages are loaded before, so that a kill falls into the work.
-DECIDING = """
-import sys
-from pathlib import Path
-from llmops.registry import store
-from llmops.registry.promote import approve, promote, rollback
-from llmops.workspace import Workspace
-workspace = Workspace(Path(sys.argv[1]))
-one, two = (store.find("m", number, workspace=workspace) for number in "12")
-print("ready", flush=True)
-while True:
-    approve(two, "ann", workspace=workspace)
-    promote(two, "bob", workspace=workspace)
-    rollback("m", "ann", reason="rude", workspace=workspace)
-"""
 KILLS = 5
 
 
+@KILLABLE
 def test_at_any_moment(workspace: Workspace, make: Registrar, each_database: str) -> None:
     champion(make(), workspace)
     make()
     chance = random.Random(17)
     longest = 0
     for _ in range(KILLS):
-        process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", DECIDING, str(workspace.home)], stdout=subprocess.PIPE, text=True
-        )
-        with process as child:
-            assert child.stdout is not None
-            assert child.stdout.readline() == "ready\n"
-            time.sleep(chance.uniform(0.0, 0.4))
-            child.send_signal(signal.SIGKILL)
-            assert child.wait(30) == -signal.SIGKILL, "it was still deciding"
+        here, there = Pipe()
+        child = killable(over_and_over, workspace.home, there)
+        assert here.poll(60)
+        assert here.recv() == "ready"
+        time.sleep(chance.uniform(0.0, 0.4))
+        child.kill()
+        child.join(30)
+        assert child.exitcode == -signal.SIGKILL, "it was still deciding"
         links = chain(open_database(workspace), "m")
         check_chain(links)
         assert len(links) >= longest, "nothing is lost"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
+from multiprocessing import Pipe
 from typing import Any
 
 import pytest
@@ -25,7 +23,9 @@ from llmops.registry.promote import approve, promote, reject, rollback, standing
 from llmops.registry.store import ModelVersion
 from llmops.registry.verdicts import attach, verdict_from, verdicts_of
 from llmops.workspace import Workspace
+from tests.killable import KILLABLE, killable
 from tests.registry.artifacts import LICENCES
+from tests.registry.deciding import killed_once_decided, racing
 from tests.registry.registrations import Registrar, champion, verdict
 
 
@@ -175,67 +175,35 @@ class TestVerify:
         assert aliases(workspace) == {"champion": 1}, "no alias is moved by a chain that is not whole"
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from llmops.registry import store
-from llmops.registry.promote import promote
-from llmops.workspace import Workspace
-workspace = Workspace(Path(sys.argv[1]))
-promote(store.find("m", "2", workspace=workspace), "ann", workspace=workspace,
-        written=lambda decision: os.kill(os.getpid(), signal.SIGKILL))
-"""
-RACING = """
-import sys
-from pathlib import Path
-from llmops.errors import LlmopsError
-from llmops.registry import store
-from llmops.registry.promote import promote
-from llmops.workspace import Workspace
-workspace = Workspace(Path(sys.argv[1]))
-version = store.find("m", sys.argv[2], workspace=workspace)
-print("ready", flush=True)
-sys.stdin.readline()
-try:
-    promote(version, "ann", workspace=workspace)
-except LlmopsError as error:
-    print(error.problem)
-    sys.exit(2)
-"""
-
-
-def python(script: str, *arguments: str) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", script, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-
-
+@KILLABLE
 def test_killed_between_decision_and_alias_a_promotion_is_finished_by_the_next_command(
     workspace: Workspace, make: Registrar
 ) -> None:
     champion(make(), workspace)
     approve(make(), "ann", workspace=workspace)
-    with python(KILLED, str(workspace.home)) as child:
-        assert child.wait(60) == -signal.SIGKILL
+    child = killable(killed_once_decided, workspace.home)
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
     assert aliases(workspace) == {"champion": 1, "challenger": 2}, "the alias had not moved"
     assert standing(chain(open_database(workspace), "m")).champion == 2, "but it was decided"
     assert len(verify("m", workspace=workspace)) == 3
     assert aliases(workspace) == {"champion": 2, "previous": 1}
 
 
+@KILLABLE
 def test_of_two_promotions_at_once_each_is_whole_or_told(workspace: Workspace, make: Registrar) -> None:
     for one in (make(), make()):
         approve(one, "ann", workspace=workspace)
-    with python(RACING, str(workspace.home), "1") as first, python(RACING, str(workspace.home), "2") as second:
-        for child in (first, second):
-            assert child.stdout is not None
-            assert child.stdout.readline() == "ready\n"
-        said = [child.communicate("go\n", timeout=60)[0] for child in (first, second)]
+    pairs = [Pipe() for _ in "12"]
+    children = [killable(racing, workspace.home, number, there) for number, (_, there) in zip("12", pairs, strict=True)]
+    for here, _ in pairs:
+        assert here.recv() == "ready"
+    for here, _ in pairs:
+        here.send("go")
+    said = [here.recv() for here, _ in pairs]
+    for child, one in zip(children, said, strict=True):
+        child.join(60)
+        assert child.exitcode == (2 if one else 0)
     assert all(not one or "another decision on m was made at the same moment" in one for one in said)
     links = chain(open_database(workspace), "m")
     check_chain(links)
