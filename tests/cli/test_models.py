@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-import struct
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,58 +13,49 @@ from typer.testing import CliRunner
 from llmops.cli.models import register as add_commands
 from llmops.database import open_database
 from llmops.errors import InputError
-from llmops.files import folder_digest
-from llmops.records import Report, RunManifest, Score
+from llmops.records import Report, Score
 from llmops.registry.connection import connect
 from llmops.registry.store import register
 from llmops.registry.verdicts import attach, sealed
 from llmops.workspace import Workspace
-
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+from tests.registry.artifacts import manifest_of, write_model
 
 
 @pytest.fixture
-def empty(tmp_path: Path, shared_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def empty(tmp_path: Path, make_workspace: Callable[[Path], Workspace], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A registry without a model."""
-    connect(f"sqlite:///{shared_folder / 'mlflow.db'}")
     home = tmp_path / "home"
-    home.mkdir()
-    shutil.copy(shared_folder / "mlflow.db", home)
+    make_workspace(home)
     monkeypatch.setenv("LLMOPS_HOME", str(home))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return home
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path) -> Iterator[Path]:
+def home(tmp_path_factory: pytest.TempPathFactory, make_workspace: Callable[[Path], Workspace]) -> Iterator[Path]:
     """A registry with two versions of one model; the first is champion."""
-    home = tmp_path_factory.mktemp("home")
-    connect(f"sqlite:///{shared_folder / 'mlflow.db'}")  # migrated once per test run, then copied
-    shutil.copy(shared_folder / "mlflow.db", home)
+    home = tmp_path_factory.mktemp("models") / "home"
+    workspace = make_workspace(home)
     artifact = tmp_path_factory.mktemp("artifact")
-    (artifact / "config.json").write_text("{}")
     with pytest.MonkeyPatch.context() as environment:
         environment.delenv("MLFLOW_TRACKING_URI", raising=False)
         environment.setenv("LLMOPS_HOME", str(home))
-        workspace = Workspace(home)
         for value in (1.0, 2.0):
-            header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
-            weights = struct.pack("<Q", len(header)) + header + struct.pack("<f", value)
-            (artifact / "model.safetensors").write_bytes(weights)
+            write_model(artifact, value)
             report = Report("e2e", "m", "d", 630, (Score("bleu", 30 + value, "case:lc"),), {})
-            register("e2e-nlg", artifact, _manifest(artifact), [report], workspace=workspace, run_id="r1")
+            register(
+                "e2e-nlg", artifact, manifest_of(artifact, kind="full"), [report], workspace=workspace, run_id="r1"
+            )
         connect(workspace.tracking_uri).set_registered_model_alias("e2e-nlg", "champion", "1")
         yield home
 
 
 def _register_quantized(home: Path, folder: Path, scheme: str, original: str) -> str:
     """The digest of a version that says it was quantized."""
-    folder = folder / "artifact"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"scheme": scheme, "of": original}))
-    (folder / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
-    made = replace(
-        _manifest(folder),
+    artifact = write_model(folder / "artifact")
+    (artifact / "config.json").write_text(json.dumps({"scheme": scheme, "of": original}))
+    made = manifest_of(
+        artifact,
         kind="quantized",
         recipe={"base": original, "method": {"kind": "quantize", "scheme": scheme}},
         measured={"disk_bytes": 5_590_000, "original_bytes": 16_060_000},
@@ -75,33 +63,13 @@ def _register_quantized(home: Path, folder: Path, scheme: str, original: str) ->
         final_loss=0.0,
     )
     facts = {"llmops.scheme": scheme, "llmops.quantized_version": original}
-    return str(register(f"q-{scheme}", folder, made, workspace=Workspace(home), facts=facts).digest)
+    return str(register(f"q-{scheme}", artifact, made, workspace=Workspace(home), facts=facts).digest)
 
 
 def _judge(home: Path, digest: str, result: str) -> None:
     facts = {"gate": "g.yaml", "model_digest": digest, "against": None, "confidence": 0.95}
     rest = {"rules": (), "reports": (), "code_version": "1"}
     attach(open_database(Workspace(home)), sealed({"result": result, **facts, **rest}))
-
-
-def _manifest(artifact: Path) -> RunManifest:
-    return RunManifest(
-        name="e2e-nlg",
-        digest="d" * 64,
-        identity={"dataset": "a" * 64},
-        recipe={"base": "builtin:tiny"},
-        kind="full",
-        artifact_digest=folder_digest(artifact),
-        steps=10,
-        tokens=200,
-        trained_tokens=100,
-        final_loss=1.25,
-        validation_loss=None,
-        tokens_per_s=6000.0,
-        predicted={},
-        measured={},
-        environment={},
-    )
 
 
 def call(*arguments: str) -> str:

@@ -13,10 +13,8 @@ from typer.testing import CliRunner, Result
 
 from llmops.cli import quantize
 from llmops.errors import EnvironmentFault, InputError, LlmopsError
-from tests.eval.vllm_models import small_llama
+from tests.eval.lively_models import small_llama
 from tests.finetune.small_models import make_random_base
-
-pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")]
 
 
 @pytest.fixture(scope="module")

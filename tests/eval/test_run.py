@@ -20,16 +20,9 @@ from llmops.eval.scorers.catalog import Scorer
 from llmops.eval.suite import Generation, Suite
 from llmops.events import Listener
 from llmops.records import ModelSource, Report
+from tests.eval.asking import SUITE
 
 MODEL = ModelSource("org/model", Path("/models/m"), "abc", "d" * 64)
-SUITE = Suite.model_validate(
-    {
-        "name": "s",
-        "items": {"source": "s.csv", "prompt": "{q}", "references": "{a}"},
-        "generation": {"max_tokens": 9},
-        "scorers": [{"bleu": {}}, {"chrf": {}}, {"rouge": {}}, {"exact_match": {}}],
-    }
-)
 
 
 @pytest.fixture

@@ -26,10 +26,12 @@ from llmops.registry.derived import made_beside, made_from
 from llmops.registry.licence_chain import of_version
 from llmops.registry.store import find
 from llmops.registry.verdicts import verdicts_of
-from tests.eval.vllm_models import small_llama
-from tests.lifecycle.sites import Heard, Site
+from tests.eval.lively_models import small_llama
+from tests.lifecycle.sites import Site
+from tests.listener import Heard
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")]
+# One worker, so that what is trained and quantized for all is made once.
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("quantized")]
 
 GATE = """\
 against: original

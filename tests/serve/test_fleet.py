@@ -22,7 +22,8 @@ from llmops.serve.settings import Gateway
 from llmops.serve.status import status
 from llmops.serve.targets import Target, Targets
 from llmops.workspace import Workspace
-from tests.serve.conftest import Heard, MakeModel, Vllm
+from tests.listener import Heard
+from tests.serve.stand_in import MakeModel, Vllm
 
 ROOM = 100 * GIB
 

@@ -21,7 +21,7 @@ import pytest
 from llmops.errors import InputError
 from llmops.serve.control import ask
 from llmops.workspace import Workspace
-from tests.serve.conftest import MakeModel, Vllm
+from tests.serve.stand_in import MakeModel, Vllm
 from tests.serve.test_guard import alive, all_end
 
 ROOT = Path(__file__).parents[2]

