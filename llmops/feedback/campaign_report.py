@@ -132,7 +132,7 @@ class _Seen:
         self._checks(rated)
         if item.kind == "gold":
             return
-        good, _ = counted(rated)
+        good, _ = counted(item.id, rated.ratings)
         self.complete += len(good) >= item.overlap
         self.ratings += len(good)
         self.skipped += sum(one.said == "skip" for one in rated.ratings)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
@@ -77,17 +78,16 @@ class Settled:
     method: dict[str, str] = field(default_factory=dict)
 
 
-def counted(rated: Rated) -> tuple[list[Rating], list[Excluded]]:
-    """The ratings that count, the first of each rater, and why the others do not."""
-    item = rated.item
-    if item.kind == "gold":
-        return [], [Excluded(one.id, item.id, "gold: its answer was known") for one in rated.ratings]
-    flags = [one for one in rated.ratings if one.content.get("flag")]
+def counted(item: str, ratings: Sequence[Rating]) -> tuple[list[Rating], list[Excluded]]:
+    """The ratings of an item that count, the first of each rater, and why the others do not."""
+    flags = [one for one in ratings if one.content.get("flag")]
     good: dict[str, Rating] = {}
     out: list[Excluded] = []
-    for one in rated.ratings:
+    for one in ratings:
         reason = None
-        if flags:
+        if one.kind == "gold":
+            reason = "gold: its answer was known"
+        elif flags:
             reason = f"the item was flagged: {flags[0].content['flag']}"
         elif one.kind == "training":
             reason = "practice"
@@ -100,21 +100,20 @@ def counted(rated: Rated) -> tuple[list[Rating], list[Excluded]]:
         if reason is None:
             good[one.rater] = one
         else:
-            out.append(Excluded(one.id, item.id, reason))
+            out.append(Excluded(one.id, item, reason))
     return list(good.values()), out
 
 
-def settle(items: Iterable[Rated], rubric: Rubric) -> Settled:
+def settle(ratings: Iterable[Rating], rubric: Rubric) -> Settled:
     """Every question answered by all who answered it, weighing raters where there is enough to weigh them by."""
     better, worth = _Answers(), _Answers()
-    for rated in items:
-        item = rated.item
-        for one in counted(rated)[0]:
+    for item, group in groupby(ratings, key=lambda one: one.item):
+        for one in counted(item, tuple(group))[0]:
             verdict = by_place(one.content["verdict"], one.shown)
             for first, second, said, strength in comparisons(verdict, rubric):
-                better.add((item.id, first, second), one, said, strength)
+                better.add((item, first, second), one, said, strength)
             for place, said_worth in worths(verdict, rubric):
-                worth.add((item.id, place), one, said_worth, 1.0)
+                worth.add((item, place), one, said_worth, 1.0)
     settled = Settled()
     better.into(settled, BETTER, "comparisons")
     worth.into(settled, WORTH, "answers by themselves")
@@ -199,7 +198,7 @@ class Exporting:
     def of(self, rated: Rated) -> Iterator[Row | Excluded]:
         """The rows of an item, then its ratings that gave none."""
         item = rated.item
-        used, out = counted(rated)
+        used, out = counted(item.id, rated.ratings)
         yield from self._noted(out)
         why: dict[str, str] = {}
         cited: set[str] = set()
@@ -399,11 +398,9 @@ def split_of(cluster: str, validation: float) -> Split:
     return "validation" if share < validation else "train"
 
 
-Reading = Callable[[], Iterable[Rated]]
-
-
 def export(
-    reading: Reading,
+    ratings: Iterable[Rating],
+    rated: Iterable[Rated],
     purpose: Purpose,
     rubric: Rubric,
     *,
@@ -414,10 +411,11 @@ def export(
     """What the numbers are gathered in, and the rows themselves, which must be read to their end first.
 
     Args:
-        reading: reads the campaign from its start; called twice.
+        ratings: all of the campaign, those of an item beside each other; read at once.
+        rated: the same with their items, in the order rows are to have; read as rows are.
     """
-    made = Exporting(purpose, rubric, settle(reading(), rubric), sure, validation, personal_data)
-    return made, (one for item in reading() for one in made.of(item))
+    made = Exporting(purpose, rubric, settle(ratings, rubric), sure, validation, personal_data)
+    return made, (one for item in rated for one in made.of(item))
 
 
 def _blame(why: dict[str, str], ratings: Iterable[str], reason: str) -> None:

@@ -12,7 +12,7 @@ from llmops.feedback.events import write_event
 from llmops.feedback.export import Purpose
 from llmops.feedback.export import export as rows_of
 from llmops.feedback.export_files import FileFormat, write
-from llmops.feedback.ratings import rated
+from llmops.feedback.ratings import rated, ratings
 from llmops.feedback.store import campaign_named, rubrics
 from llmops.feedback.writing import writing
 from llmops.files import file_digest
@@ -46,7 +46,13 @@ def export(
             fix="export it with --for kto, or ask for pairs in another campaign",
         )
     made, rows = rows_of(
-        lambda: rated(engine, campaign), purpose, rubric, sure=sure, validation=validation, personal_data=personal_data
+        ratings(engine, campaign),
+        rated(engine, campaign),
+        purpose,
+        rubric,
+        sure=sure,
+        validation=validation,
+        personal_data=personal_data,
     )
     about = write(
         out, made, rows, file_format=file_format,

@@ -19,7 +19,8 @@ def exported(
     items: Sequence[Rated], purpose: Purpose, rubric: Rubric = PAIRWISE, **settings: Any
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """The rows' columns, and the reason of each rating that made none."""
-    _, found = export(lambda: items, purpose, rubric, **settings)
+    everybody = [rating for one in items for rating in one.ratings]
+    _, found = export(everybody, items, purpose, rubric, **settings)
     everything = list(found)
     rows = [dict(one.columns) for one in everything if isinstance(one, Row)]
     return rows, {one.rating: one.reason for one in everything if isinstance(one, Excluded)}
@@ -136,7 +137,7 @@ def test_what_does_not_count_is_left_out_with_its_reason(rating: dict[str, Any],
 
 
 def test_skipped_items_and_gold_are_left_out() -> None:
-    skipped, gold = said(None, skip="not my field"), item(said(pair(2)), kind="gold", expected=pair(2))
+    skipped, gold = said(None, skip="not my field"), item(said(pair(2), kind="gold"), kind="gold", expected=pair(2))
     _, out = exported([item(skipped, said(pair(1))), gold], "dpo")
     assert out[skipped.id] == "skipped: not my field"
     assert out[gold.ratings[0].id] == "gold: its answer was known"
@@ -184,5 +185,5 @@ def test_every_rating_is_in_a_row_or_has_a_reason_and_never_both(items: list[Rat
     assert cited.isdisjoint(out)
     assert cited | set(out) == {rating.id for one in items for rating in one.ratings}
     for one in items:
-        good, _ = counted(one)
+        good, _ = counted(one.item.id, one.ratings)
         assert len({rating.rater for rating in good}) == len(good), "one of each rater"
