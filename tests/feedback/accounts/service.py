@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -132,7 +132,7 @@ def service(
     engine: Engine,
     settings: FeedbackService | None = None,
     *,
-    routers: Sequence[APIRouter] = (),
+    routers: Callable[[Accounts], Sequence[APIRouter]] = lambda accounts: (),
     openid: Provider | None = None,
     **more: Any,
 ) -> Service:
@@ -140,5 +140,5 @@ def service(
     clock, told = Clock(), list[str]()
     accounts = Accounts(engine, Passwords(PasswordHasher(**CHEAP)), clock=clock)
     entrance = entrance_of(settings or FeedbackService(), accounts, render=rendered)
-    app = application(entrance, port=PORT, routers=routers, openid=openid, tell=told.append, **more)
+    app = application(entrance, port=PORT, routers=routers(accounts), openid=openid, tell=told.append, **more)
     return Service(app, entrance, clock, told)
