@@ -26,7 +26,7 @@ from llmops.feedback.visitor import EVERY, Role
 PORT = 8400
 ORIGIN = f"http://127.0.0.1:{PORT}"
 PASSWORD = "four plain words together"
-CHEAP = {"time_cost": 1, "memory_cost": 8, "parallelism": 1}
+CHEAP: dict[str, Any] = {"time_cost": 1, "memory_cost": 8, "parallelism": 1}
 NOW = 1_800_000_000.0
 
 
