@@ -26,7 +26,6 @@ from llmops.feedback.visitor import EVERY, Role
 PORT = 8400
 ORIGIN = f"http://127.0.0.1:{PORT}"
 PASSWORD = "four plain words together"
-CHEAP = {"time_cost": 1, "memory_cost": 8, "parallelism": 1}
 NOW = 1_800_000_000.0
 
 
@@ -138,7 +137,7 @@ def service(
 ) -> Service:
     """A service over an empty, migrated database."""
     clock, told = Clock(), list[str]()
-    accounts = Accounts(engine, Passwords(PasswordHasher(**CHEAP)), clock=clock)
+    accounts = Accounts(engine, Passwords(PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)), clock=clock)
     entrance = entrance_of(settings or FeedbackService(), accounts, render=rendered)
     app = application(entrance, port=PORT, routers=routers(accounts), openid=openid, tell=told.append, **more)
     return Service(app, entrance, clock, told)

@@ -33,7 +33,7 @@ def changes(everything: World) -> list[str]:
     return [path for method, path in everything.routes if method not in SAFE]
 
 
-WAYS = {
+WAYS: dict[str, dict[str, Any]] = {
     "without a token": {"x-csrf-token": ""},
     "with a wrong token": {"x-csrf-token": "x" * 43},
     "with a token that is no text of a header": {"x-csrf-token": "é".encode()},
