@@ -44,6 +44,7 @@ ADDRESS = 5
 def entrance_of(service: FeedbackService, accounts: Accounts, *, render: Render) -> Entrance:
     """The parts that let people in, over the accounts in a database."""
     limits, clock = service.limits, accounts.clock
+    _ = accounts.passwords.nobody
     key = (service.secret or secrets.token_hex(32)).encode()
     return Entrance(
         service=service,
