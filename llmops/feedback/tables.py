@@ -209,6 +209,7 @@ def metadata() -> MetaData:
         Column("until", Double, nullable=False),
         Column("by", Text, nullable=False),
         Column("used", Double),
+        Column("rater", Text),  # whose password the link sets anew; null where it makes an account
     )
     Table(
         "memberships",  # who may rate or own which campaign

@@ -192,6 +192,7 @@ def upgrade() -> None:
         sa.Column("until", sa.Double, nullable=False),
         sa.Column("by", sa.Text, nullable=False),
         sa.Column("used", sa.Double),
+        sa.Column("rater", sa.Text),
     )
     op.create_table(
         "memberships",
