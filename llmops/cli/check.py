@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 
-KINDS = ("recipe", "suite", "gate", "gateway", "rubric", "prices", "feedback")
+KINDS = ("recipe", "suite", "gate", "gateway", "rubric", "prices", "campaign", "feedback")
 
 
 def _model(kind: str) -> type[BaseModel]:
@@ -42,6 +42,10 @@ def _model(kind: str) -> type[BaseModel]:
         from llmops.finetune.prices import Prices
 
         return Prices
+    if kind == "campaign":
+        from llmops.feedback.campaign import Campaign
+
+        return Campaign
     if kind == "feedback":
         from llmops.feedback.settings import FeedbackService
 
@@ -53,7 +57,7 @@ def _model(kind: str) -> type[BaseModel]:
 
 def explain(
     kind: Annotated[
-        str, typer.Argument(help="A kind of file: recipe, suite, gate, gateway, rubric, prices or feedback.")
+        str, typer.Argument(help="A kind of file: recipe, suite, gate, gateway, rubric, prices, campaign or feedback.")
     ],
     key: Annotated[str | None, typer.Argument(help="Only this key and those below it, as in `batch.packing`.")] = None,
     json_schema: Annotated[bool, typer.Option("--json-schema", help="The JSON schema, for editors.")] = False,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llmops.cli.feedback_data import add_commands
 from llmops.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -166,4 +167,5 @@ def _day(at: float) -> str:
 
 
 def register(app: typer.Typer) -> None:
+    add_commands(feedback)
     app.add_typer(feedback, name="feedback")

@@ -30,6 +30,7 @@ from llmops.cli import (
     serve,
 )
 from llmops.errors import Interrupted, LlmopsError
+from llmops.libraries import quieten
 
 app = typer.Typer(
     name="llmops",
@@ -75,6 +76,7 @@ def main() -> None:
     shows; ours in exit code 1, with the traceback in the workspace's log file.
     """
     signal.signal(signal.SIGINT, _interrupted)
+    quieten()
     try:
         app()
     except LlmopsError as error:

@@ -17,8 +17,6 @@ POLICY = "1"
 """Kept with each assignment; raised with every change of the rules here."""
 AT_ONCE = 2
 """Assignments a rater holds at most: the one on the page, and the one fetched ahead."""
-REPEAT_FROM = 20
-"""Tasks after which the first one may be asked again."""
 REPEAT_GAP = 10
 """Tasks at least between the two times."""
 EXTEND_FROM = 2 / 3

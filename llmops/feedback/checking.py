@@ -15,29 +15,38 @@ from llmops.rubric import Attributes, Likert, Pairwise, Rubric
 _VERDICT: TypeAdapter[Pair | Scores | Ranking | Thumb | Correction] = TypeAdapter(Verdict)
 
 
-def check_given(given: Given, campaign: Campaign, rubric: Rubric, responses: Sequence[str]) -> None:
-    """Raises InputError where a rating does not answer what was asked.
-
-    Args:
-        responses: texts in the order the rater saw them, with masks laid over.
-    """
+def check_given(given: Given, campaign: Campaign, rubric: Rubric, responses: int) -> None:
+    """Raises InputError where a rating does not answer what was asked on so many answers; spans are not looked at."""
     problem = None
     if given.verdict is not None:
-        problem = verdict_fault(given.verdict, campaign, rubric, len(responses))
-    for span in given.spans:
-        if span.position >= len(responses):
-            problem = problem or f"a mark is in answer {span.position}, there are {len(responses)}"
-        elif span.end <= span.start or span.quote not in responses[span.position]:
-            problem = problem or f"what is marked is not in answer {span.position}: {span.quote[:60]!r}"
+        problem = verdict_fault(given.verdict, campaign, rubric, responses)
     for edit in given.edits:
-        if edit.position >= len(responses):
-            problem = problem or f"answer {edit.position} was edited, there are {len(responses)}"
+        if edit.position >= responses:
+            problem = problem or f"answer {edit.position} was edited, there are {responses}"
     if len({edit.position for edit in given.edits}) < len(given.edits):
         problem = problem or "one answer was edited twice"
     if unknown := set(given.tags) - set(campaign.tags):
-        problem = problem or f"the campaign has no tag {sorted(unknown)[0]!r}"
+        problem = problem or f"the campaign has no tag {min(unknown)!r}"
     if problem is not None:
-        raise InputError(f"the rating cannot be taken: {problem}", fix="load the page again and rate what it shows")
+        raise _refused(problem)
+
+
+def check_spans(given: Given, responses: Sequence[str]) -> None:
+    """Raises InputError where a mark is in no answer, or quotes what is not there.
+
+    Args:
+        responses: texts in the order the rater saw them, with masks laid over. Offsets are left to the page, which
+            may count otherwise than Python does; the quote is what proves them.
+    """
+    for span in given.spans:
+        if span.position >= len(responses):
+            raise _refused(f"a mark is in answer {span.position}, there are {len(responses)}")
+        if span.end <= span.start or span.quote not in responses[span.position]:
+            raise _refused(f"what is marked is not in answer {span.position}: {span.quote[:60]!r}")
+
+
+def _refused(problem: str) -> InputError:
+    return InputError(f"the rating cannot be taken: {problem}", fix="load the page again and rate what it shows")
 
 
 def verdict_fault(

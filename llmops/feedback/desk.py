@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
     from sqlalchemy.engine import Row
 
+_REAP_S = 1.0
+"""Seconds between two looks for leases that ended, while there is other work."""
 _PACE = 101
 """Newest ratings of a rater from which their usual time is taken."""
 
@@ -47,6 +49,7 @@ class Desk:
         self._book = Book(engine)
         self._giving = Giving(self._book, random or SystemRandom())
         self._taking = Taking(self._book)
+        self._reaped: dict[str, float] = {}
 
     # ── tasks ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -133,21 +136,26 @@ class Desk:
 
     def _give(self, name: str, rater: str, nth: int) -> Task | NoTask:
         campaign = self._book.campaign(name)
-        self._reap(name)
-        with writing(self._engine, campaign=name, rater=rater) as connection:
-            given = self._giving.assigned(connection, campaign, rater, nth, self._clock())
-        if isinstance(given, NoTask):
-            return given
-        with self._engine.connect() as connection:
-            return self._book.task(connection, self._book.mine(connection, given, rater))
-
-    def _reap(self, campaign: str) -> None:
         now = self._clock()
+        if now >= self._reaped.get(name, float("-inf")) + _REAP_S:
+            self._reap(name, now)
+        with writing(self._engine, campaign=name, rater=rater) as connection:
+            given = self._giving.give(connection, campaign, rater, nth, now)
+        if isinstance(given, NoTask) and given.why == "taken" and self._reap(name, now):
+            return self._give(name, rater, nth)
+        return given
+
+    def _reap(self, campaign: str, now: float) -> int:
+        """Hand back what leases held that are over; how many that were."""
+        self._reaped[campaign] = now
         with self._engine.connect() as connection:
-            some = self._book.openings.any_expired(connection, campaign, now)
-        while some:
+            more = int(self._book.openings.any_expired(connection, campaign, now))
+        ended = 0
+        while more:
             with writing(self._engine, campaign=campaign) as connection:
-                some = self._book.openings.reap(connection, campaign, now) > 0
+                more = self._book.openings.reap(connection, campaign, now)
+            ended += more
+        return ended
 
     # ── ratings ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -163,9 +171,10 @@ class Desk:
             RubricChanged: it answers an older version of the question.
             InputError: it does not answer what was asked.
         """
-        campaign = self._campaign_of(given.assignment, rater)
-        with writing(self._engine, campaign=campaign.name, rater=rater) as connection:
+        with self._engine.connect() as connection:
             known = self._book.mine(connection, given.assignment, rater)
+        campaign = self._book.campaign(known.campaign)
+        with writing(self._engine, campaign=campaign.name, rater=rater, urgent=True) as connection:
             return self._taking.take(connection, campaign, known, given, self._clock(), accept_old=accept_old)
 
     def progress(self, campaign: str, rater: str) -> Progress:

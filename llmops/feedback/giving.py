@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from llmops.feedback import assign
-from llmops.feedback.book import Book
+from llmops.feedback.book import Book, Standing
 from llmops.feedback.campaign import Campaign
-from llmops.feedback.faults import NotThere
 from llmops.feedback.items import Rater
 from llmops.feedback.openings import Hand
-from llmops.feedback.raters import rater_named
-from llmops.feedback.tasks import NoTask
+from llmops.feedback.tasks import NoTask, Task
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -33,51 +31,42 @@ class Giving:
         self._book = book
         self._random = random
         self._salt = f"{random.getrandbits(128):032x}"
-        self._hands: OrderedDict[tuple[str, str], Hand] = OrderedDict()
+        self._hands: OrderedDict[tuple[str | tuple[str, ...], ...], Hand] = OrderedDict()
         self._guard = Lock()
 
-    def assigned(self, connection: Connection, campaign: Campaign, rater: str, nth: int, now: float) -> str | NoTask:
-        """The id of the nth assignment that is out to a rater, a new one where fewer are.
+    def give(self, connection: Connection, campaign: Campaign, rater: str, nth: int, now: float) -> Task | NoTask:
+        """The nth task that is out to a rater, a new one where fewer are.
 
         Raises:
             NotThere: there is no such rater.
         """
-        mine = {"campaign": campaign.name, "rater": rater}
-        person = rater_named(connection, rater)
-        if person is None:
-            raise NotThere(f"there is no rater {rater!r}", fix="log in again")
-        totals = connection.execute(self._book.sql.totals, mine).first()
-        if totals is not None and totals.paused:
+        standing = self._book.standing(connection, campaign.name, rater)
+        if standing.paused:
             return NoTask("paused")
-        out = connection.execute(self._book.sql.out, {**mine, "now": now}).scalars().all()
+        mine = {"campaign": campaign.name, "rater": rater}
+        out = connection.execute(self._book.sql.out, {**mine, "now": now}).all()
         if len(out) > nth or len(out) >= assign.AT_ONCE:
-            return str(out[min(nth, len(out) - 1)])
+            return self._book.task(connection, out[min(nth, len(out) - 1)])
+        person = standing.person
         refused = assign.missing(
             campaign.languages, campaign.requires, read=person.languages, qualifications=person.qualifications
         )
         if refused is not None:
             return refused
-        counts = (
-            assign.Counts(totals.normal, totals.gold, totals.repeat, totals.training)
-            if totals is not None
-            else assign.Counts()
+        languages = assign.readable(standing.languages, person.languages)
+        due = assign.kinds_due(
+            _shares(campaign), standing.counts, lambda kind, number: self._draw(kind, number, rater, campaign)
         )
-        languages = self._languages(connection, campaign.name, person)
-        for kind in assign.kinds_due(_shares(campaign), counts, lambda kind, n: self._draw(kind, n, rater, campaign)):
+        for kind in due:
             chosen = self._choose(connection, campaign, person, kind, languages, now)
             if chosen is not None:
-                return self._assign(connection, campaign, rater, kind, *chosen, now=now)
-        had_any = counts != assign.Counts()
+                return self._assign(connection, campaign, standing, kind, *chosen, now=now)
         return assign.why_none(
             open_or_out=self._book.openings.any_open(connection, campaign.name),
-            had_any=had_any,
+            had_any=standing.counts != assign.Counts(),
             taken_until=self._book.openings.taken_until(connection, campaign.name, rater, languages),
             now=now,
         )
-
-    def _languages(self, connection: Connection, campaign: str, person: Rater) -> tuple[str, ...]:
-        known = connection.execute(self._book.sql.languages, {"campaign": campaign}).scalar() or "[]"
-        return assign.readable(json.loads(known), person.languages)
 
     def _draw(self, kind: str, number: int, rater: str, campaign: Campaign) -> float:
         drawn = hashlib.sha256(f"{self._salt} {campaign.name} {rater} {kind} {number}".encode()).digest()
@@ -95,7 +84,7 @@ class Giving:
         """An item and the round in which this rater gets it; None where there is none of that kind."""
         mine = {"campaign": campaign.name, "rater": person.id}
         if kind == "normal":
-            hand = self._hand(campaign.name, person.id)
+            hand = self._hand(campaign.name, person.id, languages)
             opening = self._book.openings.pick(connection, campaign.name, person.id, languages, hand, now)
             if opening is None or not self._book.openings.take(connection, opening.item):
                 return None
@@ -132,39 +121,36 @@ class Giving:
         self,
         connection: Connection,
         campaign: Campaign,
-        rater: str,
+        standing: Standing,
         kind: assign.TaskKind,
         item: str,
         round_: int,
         *,
         now: float,
-    ) -> str:
-        responses = connection.execute(self._book.sql.response_count, {"item": item}).scalar_one()
+    ) -> Task:
+        material = connection.execute(self._book.sql.material, {"item": item}).all()
         until = now + campaign.lease_minutes * 60
+        common = {"campaign": campaign.name, "item": item, "rater": standing.person.id, "until": until}
         row = {
+            **common,
             "id": uuid4().hex,
-            "campaign": campaign.name,
-            "item": item,
-            "rater": rater,
             "round": round_,
             "kind": kind,
             "at": now,
-            "until": until,
-            "shown": json.dumps(assign.sides(responses, self._random)),
+            "shown": json.dumps(assign.sides(len(material), self._random)),
             "policy": assign.POLICY,
         }
         connection.execute(self._book.sql.add_assignment, row)
-        connection.execute(
-            self._book.sql.add_lease,
-            {"assignment": row["id"], "campaign": campaign.name, "item": item, "rater": rater, "until": until},
-        )
-        self._book.count(connection, campaign.name, rater, **{kind: 1})
-        return str(row["id"])
+        connection.execute(self._book.sql.add_lease, {**common, "assignment": row["id"]})
+        self._book.count(connection, campaign.name, standing.person.id, **{kind: 1})
+        rubric = self._book.current_rubric(connection, campaign.name, standing.rubric)
+        return self._book.shown(row, material, rubric, until=until)
 
-    def _hand(self, campaign: str, rater: str) -> Hand:
+    def _hand(self, *whose: str | tuple[str, ...]) -> Hand:
+        """Of one campaign, rater and what they read of it: who reads more begins anew."""
         with self._guard:
-            hand = self._hands.setdefault((campaign, rater), Hand())
-            self._hands.move_to_end((campaign, rater))
+            hand = self._hands.setdefault(whose, Hand())
+            self._hands.move_to_end(whose)
             if len(self._hands) > _HANDS:
                 self._hands.popitem(last=False)
             return hand

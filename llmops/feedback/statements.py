@@ -20,15 +20,15 @@ class Statements:
         insert = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
         assignments, leases, ratings = table("assignments"), table("leases"), table("ratings")
         items, responses, rubrics = table("rated_items"), table("rated_responses"), table("campaign_rubrics")
-        campaign_totals, rater_totals = table("campaign_totals"), table("rater_totals")
+        campaign_totals, rater_totals, raters = table("campaign_totals"), table("rater_totals"), table("raters")
         campaign: BindParameter[str] = bindparam("campaign")
         rater: BindParameter[str] = bindparam("rater")
 
         # Assignments and leases
         self.assignment = select(assignments).where(assignments.c.id == bindparam("id"))
         self.out = (
-            select(leases.c.assignment)
-            .join(assignments, assignments.c.id == leases.c.assignment)
+            select(assignments)
+            .join(leases, assignments.c.id == leases.c.assignment)
             .where(leases.c.campaign == campaign, leases.c.rater == rater, leases.c.until > bindparam("now"))
             .order_by(assignments.c.at, leases.c.assignment)
         )
@@ -55,7 +55,12 @@ class Statements:
         self.responses = (
             select(responses.c.text).where(responses.c.item == bindparam("item")).order_by(responses.c.place)
         )
-        self.response_count = select(func.count()).where(responses.c.item == bindparam("item"))
+        self.material = (
+            select(items.c.prompt, responses.c.text)
+            .join(responses, responses.c.item == items.c.id)
+            .where(items.c.id == bindparam("item"))
+            .order_by(responses.c.place)
+        )
         self.golds = (
             select(items.c.id, items.c.place, items.c.language, assignments.c.kind.label("given"))
             .outerjoin(assignments, and_(assignments.c.item == items.c.id, assignments.c.rater == rater))
@@ -87,9 +92,11 @@ class Statements:
         )
 
         # Ratings
-        self.rating = select(ratings).where(ratings.c.id == bindparam("id"))
+        self.said = select(ratings).where(
+            or_(ratings.c.id == bindparam("id"), ratings.c.assignment == bindparam("assignment"))
+        )
         self.ratings = select(ratings).where(ratings.c.assignment == bindparam("assignment"))
-        self.add_rating = insert(ratings).on_conflict_do_nothing(index_elements=["id"])
+        self.add_rating = insert(ratings).on_conflict_do_nothing(index_elements=["id"]).returning(ratings.c.id)
         self.pace = (
             select(ratings.c.content)
             .where(ratings.c.rater == rater, ratings.c.campaign == campaign, ratings.c.said == "verdict")
@@ -106,7 +113,17 @@ class Statements:
             .where(rubrics.c.campaign == campaign, rubrics.c.digest == bindparam("digest"))
             .limit(1)
         )
-        self.languages = select(campaign_totals.c.languages).where(campaign_totals.c.campaign == campaign)
+        self.standing = (
+            select(
+                raters,
+                rater_totals,
+                campaign_totals.c.languages.label("has"),
+                self.rubric.scalar_subquery().label("digest"),
+            )
+            .outerjoin(rater_totals, and_(rater_totals.c.rater == raters.c.id, rater_totals.c.campaign == campaign))
+            .outerjoin(campaign_totals, campaign_totals.c.campaign == campaign)
+            .where(raters.c.id == rater)
+        )
         self.wanted = select(campaign_totals.c.wanted).where(campaign_totals.c.campaign == campaign)
         self.done = select(func.sum(rater_totals.c.counted)).where(rater_totals.c.campaign == campaign)
         added = insert(rater_totals)

@@ -73,8 +73,11 @@ def create_campaign(engine: Engine, campaign: Campaign, rubric: Rubric, *, at: f
 
 
 def check_scale(campaign: Campaign, rubric: Rubric) -> None:
-    """Raises InputError where a campaign's kind cannot be answered on a rubric's scale."""
-    wanted = {"pairwise": ("pairwise",), "rating": ("likert", "attributes")}.get(campaign.kind)
+    """Raises InputError where a campaign's kind cannot be answered on a rubric's scale.
+
+    Which of two answers is better can be asked by any rubric: without a pairwise scale of its own, on the usual steps.
+    """
+    wanted = {"rating": ("likert", "attributes")}.get(campaign.kind)
     if wanted is not None and rubric.scale.kind not in wanted:
         raise InputError(
             f"the campaign {campaign.name!r} is of kind {campaign.kind}, the scale of rubric {rubric.name!r} is "

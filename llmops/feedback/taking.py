@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from llmops.errors import InputError
 from llmops.feedback import assign
-from llmops.feedback.book import Book
+from llmops.feedback.book import Book, newest_of
 from llmops.feedback.campaign import Campaign
-from llmops.feedback.checking import check_given
-from llmops.feedback.faults import Conflict, NotThere, RubricChanged
-from llmops.feedback.raters import rater_named, write_pause
+from llmops.feedback.checking import check_given, check_spans
+from llmops.feedback.faults import Conflict, RubricChanged
+from llmops.feedback.raters import write_pause
 from llmops.feedback.sides import agrees, as_shown, by_place
 from llmops.feedback.tasks import Stored
 from llmops.feedback.verdicts import Given
@@ -33,14 +33,16 @@ class Taking:
         self, connection: Connection, campaign: Campaign, known: Row[Any], given: Given, now: float, *, accept_old: bool
     ) -> Stored:
         """Store a rating of the assignment `known`, once; see `Desk.submit`."""
-        stored = connection.execute(self._book.sql.rating, {"id": given.id}).first()
+        said = connection.execute(self._book.sql.said, {"id": given.id, "assignment": known.id}).all()
+        stored = next((row for row in said if row.id == given.id), None)
         if stored is not None:
             return self._again(connection, stored, known)
-        if rater_named(connection, known.rater) is None:
-            raise NotThere(f"there is no rater {known.rater!r}", fix="log in again")
-        replaced = self._replaced(connection, given)
-        rubric = self._asked(connection, campaign, given, accept_old)
-        check_given(given, campaign, rubric, self._book.responses(connection, campaign, known))
+        standing = self._book.standing(connection, campaign.name, known.rater)
+        replaced = self._replaced(newest_of(said), given)
+        rubric = self._asked(connection, campaign, given, standing.rubric, accept_old)
+        check_given(given, campaign, rubric, len(json.loads(known.shown)))
+        if given.spans:
+            check_spans(given, self._book.responses(connection, campaign, known))
         return self._store(connection, campaign, known, given, replaced, now)
 
     def _again(self, connection: Connection, stored: Row[Any], known: Row[Any]) -> Stored:
@@ -48,8 +50,8 @@ class Taking:
             raise Conflict("another rating has this id", fix="send it under an id of its own", newest=None)
         return Stored(stored.id, True, bool(stored.surplus), self._expected(connection, known))
 
-    def _replaced(self, connection: Connection, given: Given) -> Row[Any] | None:
-        newest = self._book.newest(connection, given.assignment)
+    def _replaced(self, newest: Row[Any] | None, given: Given) -> Row[Any] | None:
+        """The rating that this one replaces; None where it is the first."""
         if (None if newest is None else newest.id) == given.supersedes:
             return newest
         if newest is None:
@@ -60,22 +62,18 @@ class Taking:
             newest=newest.id,
         )
 
-    def _asked(self, connection: Connection, campaign: Campaign, given: Given, accept_old: bool) -> Rubric:
+    def _asked(
+        self, connection: Connection, campaign: Campaign, given: Given, current: str, accept_old: bool
+    ) -> Rubric:
         """The rubric that a rating answers."""
-        current = self._book.rubric(connection, campaign.name)
-        if given.rubric == current.digest:
-            return current
-        content = connection.execute(
-            self._book.sql.rubric_of, {"campaign": campaign.name, "digest": given.rubric}
-        ).scalar()
-        if content is None:
+        seen = self._book.rubric(connection, campaign.name, given.rubric)
+        if seen is None:
             raise InputError(
                 f"the campaign {campaign.name!r} never asked by a rubric {given.rubric[:12]!r}",
                 fix="load the page again",
             )
-        seen = Rubric.model_validate_json(content)
-        if not accept_old:
-            raise RubricChanged(seen, current)
+        if given.rubric != current and not accept_old:
+            raise RubricChanged(seen, self._book.current_rubric(connection, campaign.name, current))
         return seen
 
     def _store(
@@ -95,7 +93,7 @@ class Taking:
         if known.kind == "normal":
             surplus, counted = self._fit(connection, known.item, held=leased or filled, wanted=wanted, now=now)
             counted -= filled
-        added = connection.execute(
+        stored = connection.execute(
             self._book.sql.add_rating,
             {
                 "id": given.id,
@@ -111,7 +109,7 @@ class Taking:
                 "surplus": surplus,
             },
         )
-        if added.rowcount != 1:  # another rater's rating took this id since we looked
+        if stored.first() is None:  # another rater's rating took this id since we looked
             raise Conflict("another rating has this id", fix="send it under an id of its own")
         right, of = (0, 0) if known.kind != "gold" else self._gold_change(connection, known, given, replaced)
         self._book.count(
@@ -150,11 +148,11 @@ class Taking:
     def _judge(self, connection: Connection, campaign: Campaign, rater: str, now: float) -> None:
         if campaign.pause is None:
             return
-        totals = connection.execute(self._book.sql.totals, {"campaign": campaign.name, "rater": rater}).one()
-        right0, of0 = json.loads(totals.judged_from)
-        of = max(totals.gold_of - of0, 0)
-        right = min(max(totals.gold_right - right0, 0), of)
-        if not totals.paused and assign.to_pause(
+        standing = self._book.standing(connection, campaign.name, rater)
+        right0, of0 = standing.judged_from
+        of = max(standing.gold[1] - of0, 0)
+        right = min(max(standing.gold[0] - right0, 0), of)
+        if not standing.paused and assign.to_pause(
             right, of, below=campaign.pause.gold_below, after=campaign.pause.after
         ):
             write_pause(
