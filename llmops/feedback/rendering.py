@@ -90,7 +90,7 @@ def _directions(state: Any) -> None:
             token.attrSet("dir", "auto")
             token.attrs.pop("style", None)
         if token.type in ("heading_open", "heading_close"):
-            token.tag = f"h{min(int(token.tag[1]) + 3, 6)}"
+            token.tag = f"h{min(int(token.tag[1]) + 2, 6)}"
 
 
 def _address(token: Token, of: str) -> str:
