@@ -19,8 +19,8 @@ pytestmark = pytest.mark.xdist_group("rating-page")
 Rate = Callable[..., tuple[Site, Any]]
 RICH = (
     "# Title\n\nText with `code`, [a link](https://example.org 'x') and ![alt](https://example.org/x.png).\n\n"
-    "```python\ndef f(x):  # why\n    return 'a' + 1\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n$$\\frac12$$ שלום \u202e x\n\n"
-    "> quote\n\n1. one\n2. two\n"
+    "```python\ndef f(x):  # why\n    return 'a' + 1\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n"
+    "$$\\frac12$$ שלום \u202e x\n\n> quote\n\n1. one\n2. two\n"
 )
 HEADINGS = {
     "nothing": "Nothing is assigned to you",
