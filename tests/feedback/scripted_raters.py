@@ -69,7 +69,7 @@ def rate(page: Page, campaign: str, *, careless: float, draw: random.Random) -> 
             page.wait_for_function(
                 "before => document.querySelector('article.task')?.dataset.assignment !== before",
                 arg=assignment,
-                timeout=6000,
+                timeout=20000,
             )
         except Exception:
             page.screenshot(path="/tmp/h/shots/stuck.png")
