@@ -65,21 +65,9 @@ def rate(page: Page, campaign: str, *, careless: float, draw: random.Random) -> 
         key = str(4 - said)
         page.keyboard.press(key)
         page.keyboard.press("Enter")
-        try:
-            page.wait_for_function(
-                "before => document.querySelector('article.task')?.dataset.assignment !== before",
-                arg=assignment,
-                timeout=20000,
-            )
-        except Exception:
-            page.screenshot(path="/tmp/h/shots/stuck.png")
-            print(
-                page.evaluate("document.activeElement.outerHTML.slice(0,300)"),
-                page.locator("#wrong").text_content(),
-                page.locator("input:checked").count(),
-                key,
-            )
-            raise
+        page.wait_for_function(
+            "before => document.querySelector('article.task')?.dataset.assignment !== before", arg=assignment
+        )
         yield key
 
 
@@ -87,7 +75,7 @@ def main(address: str, campaign: str) -> None:
     draw = random.Random(5)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        for name, careless in (("ann", 0.0), ("bob", 0.1)):
+        for name, careless in (("ann", 0.0), ("bob", 0.15)):
             begun = time.monotonic()
             page = browser.new_context(base_url=address).new_page()
             page.goto(invited(campaign))
