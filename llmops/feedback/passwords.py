@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 import unicodedata
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from threading import BoundedSemaphore
 from typing import TYPE_CHECKING
@@ -27,8 +28,13 @@ class Passwords:
         from argon2 import PasswordHasher
 
         self._hasher = hasher or PasswordHasher()
-        self._nobody = self._hasher.hash("of nobody: checked where there is no password, so that this is not seen")
         self._turn = BoundedSemaphore(_AT_ONCE)
+
+    @cached_property
+    def nobody(self) -> str:
+        """A hash that no password is checked for: what is verified where none is kept. A service makes it at its start,
+        so that the first unknown login takes no longer than others."""
+        return self._hasher.hash(secrets.token_urlsafe(32))
 
     def hash(self, password: str) -> str:
         """What is kept of a password."""
@@ -41,7 +47,7 @@ class Passwords:
 
         with self._turn:
             try:
-                right = self._hasher.verify(kept or self._nobody, _same(password[: LONGEST + 1]))
+                right = self._hasher.verify(kept or self.nobody, _same(password[: LONGEST + 1]))
             except (VerificationError, InvalidHashError):
                 return False
         return right and kept is not None
@@ -70,7 +76,7 @@ def check_new(password: str, *, login: str, name: str = "") -> None:
     for word in filter(
         lambda word: len(word) >= 3, {login.casefold(), login.casefold().partition("@")[0], name.casefold()}
     ):
-        if len(plain.replace(word, "")) < SHORTEST // 2:
+        if len(plain.replace(word, "")) <= SHORTEST // 2:
             raise InputError("the password is little more than the login or the name", fix=fix)
 
 

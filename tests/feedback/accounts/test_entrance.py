@@ -33,8 +33,7 @@ def test_an_invitation_makes_an_account_and_signs_in(house: Service) -> None:
     browser, said = accepting(house)
     assert said == "303 /"
     (ann,) = house.accounts.people()
-    assert (ann.login, ann.name, ann.role) == ("ann@example.org", "Ann", "rater")
-    assert ann.campaigns == {"fluency"}
+    assert (ann.login, ann.name, ann.role, ann.campaigns) == ("ann@example.org", "Ann", "rater", frozenset({"fluency"}))
     assert "ann@example.org" in browser.get("/account").text
 
 
