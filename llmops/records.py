@@ -18,8 +18,9 @@ class Row:
 
     Attributes:
         id: sha256 (hex) of `content`; equal rows have equal ids.
-        kind: what `content` holds: `{"messages": [...], "tools": [...]?}`, `{"text": ...}` or
-            `{"messages": [...], "chosen": ..., "rejected": ...}`.
+        kind: what `content` holds: `{"messages": [...], "tools": [...]?}`, `{"text": ...}`,
+            `{"messages": [...], "chosen": ..., "rejected": ...}` or
+            `{"messages": [...], "completion": ..., "label": ...}`; an answer is a text or a list of turns.
         source: the source as the recipe names it.
         line: where the row stands in its source, from 1: the line it starts on in a csv, tsv or jsonl file,
             elsewhere its number.
@@ -27,7 +28,7 @@ class Row:
     """
 
     id: str
-    kind: Literal["messages", "text", "preference"]
+    kind: Literal["messages", "text", "preference", "labelled"]
     content: Mapping[str, Any]
     source: str
     line: int
@@ -130,11 +131,13 @@ class Step:
     Attributes:
         index: updates made, from 1.
         epoch: passes over the data so far, with fraction.
-        loss: mean over the trained tokens of the whole step, in nats per token.
+        loss: of the whole step: the mean over its trained tokens, in nats per token, or what the method takes.
         grad_norm: norm of the whole gradient before clipping.
         tokens: all tokens computed in this step, padding left out; `trained_tokens` those with loss.
         seconds: wall time of the step.
         peak_bytes: largest memory so far.
+        measures: what the method tells of the update beside its loss, by name; nothing for next-token loss.
+        validation_measures: the same of the held-out rows, after this update.
     """
 
     index: int
@@ -147,6 +150,8 @@ class Step:
     seconds: float
     peak_bytes: int
     validation_loss: float | None = None
+    measures: Mapping[str, float] = field(default_factory=dict)
+    validation_measures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +226,9 @@ class RunManifest:
     Attributes:
         identity: everything that must be equal for two runs to be the same run; `digest` is taken over it.
         predicted, measured: the same keys in both: `peak_bytes`, `seconds`, `tokens_per_s`.
+        validation_measures: what the method tells of the held-out rows beside their loss, by name, of the same
+            weights as `validation_loss`.
+        loss_unit: what `final_loss` and `validation_loss` are counted in.
     """
 
     name: str
@@ -239,3 +247,5 @@ class RunManifest:
     measured: Mapping[str, float]
     environment: Mapping[str, str]
     lineage: Mapping[str, Any] = field(default_factory=dict)
+    validation_measures: Mapping[str, float] = field(default_factory=dict)
+    loss_unit: str = "nats per token"

@@ -1,14 +1,17 @@
-"""What many tests share: a small random model made here, and the embedded base, each made once."""
+"""What many tests share: a small random model, an MLflow store and a PostgreSQL, each made once; a workspace."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from filelock import FileLock
+
+from llmops.workspace import Workspace
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -37,12 +40,25 @@ def random_base(shared_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_base(shared_folder: Path) -> Path:
-    """The embedded base `builtin:tiny` as a user gets it; its pre-training takes about a minute."""
-    from llmops.builtin.bases import base
+def migrated(shared_folder: Path) -> Path:
+    """An empty MLflow store in a file; making one takes two seconds, copying it none."""
+    from llmops.registry.connection import connect
 
-    cache = Path(os.environ["LLMOPS_TEST_CACHE"]) if "LLMOPS_TEST_CACHE" in os.environ else shared_folder / "cache"
-    return base("tiny", cache=cache)
+    database = shared_folder / "mlflow.db"
+    connect(f"sqlite:///{database}")  # who comes second waits and finds it made
+    return database
+
+
+@pytest.fixture(scope="session")
+def make_workspace(migrated: Path) -> Callable[[Path], Workspace]:
+    """Call it with the folder that becomes a workspace with an empty MLflow store."""
+
+    def make(home: Path) -> Workspace:
+        home.mkdir(parents=True)
+        shutil.copy(migrated, home / "mlflow.db")
+        return Workspace(home)
+
+    return make
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +84,36 @@ def postgresql_database(postgresql: str) -> str:
     with psycopg.connect(f"{postgresql}/postgres", autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE template0".encode())
     return f"{postgresql}/{name}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def each_database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Workspaces have their database in a file, and then on a server; which of them it is."""
+    monkeypatch.delenv("LLMOPS_DATABASE_URL", raising=False)
+    if request.param == "postgresql":
+        monkeypatch.setenv("LLMOPS_DATABASE_URL", request.getfixturevalue("postgresql_database"))
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Torch computes on one thread, here and in processes that are started: the same sums in the same order."""
+    import torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        yield
+        torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def small_vllm_cache() -> Iterator[None]:
+    """A gigabyte for keys and values: filling the several that llmops takes where they are free takes ten seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+        yield
 
 
 @pytest.fixture

@@ -17,20 +17,17 @@ from llmops.errors import EnvironmentFault
 from llmops.registry.decisions import append, chain, check_chain
 from llmops.registry.verdicts import attach, sealed, verdicts_of
 from llmops.workspace import Workspace
-from tests.postgresql_server import free_port
+from tests.local_server import free_port
 
 AT_ONCE = 8
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    monkeypatch.delenv("LLMOPS_DATABASE_URL", raising=False)
-    if request.param == "postgresql":
-        monkeypatch.setenv("LLMOPS_DATABASE_URL", request.getfixturevalue("postgresql_database"))
+@pytest.fixture
+def place(each_database: str, tmp_path: Path) -> Workspace:
     return Workspace(tmp_path / "home")
 
 
-ON_SERVER = pytest.mark.parametrize("place", ["postgresql"], indirect=True)
+ON_SERVER = pytest.mark.parametrize("each_database", ["postgresql"], indirect=True)
 
 TOGETHER = """
 import sys
@@ -172,3 +169,22 @@ def test_what_is_no_address_is_refused(address: str, tmp_path: Path, monkeypatch
         open_database(Workspace(tmp_path))
     assert "LLMOPS_DATABASE_URL is no address" in told.value.problem
     assert "secret" not in told.value.problem
+
+
+def test_a_service_keeps_its_connections_and_a_command_none(place: Workspace) -> None:
+    for keep, same in ((None, False), (2, True)):
+        engine = open_database(place, keep=keep)
+        with engine.connect() as connection:
+            first = connection.connection.driver_connection
+        with engine.connect() as connection:
+            assert (connection.connection.driver_connection is first) is same
+        engine.dispose()
+
+
+@pytest.mark.parametrize("each_database", ["sqlite"], indirect=True)
+def test_what_a_change_survives_is_said_where_it_is_opened(place: Workspace) -> None:
+    full, normal = 2, 1  # https://www.sqlite.org/pragma.html#pragma_synchronous
+    for engine, synced in ((open_database(place), full), (open_database(place, survives="kill"), normal)):
+        with engine.connect() as connection:
+            assert connection.execute(text("PRAGMA synchronous")).scalar() == synced
+            assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"

@@ -52,13 +52,33 @@ class FromReports(Settings):
     from_: Literal["reports"] = Field(alias="from")
     """Evaluation reports."""
     reports: Annotated[list[str], Field(min_length=1, max_length=9)]
-    """Folders of reports, one for each model."""
+    """Files of reports that `llmops eval` wrote, one for each model."""
     sample: PositiveInt | None = None
     """Items drawn at most, uniformly; null takes all."""
 
 
+class Part(Settings):
+    """A part of a column's text."""
+
+    column: str
+    """The column."""
+    pattern: str
+    """A pattern with one group, which is the part: `^(.+)_` is what stands before the last underscore."""
+
+    @field_validator("pattern")
+    @classmethod
+    def _has_one_group(cls, pattern: str) -> str:
+        try:
+            groups = re.compile(pattern).groups
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no pattern: {error}") from error
+        if groups != 1:
+            raise ValueError(f"{pattern!r} has {groups} groups; put one pair of brackets around what is meant")
+        return pattern
+
+
 class FromRows(Settings):
-    """Prompts and responses in a file."""
+    """Prompts and responses in a file, with ratings where there are some already."""
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
 
@@ -70,12 +90,18 @@ class FromRows(Settings):
     """The user's turn, a template over columns; or `{column}` alone with a list of messages."""
     responses: Annotated[list[str], Field(min_length=1, max_length=9)]
     """The answers, a template over columns each."""
-    models: list[str] | None = None
-    """Who gave each of the answers, a template over columns each; never shown to raters. Null: not known."""
+    models: list[str | Part] | None = None
+    """Who gave each of the answers, a template over columns or a part of one; never shown to raters. Null: not
+    known."""
     language: str | None = None
     """Template with the item's language; null: none."""
     tags: list[str] = Field(default_factory=list)
     """Templates with tags of the item."""
+    ratings: list[str] = Field(default_factory=list)
+    """Columns with a rating each that somebody gave already, each column a rater of its own: imported as they are."""
+    means: dict[str, str] = Field(default_factory=dict)
+    """What a rating that is written otherwise means: A, B, TIE or BOTH_BAD, a step from 3 to -3, a score, up or
+    down."""
     sample: PositiveInt | None = None
     """Items drawn at most, uniformly; null takes all."""
 
@@ -167,7 +193,10 @@ class Campaign(Settings):
                 problems["items.responses"] = "a ranking needs at least two answers"
             if self.kind in ("thumbs", "correction") and answers != 1:
                 problems["items.responses"] = f"{self.kind} is asked of one answer, {answers} are given"
-            models = self.items.models if isinstance(self.items, FromRows) else None
+            assert isinstance(self.items, FromRows)
+            models = self.items.models
+            if self.items.ratings and self.kind in ("ranking", "correction"):
+                problems["items.ratings"] = f"a {self.kind} does not fit into one column"
             if models is not None and len(models) != answers:
                 problems["items.models"] = f"{len(models)} models for {answers} answers"
         if self.widget_origins and self.kind != "thumbs":

@@ -1,6 +1,7 @@
 """The tables of the rating service. Rows are only added; what changes in time is an event, or a new row that names the
-old one. Two exceptions, each for a reason: `people` and what hangs on it can be erased, and `openings` is no record but
-an index of what is free, which can be rebuilt from the others at any time.
+old one. Two exceptions, each for a reason: `people`, `raters` and what hangs on them can be erased; `openings`,
+`leases`, `campaign_totals` and `rater_totals` are no records but indexes of what is free, what is out and how much
+there is, which `llmops.feedback.rebuilding` makes anew from the others at any time.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 @cache
 def metadata() -> MetaData:
     """All of them, as `migrations/versions/0003_feedback.py` makes them."""
-    from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, MetaData, Table, Text
+    from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, MetaData, Table, Text, text
+
+    gold, free = text("kind = 'gold'"), text("free > 0")
 
     known = MetaData()
     Table(
@@ -53,6 +56,7 @@ def metadata() -> MetaData:
         Column("expected", Text),  # JSON of a verdict, gold alone; positions are the responses' places
         Index("rated_items_campaign", "campaign", "place", unique=True),
         Index("rated_items_cluster", "campaign", "cluster"),
+        Index("rated_items_gold", "campaign", "place", sqlite_where=gold, postgresql_where=gold),
     )
     Table(
         "rated_responses",
@@ -96,7 +100,7 @@ def metadata() -> MetaData:
         Index("ratings_item", "item"),
         Index("ratings_campaign", "campaign", "at"),
         Index("ratings_assignment", "assignment"),
-        Index("ratings_rater", "rater"),
+        Index("ratings_rater", "rater", "campaign", "at"),
     )
     Table(
         "rating_events",
@@ -121,15 +125,18 @@ def metadata() -> MetaData:
         Column("consent", Text, nullable=False),  # which version of the terms was agreed to; "" none
     )
     Table(
-        "openings",  # one row per item that may still be given out: what is free of its overlap
+        "openings",  # one row per normal item: what is free of its overlap
         known,
         Column("item", Text, primary_key=True),
         Column("campaign", Text, nullable=False),
         Column("free", Integer, nullable=False),
-        Column("priority", Integer, nullable=False),
+        Column("rank", Integer, nullable=False),  # its priority, negated, so that rank and place ascend together
         Column("place", BigInteger, nullable=False),
-        Column("language", Text),
-        Index("openings_next", "campaign", "free", "priority", "place"),
+        Column("language", Text, nullable=False),  # "" for none
+        Column("since", Double, nullable=False),  # when something of it last became free
+        # Of the indexes, the used-up items are no part: a million of them cost the next task nothing.
+        Index("openings_next", "campaign", "language", "rank", "place", sqlite_where=free, postgresql_where=free),
+        Index("openings_since", "campaign", "since", sqlite_where=free, postgresql_where=free),
     )
     Table(
         "leases",  # one row per assignment that is out: when it ends; also rebuilt from the others
@@ -141,6 +148,31 @@ def metadata() -> MetaData:
         Column("until", Double, nullable=False),
         Index("leases_until", "campaign", "until"),
         Index("leases_rater", "campaign", "rater"),
+    )
+    Table(
+        "campaign_totals",
+        known,
+        Column("campaign", Text, primary_key=True),
+        Column("size", BigInteger, nullable=False),  # of any kind; also the next one's place
+        Column("gold", Integer, nullable=False),
+        Column("wanted", BigInteger, nullable=False),  # ratings: normal items times overlap, and what was re-opened
+        Column("languages", Text, nullable=False),  # JSON list of those its normal items have, "" among them
+    )
+    Table(
+        "rater_totals",  # one row per rater and campaign, so that two raters never wait for one another's count
+        known,
+        Column("campaign", Text, primary_key=True),
+        Column("rater", Text, primary_key=True),
+        Column("normal", Integer, nullable=False),  # assignments of each kind
+        Column("gold", Integer, nullable=False),
+        Column("repeat", Integer, nullable=False),
+        Column("training", Integer, nullable=False),
+        Column("rated", Integer, nullable=False),  # assignments whose newest rating is a verdict
+        Column("counted", Integer, nullable=False),  # of those, the ones that fill an overlap
+        Column("gold_right", Integer, nullable=False),
+        Column("gold_of", Integer, nullable=False),
+        Column("judged_from", Text, nullable=False),  # JSON [right, of] when last resumed: what is forgiven
+        Column("paused", Boolean, nullable=False),
     )
     Table(
         "people",
@@ -177,6 +209,7 @@ def metadata() -> MetaData:
         Column("until", Double, nullable=False),
         Column("by", Text, nullable=False),
         Column("used", Double),
+        Column("rater", Text),  # whose password the link sets anew; null where it makes an account
     )
     Table(
         "memberships",  # who may rate or own which campaign

@@ -11,20 +11,21 @@ RUN/error.json        why it did not go on
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from llmops.errors import EnvironmentFault, InputError, Interrupted, LlmopsError, OutOfMemory, TrainingStopped
-from llmops.files import write_json
+from llmops.files import digest_of, write_json
 from llmops.finetune import checkpoint
 from llmops.finetune.artifact import save_artifact
+from llmops.finetune.identity import environment
 from llmops.finetune.model import Placement
 from llmops.finetune.parallel import Processes
-from llmops.finetune.recipe import Recipe
+from llmops.finetune.recipe import Lora, Recipe
 from llmops.finetune.tokens import TokenStore
 from llmops.finetune.train import Trainer
 from llmops.records import ModelSource, Step
@@ -83,6 +84,7 @@ class Outcome:
     best_update: int
     stopped_early: bool
     peak_bytes: int
+    validation_measures: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def tokens_per_s(self) -> float:
@@ -126,6 +128,7 @@ def work(
             placement=Placement(processes.device, job.attention, job.liger),
             processes=processes,
             pad_id=job.pad_id,
+            references=_references(job, processes),
             stop=stop,
             on_step=told,
         ).run()
@@ -142,10 +145,35 @@ def work(
         best_update=progress.best_update,
         stopped_early=trained.stopped_early,
         peak_bytes=trained.peak_bytes,
+        validation_measures=progress.best_measures if job.recipe.validation.keep_best else progress.measures,
     )
     if processes.first:
         write_json(run / "trained.json", asdict(outcome))
     return outcome
+
+
+def _references(job: Job, processes: Processes) -> Path:
+    """Where the reference's log-probabilities of the job's tokens are kept: beside them, by all they depend on.
+
+    Arithmetic and batches are part of the name, so that what is read has the very bits that computing it would give.
+    """
+    adapter = job.recipe.adapter
+    name = digest_of(
+        {
+            "base": job.base.digest,
+            "base_bits": adapter.base_bits if isinstance(adapter, Lora) else 32,
+            "precision": job.recipe.precision,
+            "attention": job.attention,
+            "liger": job.liger,
+            "per_device": job.recipe.batch.per_device,
+            "loss_chunk": job.recipe.kernels.loss_chunk,
+            "world": processes.world,
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name(processes.device) if processes.device.type == "cuda" else "cpu",
+            "environment": environment(),
+        }
+    )
+    return job.tokens / f"reference-{name[:32]}"
 
 
 def read_outcome(run: Path) -> Outcome:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from llmops.errors import InputError
-from llmops.finetune.losses import loss_sum
+from llmops.finetune.losses import loss_sum, token_losses
+from llmops.finetune.method import Sft
 from llmops.finetune.recipe import Lora, NoAdapter, Recipe
 
+_SWITCH = "_disable_adapters"
+"""The attribute by which peft's layers know whether they add anything."""
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -51,6 +54,22 @@ class LossModel(nn.Module):
         """The decoder layers in order."""
         return list(self.backbone.layers)
 
+    @contextmanager
+    def untrained(self) -> Iterator[None]:
+        """Forward passes inside are those of the base: an adapter is switched off, nothing else is touched.
+
+        peft's own switch also freezes the adapter for that time, which FSDP would take for its state for good.
+        """
+        layers: list[Any] = [part for part in self.inner.modules() if hasattr(part, _SWITCH)]
+        before = [getattr(part, _SWITCH) for part in layers]
+        try:
+            for part in layers:
+                setattr(part, _SWITCH, True)
+            yield
+        finally:
+            for part, value in zip(layers, before, strict=True):
+                setattr(part, _SWITCH, value)
+
     def train(self, mode: bool = True) -> LossModel:
         """Switch dropout and noise; the 4-bit layers stay as they are for training.
 
@@ -62,8 +81,10 @@ class LossModel(nn.Module):
             part.training = True
         return self
 
-    def forward(self, input_ids: Tensor, positions: Tensor, targets: Tensor, **attention: Any) -> Tensor:
-        """Loss sum in nats.
+    def forward(
+        self, input_ids: Tensor, positions: Tensor, targets: Tensor, *, each: bool = False, **attention: Any
+    ) -> Tensor:
+        """Loss sum in nats, or with `each` the loss of every trained token, `(trained,)`.
 
         Args:
             input_ids: `(sequences, length)`.
@@ -78,7 +99,8 @@ class LossModel(nn.Module):
         if self._hidden_factor != 1.0:
             chosen = chosen * self._hidden_factor
         head = self.causal.get_output_embeddings()
-        return loss_sum(chosen, head, targets, chunk=self.chunk, softcap=self._softcap)
+        losses = token_losses if each else loss_sum
+        return losses(chosen, head, targets, chunk=self.chunk, softcap=self._softcap)
 
 
 class _Neftune:
@@ -119,8 +141,6 @@ def load_model(recipe: Recipe, base: Path, placement: Placement) -> LossModel:
     Raises:
         InputError: the adapter's targets or rank do not fit the model.
     """
-    # On import it looks for kernels of a hub, which are for inference, and says so where it finds none.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     adapter = recipe.adapter
     causal = _base(recipe, base, placement)
     if placement.liger:
@@ -134,7 +154,8 @@ def load_model(recipe: Recipe, base: Path, placement: Placement) -> LossModel:
         _freeze(causal, recipe)
     if recipe.kernels.checkpointing:
         causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model = LossModel(inner, chunk=recipe.kernels.loss_chunk, neftune=recipe.method.neftune)
+    neftune = recipe.method.neftune if isinstance(recipe.method, Sft) else 0.0
+    model = LossModel(inner, chunk=recipe.kernels.loss_chunk, neftune=neftune)
     if not (isinstance(adapter, Lora) and adapter.base_bits < 16):
         model.to(placement.device)
     if recipe.kernels.compile:
@@ -165,8 +186,6 @@ def _base(recipe: Recipe, base: Path, placement: Placement) -> Any:
             bnb_4bit_quant_storage=compute,
         )
     elif bits == 8:
-        # Said once for every layer and pass otherwise: int8 multiplies in float16 by design.
-        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
     if bits < 16:
         options["device_map"] = {"": placement.device}

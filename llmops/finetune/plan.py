@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from llmops.errors import EnvironmentFault, InputError
@@ -14,7 +14,7 @@ from llmops.finetune.memory import estimate_memory
 from llmops.finetune.recipe import Fsdp, Lora, NoAdapter, Recipe
 from llmops.finetune.shape import ModelShape
 from llmops.finetune.trained import trained_weights
-from llmops.finetune.work import Flops, Tokens, count_flops, seconds_for
+from llmops.finetune.work import Flops, Tokens, count_flops, count_forward, seconds_for
 from llmops.hardware import KNOWN_GPUS, Device
 from llmops.records import MemoryEstimate
 
@@ -150,6 +150,10 @@ def make_plan(
     updates = _updates(recipe, per_epoch)
     tokens = epoch.times(updates / per_epoch)
     flops = count_flops(recipe, shape, tokens)
+    item = recipe.method.item
+    # Sequences that are measured are taken to be as long as those that are trained.
+    measured = count_forward(shape, tokens) * len(item.measured) / len(item.trained)
+    flops = replace(flops, computed=flops.computed + measured)
     # Processes on one CPU share its cores.
     devices = world if device.kind == "cuda" else 1
     seconds = seconds_for(recipe, flops, device, devices=devices)
@@ -176,7 +180,7 @@ def make_plan(
         fits=tuple(_fits(recipe, shape, lengths)),
         suggestions=suggestions,
         together=together,
-        notes=_notes(recipe, lengths, device),
+        notes=(*_notes(recipe, lengths, device), *_reference_notes(recipe, shape, epoch, device, devices=devices)),
     )
 
 
@@ -229,15 +233,16 @@ def gib(amount: float) -> str:
 
 
 def _one_epoch(recipe: Recipe, lengths: LengthProfile, attention: str) -> tuple[int, Tokens]:
-    """Sequences and tokens of one epoch."""
-    batch = recipe.batch
+    """Sequences that fill updates, and tokens, of one epoch; items of several sequences fill them as one each."""
+    batch, together = recipe.batch, len(recipe.method.item.trained)
     if not batch.packing:
-        sequences = math.ceil(lengths.rows - 1e-6)
-        width = padded(lengths.longest_of(batch.per_device))
-        computed, squares = sequences * width, float(sequences * width**2)
+        sequences = math.ceil(lengths.rows / together - 1e-6)
+        width = padded(lengths.longest_of(batch.per_device * together))
+        computed, squares = sequences * together * width, float(sequences * together * width**2)
     else:
-        sequences = lengths.packed_sequences(batch.max_length)
-        width = padded(min(float(batch.max_length), lengths.tokens))
+        capacity = batch.max_length * together
+        sequences = lengths.packed_sequences(capacity)
+        width = padded(min(float(capacity), lengths.tokens))
         computed = sequences * width
         # Without a kernel for documents the scores of all pairs of a sequence are computed and masked.
         squares = lengths.squares if attention in ("varlen", "flash_attention_2") else sequences * width**2
@@ -260,18 +265,19 @@ def _updates(recipe: Recipe, per_epoch: int) -> int:
 
 def _load(recipe: Recipe, lengths: LengthProfile, world: int) -> Load:
     """The fullest pass: the longest rows together, which training begins with."""
-    batch = recipe.batch
+    batch, together = recipe.batch, len(recipe.method.item.trained)
     longest = lengths.longest if lengths.exact else _UNSEEN * lengths.longest
     if batch.packing:
-        length = min(float(batch.max_length), lengths.tokens)
-        sequences = min(batch.per_device, math.ceil(lengths.tokens / batch.max_length))
+        capacity = batch.max_length * together
+        length = min(float(capacity), lengths.tokens)
+        sequences = min(batch.per_device, math.ceil(lengths.tokens / capacity))
     else:
         length = min(longest, batch.max_length)
-        sequences = min(batch.per_device, math.ceil(lengths.rows - 1e-6))
+        sequences = min(batch.per_device * together, math.ceil(lengths.rows - 1e-6))
     trained = math.ceil(sequences * length * lengths.trained_share)
     passes = batch.passes(world)
-    batches = passes * _updates(recipe, max(1, math.ceil(lengths.rows / batch.sequences)))
-    widths = 1.0 if batch.packing else lengths.widths(batch.per_device, batches)
+    batches = passes * _updates(recipe, max(1, math.ceil(lengths.rows / together / batch.sequences)))
+    widths = 1.0 if batch.packing else lengths.widths(batch.per_device * together, batches)
     return Load(sequences, padded(length), trained, passes, widths)
 
 
@@ -387,6 +393,20 @@ def _set(section: str, recipe: Recipe, **values: object) -> Recipe:
 
 def _replace(section: str, value: object, recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={section: value})
+
+
+def _reference_notes(
+    recipe: Recipe, shape: ModelShape, epoch: Tokens, device: Device, *, devices: int
+) -> Iterator[str]:
+    if not recipe.method.reference:
+        return
+    item = recipe.method.item
+    forward = count_forward(shape, epoch) * item.sequences / len(item.trained)
+    seconds = seconds_for(recipe, Flops(forward, forward, "forward"), device, devices=devices)
+    yield (
+        f"before the first update, about {max(1, round(seconds)):,} s more: what the base thinks of every answer is "
+        "computed once and kept with the tokens; no second model is held while training"
+    )
 
 
 def _notes(recipe: Recipe, lengths: LengthProfile, device: Device) -> tuple[str, ...]:

@@ -6,7 +6,8 @@ Knows nothing of torch: a recipe is validated, explained and planned on any mach
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import (
     Field,
@@ -18,19 +19,12 @@ from pydantic import (
     model_validator,
 )
 
-from llmops.config import Settings, refuse
-from llmops.data.section import DataSection
+from llmops.config import Settings, Where, refuse
+from llmops.data.section import ROWS, DataSection, TrainOrigin
 from llmops.errors import InputError
+from llmops.finetune.method import METHODS, SFT, Dpo, Method
 
 Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Sft(Settings):
-    """Supervised fine-tuning: next-token loss on assistant turns, or on all of a plain text."""
-
-    kind: Literal["sft"] = "sft"
-    neftune: NonNegativeFloat = 0.0
-    """Noise added to the embeddings while training (NEFTune's alpha; papers use 5 to 15); 0 adds none."""
 
 
 class Freeze(Settings):
@@ -215,7 +209,7 @@ class Recipe(Settings):
     """Model to start from: `builtin:tiny`, a hub id, `hub-id@revision`, a folder, or `models:/name@alias`."""
     data: DataSection
     """What is trained on."""
-    method: Sft = Sft()
+    method: Method = SFT
     """How it is trained."""
     adapter: Annotated[NoAdapter | Lora, Field(discriminator="kind")] = NoAdapter()
     """Which weights are trained."""
@@ -247,10 +241,17 @@ class Recipe(Settings):
             raise ValueError("a model's name has no spaces")
         return base
 
+    @field_validator("method", mode="before")
+    @classmethod
+    def _supervised_where_nothing_is_said(cls, method: object) -> object:
+        return {"kind": "sft", **method} if isinstance(method, dict) else method
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         """What would fail, or be read by nothing, is refused here and not after hours of training."""
         problems: dict[str, str] = {}
+        if isinstance(self.method, Dpo) and self.method.loss == "ipo" and self.method.label_smoothing:
+            problems["method.label_smoothing"] = "the loss ipo has none; leave the key out, or choose loss: sigmoid"
         adapter = self.adapter if isinstance(self.adapter, Lora) else None
         if adapter is not None and self.evaluate is not None and not adapter.merge:
             if adapter.modules_to_save:
@@ -266,5 +267,30 @@ class Recipe(Settings):
                 problems["optimizer.name"] = "fsdp cannot split the state of adamw8bit; use adamw, or ddp"
         if self.validation.patience is not None and self.data.validation == 0:
             problems["validation.patience"] = "nothing is held out to stop early on; give data.validation a share"
-        refuse(problems)
+        placed: dict[Where, str] = {tuple(key.split(".")): problem for key, problem in problems.items()}
+        refuse({**dict(self._rows_of_another_method()), **placed})
         return self
+
+    def _rows_of_another_method(self) -> Iterator[tuple[Where, str]]:
+        """Sources whose rows the method does not train on, each by its key."""
+        validation = self.data.validation if isinstance(self.data.validation, list) else []
+        for side, sources in (("train", self.data.train), ("validation", validation)):
+            for number, source in enumerate(sources):
+                if source.makes in self.method.rows:
+                    continue
+                fitting = " or ".join(
+                    str(get_args(one.model_fields["kind"].annotation)[0]) for one in METHODS if source.makes in one.rows
+                )
+                yield (
+                    ("data", side, number),
+                    f"method {self.method.kind} does not train on rows with {_keys(type(source))}; give the source "
+                    f"{' or '.join(_keys(kind) for kind in ROWS if kind.makes in self.method.rows)}, "
+                    f"or set method.kind to {fitting}",
+                )
+
+
+def _keys(rows: type[TrainOrigin]) -> str:
+    """The keys that only this kind of rows needs, as a sentence names them."""
+    return " and ".join(
+        f"`{name}`" for name, field in rows.model_fields.items() if field.is_required() and name != "source"
+    )

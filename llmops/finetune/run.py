@@ -20,7 +20,7 @@ from llmops.files import folder_digest, new_folder, write_json
 from llmops.finetune.disk import check_disk, disk_needed
 from llmops.finetune.hold import held
 from llmops.finetune.identity import differences, environment, identity, run_digest
-from llmops.finetune.lengths import LengthProfile
+from llmops.finetune.items import Items
 from llmops.finetune.plan import Plan, check_memory, gib, make_plan, way_out
 from llmops.finetune.recipe import Lora, Recipe
 from llmops.finetune.shape import ModelShape, shape_of
@@ -88,7 +88,7 @@ def encode_dataset(
     from llmops.finetune.tokens import encode, encoding_key
 
     tokenizer = AutoTokenizer.from_pretrained(base.folder, local_files_only=True)
-    key = encoding_key(dataset.digest, tokenizer, recipe.batch.max_length)
+    key = encoding_key(dataset.digest, tokenizer, recipe.batch.max_length, recipe.method.item)
     folder = cache / "tokens" / key[:32]
     if not (folder / "report.json").is_file():
         with new_folder(folder) as fresh:
@@ -102,6 +102,7 @@ def encode_dataset(
                     tokenizer,
                     max_length=recipe.batch.max_length,
                     path=fresh / f"{split}.safetensors",
+                    method=recipe.method,
                     on_progress=partial(_encoded, listener, split, count),
                 )
                 reports[split] = asdict(report)
@@ -190,10 +191,7 @@ def plan_run(recipe: Recipe, shape: ModelShape, tokens: Tokens, kernels: Kernels
     Raises:
         EnvironmentFault: memory or disk will not do; the keys that help are named with what each saves.
     """
-    store = tokens.train
-    profile = LengthProfile.from_rows(
-        store.lengths.tolist(), store.trained_counts.tolist(), weights=store.weights.tolist()
-    )
+    profile = Items.of(tokens.train, recipe.method.item).profile()
     device = device_of(machine(disk=folder))
     plan = make_plan(
         recipe,
@@ -333,6 +331,8 @@ def train_run(
         trained_tokens=outcome.trained_tokens,
         final_loss=outcome.loss,
         validation_loss=outcome.validation_loss,
+        validation_measures=dict(outcome.validation_measures),
+        loss_unit=recipe.method.unit,
         tokens_per_s=outcome.tokens_per_s,
         predicted=plan.predicted(),
         measured={

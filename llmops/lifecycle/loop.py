@@ -119,6 +119,8 @@ def finetune(
         listener.say(
             f"plan: {plan.updates} updates, {plan.tokens.used:,.0f} tokens, about {gib(plan.memory.total)} at the peak"
         )
+        if recipe.method.reference:
+            listener.say("reference: what the base thinks of every answer comes before the first update, once")
         tracker = _tracker(workspace, folder, recipe, parts)
         with _recorded(tracker, listener):
             manifest = train_run(
@@ -205,6 +207,8 @@ class _Recording:
             "tokens_per_s": speed,
             "peak_bytes": float(step.peak_bytes),
             "epoch": step.epoch,
+            **step.measures,
+            **{f"validation_{name}": value for name, value in step.validation_measures.items()},
         }
         if self._plan.device.kind == "cuda":
             values["mfu"] = self._plan.mfu(speed)
@@ -254,7 +258,8 @@ def _record_result(
     from llmops.finetune.job import read_steps  # imports torch, which the checks at the start must not wait for
 
     steps = list(read_steps(finished.folder))
-    for picture in plots(steps, tokens.train.lengths.tolist(), finished.folder / "report"):
+    lengths, folder = tokens.train.lengths.tolist(), finished.folder / "report"
+    for picture in plots(steps, lengths, folder, unit=manifest.loss_unit):
         tracker.artifact(picture, under="plots")
     tracker.document("manifest.json", asdict(manifest))
     tracker.document("reports/mask.json", asdict(tokens.report))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmops.database import open_database
@@ -14,13 +14,15 @@ from llmops.serve.ledger import Ledger
 from llmops.serve.ledger_usage import spent
 from llmops.serve.limits import Spending
 from llmops.serve.metrics import Metrics
-from llmops.serve.request_log import RequestLog
+from llmops.serve.request_log import JsonLines, RequestLog
 from llmops.serve.settings import Gateway
 from llmops.serve.traces import Traces
 from llmops.workspace import Workspace
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
+
+_told = logging.getLogger("llmops.gateway")
 
 
 class Books:
@@ -40,9 +42,9 @@ class Books:
         telemetry = settings.telemetry
         self._spending = Spending()
         self._keys: KeyFile | None = None
-        self._keys_at: Path | None = None
         self._traces = Traces(telemetry.traces, telemetry.trace_share) if telemetry.traces else None
         self.log = RequestLog(telemetry.log)
+        self._lines = JsonLines(self.log)
         self.ledger = Ledger(
             lambda: open_database(workspace),
             behind_rows=settings.ledger.behind_rows,
@@ -55,23 +57,25 @@ class Books:
         )
 
     def start(self) -> None:
-        """Begin to write."""
+        """Begin to write, what the program itself tells included."""
+        _told.addHandler(self._lines)
         self.ledger.start()
 
     def gatekeeper(self, settings: Gateway) -> Gatekeeper:
-        """Who lets in as `settings` say; while the file of keys is the same, what keys took is not forgotten.
+        """Who would let in as `settings` say; while the file of keys is the same, what keys took is not forgotten.
 
         Raises:
             LlmopsError: the file of keys cannot be read.
         """
         if settings.keys is None:
-            self._keys = self._keys_at = None
             return Everybody()
-        file = settings.keys.file
-        if self._keys is None or self._keys_at != file:
-            self._keys = KeyFile(file, self._spending, tell=self._tell)
-            self._keys_at = file
-        return self._keys
+        if self._keys is not None and self._keys.file == settings.keys.file:
+            return self._keys
+        return KeyFile(settings.keys.file, self._spending, tell=self._tell)
+
+    def follow(self, gatekeeper: Gatekeeper) -> None:
+        """From now on this one lets in; the metrics say of it where its file cannot be read."""
+        self._keys = gatekeeper if isinstance(gatekeeper, KeyFile) else None
 
     def record(self, entry: Entry) -> None:
         self.ledger.record(entry)
@@ -93,6 +97,7 @@ class Books:
             self._tell(f"{lost} rows of the ledger could not be written and are lost")
         if self._traces is not None:
             self._traces.close()
+        _told.removeHandler(self._lines)
         self.log.close()
         return lost
 

@@ -101,6 +101,7 @@ class Service:
         self.ending = ending
         self.refused = ""
         """Why the file was not taken when it was last read again."""
+        self._reloading = asyncio.Lock()
         self._socket = listening_socket
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -119,14 +120,20 @@ class Service:
         Raises:
             LlmopsError: it cannot be used; everything goes on as before.
         """
+        async with self._reloading:
+            return await self._reload()
+
+    async def _reload(self) -> Answer:
         try:
             fresh = load(self.file, Gateway, what="gateway")
-            if fresh.listen != self.fleet.settings.listen:
-                raise InputError(
-                    f"`listen` is {self.fleet.settings.listen}, which cannot be changed while it runs",
-                    fix="set it back, or end the gateway and start it again",
-                )
+            for name in ("listen", "ledger", "telemetry"):
+                if getattr(fresh, name) != getattr(self.fleet.settings, name):
+                    raise InputError(
+                        f"`{name}` cannot be changed while it runs",
+                        fix="set it back, or end the gateway and start it again",
+                    )
             apply = self.app.prepare(fresh)
+            had_keys = self.fleet.settings.keys is not None
             await self.fleet.reload(fresh)
             apply()
         except LlmopsError as error:
@@ -135,6 +142,8 @@ class Service:
             raise
         self.refused = ""
         self.listener.say(f"{self.file} was read again")
+        if had_keys:
+            self._say_who_may_ask()
         return await self.state()
 
     def hang_up(self) -> None:
@@ -157,16 +166,16 @@ class Service:
         """Answer until `ending`, then drain."""
         from llmops.serve.server import Server, config_of, shorten_pauses
 
-        limits = self.fleet.settings.limits
         shorten_pauses()
-        server = Server(config_of(self.app, limits))
+        server = Server(config_of(self.app, lambda: self.fleet.settings.limits))
         answering = asyncio.create_task(server.serve(sockets=[self._socket]))
         watching = asyncio.create_task(self.fleet.watch())
         ending = asyncio.create_task(self.ending.wait())
         starting = asyncio.create_task(self._announce())
         await asyncio.wait({answering, watching, ending}, return_when=asyncio.FIRST_COMPLETED)
         if ending.done():
-            self.listener.say(f"ending: {self.fleet.in_flight} requests under way get up to {limits.drain_s:g} s")
+            drain_s = self.fleet.settings.limits.drain_s
+            self.listener.say(f"ending: {self.fleet.in_flight} requests under way get up to {drain_s:g} s")
             draining = asyncio.create_task(self.app.drain())
             # A second Ctrl-C cuts what is under way.
             asyncio.get_running_loop().add_signal_handler(signal.SIGINT, draining.cancel)
@@ -186,11 +195,20 @@ class Service:
     async def _announce(self) -> None:
         fleet = self.fleet
         self.listener.say(f"gateway on {self.address}; engines are starting")
+        self._say_who_may_ask()
         if await fleet.ready():
             self.listener.say(f"ready: {', '.join(fleet.settings.routes)} on {self.address}")
         else:
             lacking = [name for name in fleet.settings.engines if not fleet.targets.ready(name)]
             self.listener.say(f"not ready: {', '.join(lacking)}; `llmops serve status` says why")
+
+    def _say_who_may_ask(self) -> None:
+        """Aloud where it is everybody; that it is nobody beyond this machine has been checked with the settings."""
+        settings = self.fleet.settings
+        if settings.keys is None:
+            self.listener.say(
+                f"no `keys`: everybody on this machine may ask, and nobody else, for it listens on {settings.host} only"
+            )
 
 
 @contextlib.contextmanager

@@ -101,9 +101,14 @@ def run_here(
     *,
     validate: bool = True,
     attention: str = "sdpa",
+    references: Path | None = None,
     stop: Callable[[], int] = lambda: 0,
 ) -> Done:
-    """Train in this process; answers every update and the final trained weights."""
+    """Train in this process; answers every update and the final trained weights.
+
+    Args:
+        references: where a reference's log-probabilities are kept; None is a place of this run's own.
+    """
     steps: list[Step] = []
     trained = Trainer(
         recipe,
@@ -114,6 +119,7 @@ def run_here(
         placement=Placement(ALONE.device, attention, liger=False),
         processes=ALONE,
         pad_id=PAD,
+        references=references or checkpoints / "reference",
         stop=stop,
         on_step=steps.append,
     ).run()

@@ -14,6 +14,8 @@ from llmops.errors import EnvironmentFault, Interrupted, TrainingStopped
 from llmops.finetune import checkpoint
 from tests.finetune.small_runs import PAD, Stores, a_recipe, largest_difference, make_stores, run_here, stop_after
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 VARIANTS: list[Any] = [
     pytest.param({}, id="full"),
     pytest.param({"batch": {"packing": True}}, id="full-packed"),
@@ -32,14 +34,6 @@ VARIANTS: list[Any] = [
 @pytest.fixture(scope="module")
 def stores(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Stores:
     return make_stores(random_base, tmp_path_factory.mktemp("tokens"))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class TestASplitBatch:
@@ -242,7 +236,7 @@ class TestValidation:
             pad_id=PAD,
         )
         other.model = other.wrapped = again.trained.model
-        assert other.validation_loss() == pytest.approx(whole.progress.validation_loss, abs=1e-6)
+        assert other.score().loss == pytest.approx(whole.progress.validation_loss, abs=1e-6)
 
     def test_leaves_training_as_if_it_had_not_happened(self, random_base: Path, stores: Stores, tmp_path: Path) -> None:
         dropout = {"adapter": {"kind": "lora", "rank": 4, "dropout": 0.2}}

@@ -3,72 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from llmops.files import folder_digest
-from llmops.records import RunManifest
 from llmops.registry import store
 from llmops.registry.connection import connect
-from llmops.registry.licence_chain import TAG, Licensed, to_plain
-from llmops.registry.promote import approve, promote, registered, rollback
+from llmops.registry.promote import rollback
 from llmops.registry.store import ModelVersion
 from llmops.serve.follower import EVERY_S, Follower
+from llmops.serve.settings import LocalEngine
 from llmops.serve.status import status
 from llmops.workspace import Workspace
-from tests.registry.test_promote import verdict
-from tests.serve.conftest import Heard, MakeModel, Vllm
+from tests.listener import Heard
+from tests.registry import registrations
+from tests.serve.stand_in import MakeModel, Vllm
 from tests.serve.test_fleet import ask, fleet_of, run, until
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
-
-LICENCES = {TAG: json.dumps(to_plain([Licensed("base", "org/base", "Apache-2.0", "its model card")]))}
 Register = Callable[..., ModelVersion]
 
 
-@pytest.fixture(scope="session")
-def migrated(shared_folder: Path) -> Path:
-    database = shared_folder / "mlflow.db"
-    connect(f"sqlite:///{database}")
-    return database
-
-
 @pytest.fixture
-def register(here: Workspace, migrated: Path, monkeypatch: pytest.MonkeyPatch) -> Register:
-    """The next version of `m` from a folder, judged, approved and promoted as asked."""
+def register(here: Workspace, make_workspace: Callable[[Path], Workspace], monkeypatch: pytest.MonkeyPatch) -> Register:
+    """The next version of `m` from a folder, judged, approved and promoted."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("LLMOPS_DATABASE_URL", raising=False)
-    here.home.mkdir()
-    shutil.copy(migrated, here.home / "mlflow.db")
+    make_workspace(here.home)
 
-    def next_version(folder: Path, *, champion: bool = True) -> ModelVersion:
-        manifest = RunManifest(
-            name="m",
-            digest=folder.name,
-            identity={},
-            recipe={},
-            kind="adapter",
-            artifact_digest=folder_digest(folder),
-            steps=1,
-            tokens=1,
-            trained_tokens=1,
-            final_loss=1.0,
-            validation_loss=None,
-            tokens_per_s=1.0,
-            predicted={},
-            measured={},
-            environment={},
-        )
-        one = store.register("m", folder, manifest, workspace=here, facts=LICENCES)
-        registered(one, verdict(str(one.digest)), workspace=here)
-        if champion:
-            approve(one, "ann", workspace=here)
-            promote(one, "bob", workspace=here)
+    def next_version(folder: Path) -> ModelVersion:
+        one = registrations.register(folder, here)
+        registrations.champion(one, here)
         return one
 
     return next_version
@@ -118,6 +84,27 @@ def test_a_champion_that_may_not_be_served_leaves_the_old_one_serving_and_is_tol
             assert "models:/m@champion is models:/m/2 now, which is not served: the bytes of" in fleet.notes["x"]
             assert fleet.targets.ready("x")[0].version == "models:/m/1"
             assert status(fleet)["engines"][0]["note"] == fleet.notes["x"]
+
+    run(scenario())
+
+
+def test_an_engine_that_is_reloaded_away_while_it_is_looked_after_is_left_alone(
+    vllm: Vllm, here: Workspace, heard: Heard, make_model: MakeModel, register: Register
+) -> None:
+    base = make_model("base")
+    register(make_model("one", base=base, value=2.0))
+    alias, folder = {"model": "models:/m@champion"}, {"model": str(base)}
+
+    async def scenario() -> None:
+        async with fleet_of(vllm.gateway({"x": alias, "y": folder}), here, heard) as fleet:
+            assert await fleet.ready()
+            engine = fleet.settings.engines["x"]
+            assert isinstance(engine, LocalEngine)
+            follower = Follower(fleet)
+            for others in ({"y": folder}, {"x": folder, "y": folder}):
+                await fleet.reload(vllm.gateway(others))
+                await follower._look("x", engine, thorough=True)
+                assert fleet.notes == {}
 
     run(scenario())
 

@@ -21,11 +21,8 @@ from llmops.workspace import Workspace
 MIGRATIONS = Path(llmops.database.__file__).parent / "migrations"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    monkeypatch.delenv("LLMOPS_DATABASE_URL", raising=False)
-    if request.param == "postgresql":
-        monkeypatch.setenv("LLMOPS_DATABASE_URL", request.getfixturevalue("postgresql_database"))
+@pytest.fixture
+def place(each_database: str, tmp_path: Path) -> Workspace:
     return Workspace(tmp_path / "home")
 
 

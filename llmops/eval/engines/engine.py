@@ -22,6 +22,7 @@ class Answer:
         tokens: made for it, the one that ended it included.
         finish: `stop` where the model (or a stop text) ended it, `length` where it was cut.
         seconds: from the start of its batch, or the sending of its request, to its last token.
+        confidence: mean probability of its tokens, 0 to 1.
     """
 
     item: str
@@ -29,6 +30,7 @@ class Answer:
     tokens: int | None
     finish: Finish | None
     seconds: float | None
+    confidence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

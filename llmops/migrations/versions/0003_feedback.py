@@ -6,6 +6,10 @@ from alembic import op
 revision = "0003"
 down_revision = "0002"
 
+_ADDED_ONLY = ("campaign_rubrics", "rated_items", "rated_responses", "assignments", "ratings", "rating_events")
+_GOLD = sa.text("kind = 'gold'")
+_FREE = sa.text("free > 0")
+
 
 def upgrade() -> None:
     op.create_table(
@@ -41,6 +45,9 @@ def upgrade() -> None:
     )
     op.create_index("rated_items_campaign", "rated_items", ["campaign", "place"], unique=True)
     op.create_index("rated_items_cluster", "rated_items", ["campaign", "cluster"])
+    op.create_index(
+        "rated_items_gold", "rated_items", ["campaign", "place"], sqlite_where=_GOLD, postgresql_where=_GOLD
+    )
     op.create_table(
         "rated_responses",
         sa.Column("item", sa.Text, primary_key=True),
@@ -81,7 +88,7 @@ def upgrade() -> None:
     op.create_index("ratings_item", "ratings", ["item"])
     op.create_index("ratings_campaign", "ratings", ["campaign", "at"])
     op.create_index("ratings_assignment", "ratings", ["assignment"])
-    op.create_index("ratings_rater", "ratings", ["rater"])
+    op.create_index("ratings_rater", "ratings", ["rater", "campaign", "at"])
     op.create_table(
         "rating_events",
         sa.Column("id", sa.Text, primary_key=True),
@@ -107,11 +114,19 @@ def upgrade() -> None:
         sa.Column("item", sa.Text, primary_key=True),
         sa.Column("campaign", sa.Text, nullable=False),
         sa.Column("free", sa.Integer, nullable=False),
-        sa.Column("priority", sa.Integer, nullable=False),
+        sa.Column("rank", sa.Integer, nullable=False),
         sa.Column("place", sa.BigInteger, nullable=False),
-        sa.Column("language", sa.Text),
+        sa.Column("language", sa.Text, nullable=False),
+        sa.Column("since", sa.Double, nullable=False),
     )
-    op.create_index("openings_next", "openings", ["campaign", "free", "priority", "place"])
+    op.create_index(
+        "openings_next",
+        "openings",
+        ["campaign", "language", "rank", "place"],
+        sqlite_where=_FREE,
+        postgresql_where=_FREE,
+    )
+    op.create_index("openings_since", "openings", ["campaign", "since"], sqlite_where=_FREE, postgresql_where=_FREE)
     op.create_table(
         "leases",
         sa.Column("assignment", sa.Text, primary_key=True),
@@ -122,6 +137,29 @@ def upgrade() -> None:
     )
     op.create_index("leases_until", "leases", ["campaign", "until"])
     op.create_index("leases_rater", "leases", ["campaign", "rater"])
+    op.create_table(
+        "campaign_totals",
+        sa.Column("campaign", sa.Text, primary_key=True),
+        sa.Column("size", sa.BigInteger, nullable=False),
+        sa.Column("gold", sa.Integer, nullable=False),
+        sa.Column("wanted", sa.BigInteger, nullable=False),
+        sa.Column("languages", sa.Text, nullable=False),
+    )
+    op.create_table(
+        "rater_totals",
+        sa.Column("campaign", sa.Text, primary_key=True),
+        sa.Column("rater", sa.Text, primary_key=True),
+        sa.Column("normal", sa.Integer, nullable=False),
+        sa.Column("gold", sa.Integer, nullable=False),
+        sa.Column("repeat", sa.Integer, nullable=False),
+        sa.Column("training", sa.Integer, nullable=False),
+        sa.Column("rated", sa.Integer, nullable=False),
+        sa.Column("counted", sa.Integer, nullable=False),
+        sa.Column("gold_right", sa.Integer, nullable=False),
+        sa.Column("gold_of", sa.Integer, nullable=False),
+        sa.Column("judged_from", sa.Text, nullable=False),
+        sa.Column("paused", sa.Boolean, nullable=False),
+    )
     op.create_table(
         "people",
         sa.Column("rater", sa.Text, primary_key=True),
@@ -154,6 +192,7 @@ def upgrade() -> None:
         sa.Column("until", sa.Double, nullable=False),
         sa.Column("by", sa.Text, nullable=False),
         sa.Column("used", sa.Double),
+        sa.Column("rater", sa.Text),
     )
     op.create_table(
         "memberships",
@@ -161,3 +200,20 @@ def upgrade() -> None:
         sa.Column("rater", sa.Text, primary_key=True),
         sa.Column("at", sa.Double, nullable=False),
     )
+    if op.get_bind().dialect.name == "postgresql":
+        for table in _ADDED_ONLY:
+            op.execute(
+                f"CREATE TRIGGER {table}_added_only BEFORE UPDATE OR DELETE ON {table} "
+                "FOR EACH ROW EXECUTE FUNCTION llmops_added_only()"
+            )
+            op.execute(
+                f"CREATE TRIGGER {table}_not_emptied BEFORE TRUNCATE ON {table} "
+                "FOR EACH STATEMENT EXECUTE FUNCTION llmops_added_only()"
+            )
+        return
+    for table in _ADDED_ONLY:
+        for change in ("UPDATE", "DELETE"):
+            op.execute(
+                f"CREATE TRIGGER {table}_no_{change.lower()} BEFORE {change} ON {table} "
+                f"BEGIN SELECT RAISE(ABORT, 'rows of {table} can only be added'); END"
+            )

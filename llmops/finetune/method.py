@@ -1,0 +1,120 @@
+"""How a model is trained, as a recipe's `method:` says it: the kinds, what rows each takes, what a row becomes.
+
+Knows nothing of torch; the arithmetic of each kind is in `objective.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, get_args
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat
+
+from llmops.config import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What one row becomes: its sequences in the order they are kept, by the forward pass they are computed in.
+
+    Attributes:
+        name: of this shape; stores of tokens are shared by the methods whose items have one name.
+        trained: sequences with a gradient, all in one pass.
+        measured: sequences computed beforehand and without a gradient, all in one pass.
+    """
+
+    name: str
+    trained: tuple[str, ...]
+    measured: tuple[str, ...] = ()
+
+    @property
+    def sequences(self) -> int:
+        """How many sequences an item has."""
+        return len(self.trained) + len(self.measured)
+
+    @property
+    def widest(self) -> int:
+        """The most sequences of one item that are in a pass together."""
+        return max(len(self.trained), len(self.measured))
+
+
+ANSWER = Item("answer", ("answer",))
+PAIR = Item("pair", ("chosen", "rejected"))
+LABELLED = Item("labelled", ("answer",), measured=("mismatched",))
+"""An answer, and behind its prompt another row's, by which KTO knows how far the model has moved on the whole."""
+
+
+# Each kind says of itself, beside its keys: which kinds of rows it trains on (`records.Row`), what a row becomes,
+# whether it needs log-probabilities of the untrained base, and what its loss is counted in.
+
+
+class Sft(Settings):
+    """Supervised fine-tuning: next-token loss on assistant turns, or on all of a plain text."""
+
+    rows: ClassVar[tuple[str, ...]] = ("messages", "text")
+    item: ClassVar[Item] = ANSWER
+    reference: ClassVar[bool] = False
+    unit: ClassVar[str] = "nats per token"
+
+    kind: Literal["sft"] = "sft"
+    neftune: NonNegativeFloat = 0.0
+    """Noise added to the embeddings while training (NEFTune's alpha; papers use 5 to 15); 0 adds none."""
+
+
+class Dpo(Settings):
+    """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290): the chosen answer gains on the rejected
+    one, relative to what the base thinks of both."""
+
+    rows: ClassVar[tuple[str, ...]] = ("preference",)
+    item: ClassVar[Item] = PAIR
+    reference: ClassVar[bool] = True
+    unit: ClassVar[str] = "per pair"
+
+    kind: Literal["dpo"]
+    beta: PositiveFloat = 0.1
+    """How dear it is to leave the base: small lets the model go far (papers use 0.01 to 0.5)."""
+    loss: Literal["sigmoid", "sigmoid_norm", "ipo"] = "sigmoid"
+    """`sigmoid` is the paper's; `sigmoid_norm` takes log-probabilities per token, so that length earns nothing (beta is
+    then 2 or more); `ipo` aims at a margin of 1 / (2 · beta) per token instead of an endless one (arXiv:2310.12036)."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Share of pairs taken to be labelled the wrong way round (cDPO); the two sigmoid losses have it."""
+    sft_weight: NonNegativeFloat = 0.0
+    """Weight of the chosen answers' own next-token loss beside it, which keeps them likely (RPO's alpha)."""
+
+
+class Orpo(Settings):
+    """Odds-ratio preference optimisation (Hong et al. 2024, arXiv:2403.07691): supervised fine-tuning on the chosen
+    answer that makes the rejected one less likely; there is no reference, so the base need not know the task yet."""
+
+    rows: ClassVar[tuple[str, ...]] = ("preference",)
+    item: ClassVar[Item] = PAIR
+    reference: ClassVar[bool] = False
+    unit: ClassVar[str] = "nats per token and odds ratio"
+
+    kind: Literal["orpo"]
+    beta: PositiveFloat = 0.1
+    """Weight of the odds ratio beside the next-token loss of the chosen answers (the paper's lambda)."""
+
+
+class Kto(Settings):
+    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv:2402.01306): single answers that were wanted or
+    not, each measured against how far the model has moved on the whole."""
+
+    rows: ClassVar[tuple[str, ...]] = ("labelled",)
+    item: ClassVar[Item] = LABELLED
+    reference: ClassVar[bool] = True
+    unit: ClassVar[str] = "per answer"
+
+    kind: Literal["kto"]
+    beta: PositiveFloat = 0.1
+    """How dear it is to leave the base: small lets the model go far."""
+    desirable_weight: PositiveFloat = 1.0
+    """Weight of wanted answers; with n wanted and m unwanted ones, n · weight : m · weight is best 1 to 4/3 (eq. 8)."""
+    undesirable_weight: PositiveFloat = 1.0
+    """Weight of unwanted answers."""
+
+
+SFT = Sft()
+AnyMethod = Sft | Dpo | Orpo | Kto
+Method = Annotated[AnyMethod, Field(discriminator="kind")]
+METHODS: tuple[type[AnyMethod], ...] = get_args(AnyMethod)
