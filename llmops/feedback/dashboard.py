@@ -393,10 +393,10 @@ def _items(number: int) -> str:
 
 
 def _export(report: CampaignReport) -> Markup:
-    command = f"llmops feedback export {report.campaign} --for {usual_purpose(report.kind)} "
+    command = f"llmops feedback export {report.campaign} --for {usual_purpose(report.kind)}"
     return joined(
         tag("p", "In the service's workspace, this writes the ratings as training data:"),
-        tag("pre", tag("code", f"{command}--out feedback/exports/{report.campaign}"), tabindex=0),
+        tag("pre", tag("code", command), tabindex=0),
     )
 
 

@@ -72,7 +72,12 @@ class Openings:
         self._ahead_locked = self._ahead.with_for_update(of=openings, skip_locked=True)
         self._returned = (
             select(*columns, had.label("had"))
-            .where(openings.c.campaign == bindparam("campaign"), free, openings.c.since >= bindparam("since"))
+            .where(
+                openings.c.campaign == bindparam("campaign"),
+                free,
+                openings.c.since >= bindparam("since"),
+                openings.c.since <= bindparam("upto"),
+            )
             .order_by(openings.c.since)
             .limit(_MANY + 1)
         )
@@ -153,7 +158,8 @@ class Openings:
     ) -> Opening | None:
         """The first of what became free behind the hand; where that is too much to look at, the hand begins anew."""
         assert hand.after is not None
-        rows = connection.execute(self._returned, {**mine, "since": hand.looked - _MARGIN_S}).all()
+        between = {"since": hand.looked - _MARGIN_S, "upto": now + _MARGIN_S}
+        rows = connection.execute(self._returned, {**mine, **between}).all()
         if len(rows) > _MANY:
             hand.after, hand.looked = None, now
             return None

@@ -32,7 +32,6 @@ from tests.feedback.small_campaigns import FIRST, Clock, gold, item, start
 RATERS = ("r0", "r1", "r2", "r3")
 OVERLAP = 2
 LEASE_S = 600.0
-LENGTH = 140
 ACTIONS = (
     *("next",) * 8,
     *("ahead",) * 2,
@@ -242,16 +241,23 @@ def new_engine(empty: Path) -> Iterator[Engine]:
         engine.dispose()
 
 
+def live(engine: Engine, seed: int, length: int) -> None:
+    """A history that is drawn, and long: what goes wrong needs a dozen tasks, a late rating, a change of mind."""
+    drawn, history = Random(seed), History(engine, seed)
+    for _ in range(length):
+        history.act(drawn.choice(ACTIONS), drawn.choice(RATERS), drawn.randrange(10))
+        history.check()
+    history.check_rebuilt()
+    history.finish()
+    history.check()
+    history.check_rebuilt()
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_items_get_exactly_their_overlap_in_any_history(empty_database: Path, seed: int) -> None:
-    """Histories are drawn and long: what goes wrong needs a dozen tasks, a late rating, a change of mind."""
-    drawn = Random(seed)
     with new_engine(empty_database) as engine:
-        history = History(engine, seed)
-        for _ in range(LENGTH):
-            history.act(drawn.choice(ACTIONS), drawn.choice(RATERS), drawn.randrange(10))
-            history.check()
-        history.check_rebuilt()
-        history.finish()
-        history.check()
-        history.check_rebuilt()
+        live(engine, seed, 140)
+
+
+def test_and_on_a_server(postgres: Engine) -> None:
+    live(postgres, 6, 40)

@@ -73,7 +73,7 @@ def test_the_numbers_are_those_of_the_report(site: Site, sqlite: Engine) -> None
         assert rater in page
     assert "1.5 s" in page, "what `given` says each took"
     assert "On 6 items raters differ, at the worst 100%" in page
-    assert "llmops feedback export c --for dpo --out feedback/exports/c" in page
+    assert "llmops feedback export c --for dpo" in page
 
 
 def test_a_projected_end_comes_with_the_span_it_rests_on(site: Site) -> None:
@@ -106,6 +106,7 @@ def test_a_paused_rater_gets_no_task_until_resumed(site: Site, sqlite: Engine) -
     assert isinstance(held, NoTask)
     assert held.why == "paused"
     assert f"{ann} paused Resume" in site.page(), "at once, however old the report"
+    site.house.clock.now += 1
     post(site, f"{place}/resume")
     assert isinstance(site.desk.next("c", ann), Task)
     kinds = [(one.kind, one.subject, one.actor) for one in events(sqlite, campaign="c") if one.subject == ann]
