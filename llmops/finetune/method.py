@@ -110,8 +110,8 @@ class Reward(Settings):
     """Times the rows' `margin`, by how much the chosen answer should be ahead, in nats (arXiv:2307.09288 takes margins
     up to 1 or 3); 0 asks only that it is ahead, and then no source names a `margin`."""
     centering: NonNegativeFloat = 0.0
-    """Weight of the squared sum of a pair's two rewards (arXiv:2312.09244), which holds rewards near zero, so that those
-    of different prompts compare; 0.01 is usual. 0 leaves open where zero is."""
+    """Weight of the squared sum of a pair's two rewards (arXiv:2312.09244), which holds rewards near zero, so that
+    those of different prompts compare; 0.01 is usual. 0 leaves open where zero is."""
 
 
 class Kto(Settings):

@@ -288,7 +288,10 @@ class Recipe(Settings):
         if isinstance(self.adapter, Lora):
             if self.adapter.merge:
                 found["adapter.merge"] = "a reward model's adapter is not merged; leave the key out"
-            named = [*self.adapter.modules_to_save, *([] if self.adapter.targets == "all-linear" else self.adapter.targets)]
+            named = [
+                *self.adapter.modules_to_save,
+                *([] if self.adapter.targets == "all-linear" else self.adapter.targets),
+            ]
             if "lm_head" in named:
                 found["adapter.targets" if "lm_head" in self.adapter.targets else "adapter.modules_to_save"] = (
                     "a reward model has a score in the place of lm_head, which is always trained; leave the name out"
@@ -299,13 +302,13 @@ class Recipe(Settings):
         """Margins of rows without a method that reads them, and the other way round, each by its key."""
         wanted = isinstance(self.method, Reward) and self.method.margin > 0
         for at, source in self._sources_at():
-            if isinstance(source, PreferenceRows) and wanted != (source.margin is not None):
-                yield (
-                    (*at, "margin"),
-                    "is missing: the column with what method.margin multiplies; name it, or set method.margin to 0"
-                    if wanted
-                    else "is read by nothing; set method to {kind: reward, margin: 1}, or leave the key out",
-                )
+            if not isinstance(source, PreferenceRows):
+                continue
+            if wanted and source.margin is None:
+                yield at, "method.margin needs the column it multiplies; name it as `margin`, or set method.margin to 0"
+            if not wanted and source.margin is not None:
+                fix = "set method to {kind: reward, margin: 1}, or leave the key out"
+                yield (*at, "margin"), f"is read by nothing; {fix}"
 
     def _sources_at(self) -> Iterator[tuple[Where, TrainOrigin]]:
         """Every source of rows with its key."""

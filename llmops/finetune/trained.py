@@ -10,6 +10,9 @@ from llmops.errors import InputError, nearest
 from llmops.finetune.recipe import Lora, NoAdapter, Recipe
 from llmops.finetune.shape import Linear, ModelShape
 
+UNSCORED = frozenset({"granite"})
+"""Families that transformers knows no sequence classifier of."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -111,9 +114,14 @@ def check_shape(recipe: Recipe, shape: ModelShape, *, world: int) -> None:
 
     Raises:
         InputError: the batch cannot be split, a row may be longer than the base can look back, the rank is above a
-            layer's smaller side, or a name matches no layer.
+            layer's smaller side, a name matches no layer, or the base cannot be made to score.
     """
     recipe.batch.passes(world)
+    if recipe.scores and shape.architecture in UNSCORED:
+        raise InputError(
+            f"{recipe.base} is of the family {shape.architecture}, of which transformers has no model that scores",
+            fix="start a reward model from another base, such as one of the Llama or Qwen families",
+        )
     if shape.context and recipe.batch.max_length > shape.context:
         raise InputError(
             f"batch.max_length is {recipe.batch.max_length}, but {recipe.base} looks back on {shape.context} tokens",

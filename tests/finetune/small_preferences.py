@@ -73,10 +73,13 @@ def encoded_for(rows: list[Row], method: Method, base: Path, path: Path) -> Toke
 
 
 def make_preference_stores(base: Path, folder: Path, kind: str = "dpo") -> Stores:
-    """24 rows to train on and 8 to validate on, encoded for a method."""
+    """24 rows to train on and 8 to validate on, encoded for a method; pairs have margins."""
     folder.mkdir(parents=True, exist_ok=True)
     method = a_preference_recipe(kind).method
-    made = some_labelled if kind == "kto" else some_pairs
-    train = encoded_for(made(24, 1), method, base, folder / "train.safetensors")
-    validation = encoded_for(made(8, 2), method, base, folder / "validation.safetensors")
+    rows = [
+        some_labelled(count, seed) if kind == "kto" else with_margins(some_pairs(count, seed), seed)
+        for count, seed in ((24, 1), (8, 2))
+    ]
+    train = encoded_for(rows[0], method, base, folder / "train.safetensors")
+    validation = encoded_for(rows[1], method, base, folder / "validation.safetensors")
     return Stores(folder, train, validation)
