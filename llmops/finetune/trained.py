@@ -76,6 +76,7 @@ def trained_shape(recipe: Recipe, shape: ModelShape) -> ModelShape:
 
 def trained_weights(recipe: Recipe, shape: ModelShape) -> int:
     """How many numbers the optimizer moves."""
+    shape = trained_shape(recipe, shape)
     adapter, score = recipe.adapter, score_weights(recipe, shape)
     if isinstance(adapter, Lora):
         return adapter_weights(adapter, shape) + saved_module_weights(adapter, shape) + score
