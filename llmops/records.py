@@ -18,8 +18,8 @@ class Row:
 
     Attributes:
         id: sha256 (hex) of `content`; equal rows have equal ids.
-        kind: what `content` holds: `{"messages": [...], "tools": [...]?}`, `{"text": ...}` or
-            `{"messages": [...], "chosen": ..., "rejected": ...}`.
+        kind: what `content` holds: `{"messages": [...], "tools": [...]?}`, `{"text": ...}`,
+            `{"messages": [...], "chosen": ..., "rejected": ...}`, or of a `prompt` the messages to answer.
         source: the source as the recipe names it.
         line: where the row stands in its source, from 1: the line it starts on in a csv, tsv or jsonl file,
             elsewhere its number.
@@ -27,7 +27,7 @@ class Row:
     """
 
     id: str
-    kind: Literal["messages", "text", "preference"]
+    kind: Literal["messages", "text", "preference", "prompt"]
     content: Mapping[str, Any]
     source: str
     line: int
@@ -55,13 +55,18 @@ class SourceUse:
 
 @dataclass(frozen=True, slots=True)
 class DatasetVersion:
-    """Rows with a digest; `folder` holds `train.jsonl`, `validation.jsonl`, `dropped.jsonl` and `version.json`."""
+    """Rows with a digest; `folder` holds `train.jsonl`, `validation.jsonl`, `dropped.jsonl` and `version.json`.
+
+    Attributes:
+        teacher: who wrote the answers of its rows and how, where they do not stand in its sources; else empty.
+    """
 
     digest: str
     folder: Path
     rows: Mapping[str, int]
     sources: tuple[SourceUse, ...]
     findings: tuple[Finding, ...]
+    teacher: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

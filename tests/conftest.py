@@ -37,6 +37,36 @@ def random_base(shared_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def lively_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama with large random weights, so that each prompt has its own answer and none repeats one token."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from tests.finetune.small_models import make_tokenizer
+
+    folder = tmp_path_factory.mktemp("lively")
+    tokenizer = make_tokenizer()
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        tie_word_embeddings=False,
+        initializer_range=0.5,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_base(shared_folder: Path) -> Path:
     """The embedded base `builtin:tiny` as a user gets it; its pre-training takes about a minute."""
     from llmops.builtin.bases import base

@@ -60,8 +60,9 @@ class PromptRows(TrainOrigin):
 
     prompt: str
     """The user turn; `{column}` stands for a column's text."""
-    completion: str
-    """The assistant turn, the part that is trained; `{column}` stands for a column's text."""
+    completion: str | None = None
+    """The assistant turn, the part that is trained; `{column}` stands for a column's text. Null where the method
+    makes the answers itself."""
     system: str | None = None
     """A system turn before them; null has none."""
 

@@ -134,7 +134,7 @@ def load_model(recipe: Recipe, base: Path, placement: Placement) -> LossModel:
         _freeze(causal, recipe)
     if recipe.kernels.checkpointing:
         causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model = LossModel(inner, chunk=recipe.kernels.loss_chunk, neftune=recipe.method.neftune)
+    model = LossModel(inner, chunk=recipe.kernels.loss_chunk, neftune=getattr(recipe.method, "neftune", 0.0))
     if not (isinstance(adapter, Lora) and adapter.base_bits < 16):
         model.to(placement.device)
     if recipe.kernels.compile:

@@ -19,8 +19,9 @@ from pydantic import (
 )
 
 from llmops.config import Settings, refuse
-from llmops.data.section import DataSection
+from llmops.data.section import DataSection, MessageRows, PromptRows, TextRows
 from llmops.errors import InputError
+from llmops.finetune.distillation import Distill
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -215,7 +216,7 @@ class Recipe(Settings):
     """Model to start from: `builtin:tiny`, a hub id, `hub-id@revision`, a folder, or `models:/name@alias`."""
     data: DataSection
     """What is trained on."""
-    method: Sft = Sft()
+    method: Annotated[Sft | Distill, Field(discriminator="kind")] = Sft()
     """How it is trained."""
     adapter: Annotated[NoAdapter | Lora, Field(discriminator="kind")] = NoAdapter()
     """Which weights are trained."""
@@ -266,5 +267,28 @@ class Recipe(Settings):
                 problems["optimizer.name"] = "fsdp cannot split the state of adamw8bit; use adamw, or ddp"
         if self.validation.patience is not None and self.data.validation == 0:
             problems["validation.patience"] = "nothing is held out to stop early on; give data.validation a share"
+        problems |= self._unanswered()
         refuse(problems)
         return self
+
+    @property
+    def only_prompts(self) -> bool:
+        """Whether the answers of the rows are left aside: the method makes its own."""
+        return isinstance(self.method, Distill)
+
+    def _unanswered(self) -> dict[str, str]:
+        """Rows without what the method needs of them, by key."""
+        held_out = self.data.validation if isinstance(self.data.validation, list) else []
+        found = {}
+        for part, sources in (("train", self.data.train), ("validation", held_out)):
+            for number, spec in enumerate(sources):
+                at = f"data.{part}.{number}"
+                if self.only_prompts and isinstance(spec, TextRows):
+                    found[f"{at}.text"] = "a plain text asks the teacher nothing; name columns with prompts"
+                elif self.only_prompts and isinstance(spec, MessageRows) and spec.tools is not None:
+                    found[f"{at}.tools"] = "a teacher is not shown tools; leave the key or the source out"
+                elif not self.only_prompts and isinstance(spec, PromptRows) and spec.completion is None:
+                    found[f"{at}.completion"] = (
+                        "is missing: the answer to train on; only `method: {kind: distill}` does without"
+                    )
+        return found

@@ -347,6 +347,7 @@ def train_run(
             "base_digest": base.digest,
             "dataset": dataset.digest,
             "sources": [asdict(source) for source in dataset.sources],
+            **({"teacher": dict(dataset.teacher)} if dataset.teacher else {}),
             "licences": [dict(one) for one in licences],
             "template": tokens.report.template_digest,
             "code_version": version("llmops"),

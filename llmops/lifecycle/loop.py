@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from llmops.data.sources import check_columns
-from llmops.data.versions import prepare, rows_of
+from llmops.data.versions import rows_of
 from llmops.errors import EnvironmentFault, InputError, Interrupted, LlmopsError
 from llmops.eval.compare import compare
 from llmops.eval.gates import Gate
@@ -22,6 +22,7 @@ from llmops.eval.pages.comparison_page import comparison_page, file_name
 from llmops.eval.suite import Suite
 from llmops.events import Listener
 from llmops.files import folder_digest, write_json, write_text
+from llmops.finetune.distillation import Distill
 from llmops.finetune.identity import run_digest
 from llmops.finetune.plan import Plan, gib
 from llmops.finetune.recipe import Recipe
@@ -40,7 +41,8 @@ from llmops.finetune.run import (
 )
 from llmops.lifecycle.gate import Judged, verdict_of
 from llmops.lifecycle.measure import measure, subject
-from llmops.lifecycle.prepare import gate_of, held_out, suites_of
+from llmops.lifecycle.prepare import gate_of, suites_of
+from llmops.lifecycle.teacher import dataset_of, teacher_of
 from llmops.records import DatasetVersion, ModelSource, Report, RunManifest, Split, Step, Verdict
 from llmops.registry.bom import write_bom
 from llmops.registry.card import CardFacts, write_card
@@ -93,18 +95,14 @@ def finetune(
     check_writable(out or workspace.runs)
     base = resolve(recipe.base, workspace=workspace, on_progress=_making(listener), say=listener.say)
     shape = check_base(recipe, base, world=gpus)
-    dataset = prepare(
-        recipe.data,
-        objects=workspace.objects,
-        cache=workspace.cache,
-        held_out=held_out(recipe.data),
-        on_progress=lambda done, total: listener.advance("reading rows", done, total),  # the total is not known
-    )
+    teacher = teacher_of(recipe.method.teacher, workspace, listener) if isinstance(recipe.method, Distill) else None
+    dataset = dataset_of(recipe, teacher, workspace, listener)
     rows = {split: partial(rows_of, dataset, split) for split in get_args(Split)}
     tokens = encode_dataset(rows, dataset, recipe, base, cache=workspace.cache, listener=listener)
     kernels = choose_kernels(recipe, base, world=gpus)
     parts = identify(recipe, dataset, tokens, base, kernels, world=gpus)
     licences = chain_of(base, [(one.source, one.licence) for one in recipe.data.sources], workspace=workspace)
+    licences += teacher.licences(workspace) if teacher is not None else []
     folder = out or workspace.runs / f"{recipe.name}-{run_digest(parts)[:12]}"
     if resume and out is None and not folder.exists():
         folder = _newest_unfinished(workspace.runs, recipe.name) or folder
