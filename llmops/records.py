@@ -135,11 +135,13 @@ class Step:
     Attributes:
         index: updates made, from 1.
         epoch: passes over the data so far, with fraction.
-        loss: mean over the trained tokens of the whole step, in nats per token.
+        loss: of the whole step: the mean over its trained tokens, in nats per token, or what the method takes.
         grad_norm: norm of the whole gradient before clipping.
         tokens: all tokens computed in this step, padding left out; `trained_tokens` those with loss.
         seconds: wall time of the step.
         peak_bytes: largest memory so far.
+        measures: what the method tells of the update beside its loss, by name; nothing for next-token loss.
+        validation_measures: the same of the held-out rows, after this update.
     """
 
     index: int
@@ -152,6 +154,8 @@ class Step:
     seconds: float
     peak_bytes: int
     validation_loss: float | None = None
+    measures: Mapping[str, float] = field(default_factory=dict)
+    validation_measures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +230,8 @@ class RunManifest:
     Attributes:
         identity: everything that must be equal for two runs to be the same run; `digest` is taken over it.
         predicted, measured: the same keys in both: `peak_bytes`, `seconds`, `tokens_per_s`.
+        validation_measures: what the method tells of the held-out rows beside their loss, by name, of the same
+            weights as `validation_loss`.
     """
 
     name: str
@@ -244,3 +250,4 @@ class RunManifest:
     measured: Mapping[str, float]
     environment: Mapping[str, str]
     lineage: Mapping[str, Any] = field(default_factory=dict)
+    validation_measures: Mapping[str, float] = field(default_factory=dict)

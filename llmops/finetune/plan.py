@@ -11,7 +11,7 @@ from llmops.errors import EnvironmentFault, InputError
 from llmops.finetune.activations import Arithmetic, Load, arithmetic_of
 from llmops.finetune.lengths import LengthProfile, padded
 from llmops.finetune.memory import estimate_memory
-from llmops.finetune.recipe import Fsdp, Lora, NoAdapter, Recipe
+from llmops.finetune.recipe import Fsdp, Lora, NoAdapter, Recipe, attention_asked
 from llmops.finetune.shape import ModelShape
 from llmops.finetune.trained import trained_weights
 from llmops.finetune.work import Flops, Tokens, count_flops, seconds_for
@@ -182,7 +182,7 @@ def make_plan(
 
 def attention_on(recipe: Recipe, shape: ModelShape, device: Device) -> str:
     """The attention that `auto` takes on a device: by documents where rows are packed and its kernel runs there."""
-    chosen = recipe.kernels.attention
+    chosen = attention_asked(recipe)
     if chosen != "auto":
         return chosen
     has_kernel = "bf16" in device.teraflops and recipe.precision != "fp32" and shape.head_dim <= 256

@@ -22,6 +22,7 @@ from llmops.config import Settings, refuse
 from llmops.data.section import DataSection, MessageRows, PromptRows, TextRows
 from llmops.errors import InputError
 from llmops.finetune.distillation import Distill
+from llmops.finetune.reinforcement import Grpo
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -216,7 +217,7 @@ class Recipe(Settings):
     """Model to start from: `builtin:tiny`, a hub id, `hub-id@revision`, a folder, or `models:/name@alias`."""
     data: DataSection
     """What is trained on."""
-    method: Annotated[Sft | Distill, Field(discriminator="kind")] = Sft()
+    method: Annotated[Sft | Distill | Grpo, Field(discriminator="kind")] = Sft()
     """How it is trained."""
     adapter: Annotated[NoAdapter | Lora, Field(discriminator="kind")] = NoAdapter()
     """Which weights are trained."""
@@ -267,7 +268,7 @@ class Recipe(Settings):
                 problems["optimizer.name"] = "fsdp cannot split the state of adamw8bit; use adamw, or ddp"
         if self.validation.patience is not None and self.data.validation == 0:
             problems["validation.patience"] = "nothing is held out to stop early on; give data.validation a share"
-        problems |= self._unanswered()
+        problems |= self._unanswered() | (self._not_reinforced() if isinstance(self.method, Grpo) else {})
         refuse(problems)
         return self
 
@@ -275,6 +276,40 @@ class Recipe(Settings):
     def only_prompts(self) -> bool:
         """Whether the answers of the rows are left aside: the method makes its own."""
         return isinstance(self.method, Distill)
+
+    def _not_reinforced(self) -> dict[str, str]:
+        """What TRL's trainer does not read, by key."""
+        assert isinstance(self.method, Grpo)
+        found = {}
+        if self.batch.sequences % self.method.generations:
+            lower = max(1, self.batch.sequences // self.method.generations) * self.method.generations
+            found["batch.sequences"] = (
+                f"{self.batch.sequences} is no multiple of method.generations ({self.method.generations}); set {lower}"
+            )
+        if self.batch.packing:
+            found["batch.packing"] = "grpo packs nothing; leave the key out"
+        for key, part in (("validation", self.validation), ("checkpoints", self.checkpoints)):
+            if part != type(part)():
+                found[key] = "grpo saves nothing on the way and keeps the last weights; leave the section out"
+        if isinstance(self.parallel, Fsdp):
+            found["parallel.kind"] = "grpo runs in one process; leave the section out"
+        if self.kernels.attention not in ("auto", "sdpa", "eager", "flash_attention_2"):
+            found["kernels.attention"] = f"grpo cannot generate through {self.kernels.attention}; choose sdpa"
+        if self.kernels.compile:
+            found["kernels.compile"] = "grpo generates with the model it trains; leave the key out"
+        if self.kernels.loss_chunk != Kernels().loss_chunk:
+            found["kernels.loss_chunk"] = "grpo's trainer holds all logits of a pass; lower batch.per_device instead"
+        for number, spec in enumerate(self.data.train):
+            if spec.weight != 1:
+                found[f"data.train.{number}.weight"] = "grpo asks every prompt equally often; leave the key out"
+        held_out = self.data.validation if isinstance(self.data.validation, list) else []
+        for side, sources in (("train", self.data.train), ("validation", held_out)):
+            for number, spec in enumerate(sources):
+                if not isinstance(spec, PromptRows | MessageRows):
+                    found[f"data.{side}.{number}"] = "grpo needs prompts with references: prompt and completion columns"
+                elif isinstance(spec, MessageRows) and spec.tools is not None:
+                    found[f"data.{side}.{number}.tools"] = "grpo shows no tools; leave the key or the source out"
+        return found
 
     def _unanswered(self) -> dict[str, str]:
         """Rows without what the method needs of them, by key."""
@@ -292,3 +327,9 @@ class Recipe(Settings):
                         "is missing: the answer to train on; only `method: {kind: distill}` does without"
                     )
         return found
+
+
+def attention_asked(recipe: Recipe) -> str:
+    """The attention a recipe asks for; where it leaves the choice, grpo takes one that can also generate."""
+    asked = recipe.kernels.attention
+    return "sdpa" if asked == "auto" and isinstance(recipe.method, Grpo) else asked

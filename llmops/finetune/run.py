@@ -12,22 +12,28 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from llmops.data.formats import prompt_key
+from llmops.data.versions import rows_of
 from llmops.errors import EnvironmentFault, InputError, OutOfMemory
 from llmops.events import Listener
-from llmops.files import folder_digest, new_folder, write_json
+from llmops.files import folder_digest, new_folder, write_json, write_text
 from llmops.finetune.disk import check_disk, disk_needed
 from llmops.finetune.hold import held
 from llmops.finetune.identity import differences, environment, identity, run_digest
 from llmops.finetune.lengths import LengthProfile
 from llmops.finetune.plan import Plan, check_memory, gib, make_plan, way_out
-from llmops.finetune.recipe import Lora, Recipe
+from llmops.finetune.recipe import Lora, Recipe, attention_asked
+from llmops.finetune.reinforcement import Grpo
 from llmops.finetune.shape import ModelShape, shape_of
 from llmops.finetune.tokens import TokenStore
 from llmops.finetune.trained import check_shape
 from llmops.hardware import device_of, machine
 from llmops.records import DatasetVersion, MaskReport, ModelSource, Row, RunManifest, Split
+
+if TYPE_CHECKING:
+    from llmops.finetune.grpo import Reward
 
 
 def _encoded(listener: Listener, split: str, count: int, done: int) -> None:
@@ -138,7 +144,7 @@ def choose_kernels(recipe: Recipe, base: ModelSource, *, world: int) -> Kernels:
     device = this_device()
     config = AutoConfig.from_pretrained(base.folder, local_files_only=True)
     attention, why = choose(
-        recipe.kernels.attention,
+        attention_asked(recipe),
         device=device,
         packing=recipe.batch.packing,
         model_config=config,
@@ -147,7 +153,12 @@ def choose_kernels(recipe: Recipe, base: ModelSource, *, world: int) -> Kernels:
     )
     liger, liger_why = _liger(recipe, device.type, str(config.model_type))
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads_for(world)} threads"
-    return Kernels(attention, liger, where, (f"device: {where}", f"attention: {why}", f"liger: {liger_why}"))
+    reasons = [f"device: {where}", f"attention: {why}", f"liger: {liger_why}"]
+    if isinstance(recipe.method, Grpo):
+        from llmops.finetune.grpo import answers_with
+
+        reasons.append(f"answers while training: {answers_with(recipe.method, device.type)[1]}")
+    return Kernels(attention, liger, where, tuple(reasons))
 
 
 def _liger(recipe: Recipe, device: str, model_type: str) -> tuple[bool, str]:
@@ -212,12 +223,23 @@ def plan_run(recipe: Recipe, shape: ModelShape, tokens: Tokens, kernels: Kernels
 
 
 def identify(
-    recipe: Recipe, dataset: DatasetVersion, tokens: Tokens, base: ModelSource, kernels: Kernels, *, world: int
+    recipe: Recipe,
+    dataset: DatasetVersion,
+    tokens: Tokens,
+    base: ModelSource,
+    kernels: Kernels,
+    *,
+    world: int,
+    beside: Mapping[str, str] = {},
 ) -> dict[str, Any]:
-    """The identity of the run; its digest names the run's folder."""
+    """The identity of the run; its digest names the run's folder.
+
+    Args:
+        beside: digests of what else the method trains with, by what it is.
+    """
     from llmops.finetune.launch import threads_for
 
-    return identity(
+    return {**beside} | identity(
         recipe,
         dataset=dataset.digest,
         tokens=tokens.train.digest + (tokens.validation.digest if tokens.validation else ""),
@@ -297,14 +319,16 @@ def train_run(
     world: int,
     listener: Listener,
     licences: Sequence[Mapping[str, Any]] = (),
+    rewards: Sequence[Reward] = (),
 ) -> RunManifest:
     """Train, save the artifact and write the manifest; goes on from the last good checkpoint if there is one.
 
     Args:
         licences: what the run rests on, for the manifest.
+        rewards: of the method grpo.
     """
     from llmops.finetune.job import Job
-    from llmops.finetune.launch import launch
+    from llmops.finetune.launch import launch, reinforce_here
 
     check_writable(folder)
     write_json(folder / "identity.json", dict(parts))
@@ -313,7 +337,11 @@ def train_run(
     write_json(folder / "mask.json", asdict(tokens.report))
     _copy_dropped(dataset, tokens, folder / "dropped.jsonl")
     try:
-        outcome = launch(folder, world=world, on_step=lambda step: listener.step(step, plan.updates))
+        if isinstance(recipe.method, Grpo):
+            write_prompts(folder, dataset, tokens)
+            outcome = reinforce_here(folder, rewards, on_step=lambda step: listener.step(step, plan.updates))
+        else:
+            outcome = launch(folder, world=world, on_step=lambda step: listener.step(step, plan.updates))
     except OutOfMemory as error:
         needed = f"planned were {gib(plan.memory.total)} of {gib(plan.device.usable_bytes)}"
         raise OutOfMemory(f"{error.problem}; {needed}", fix=way_out(plan)) from error
@@ -333,6 +361,7 @@ def train_run(
         trained_tokens=outcome.trained_tokens,
         final_loss=outcome.loss,
         validation_loss=outcome.validation_loss,
+        validation_measures=dict(outcome.validation_measures),
         tokens_per_s=outcome.tokens_per_s,
         predicted=plan.predicted(),
         measured={
@@ -364,6 +393,30 @@ def train_run(
     for place in (folder / "artifact" / "manifest.json", folder / "manifest.json"):
         write_json(place, asdict(manifest))
     return manifest
+
+
+def write_prompts(folder: Path, dataset: DatasetVersion, tokens: Tokens) -> None:
+    """The prompts of the rows that were not lost while encoding, with their answers as references.
+
+    Rows of one prompt are one, with several references.
+    """
+    from llmops.finetune.grpo import PROMPTS
+
+    lost: dict[str, set[str]] = {}
+    file = tokens.folder / "lost.jsonl"
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+        one = json.loads(line)
+        lost.setdefault(one["split"], set()).add(one["id"])
+    for split in get_args(Split):
+        asked: dict[str, dict[str, Any]] = {}
+        for row in rows_of(dataset, split):
+            if row.id not in lost.get(split, ()):
+                *messages, answer = row.content["messages"]
+                prompt = {"messages": messages, "references": []}
+                asked.setdefault(prompt_key(row), prompt)["references"].append(answer["content"])
+        if asked:
+            lines = (json.dumps(prompt, ensure_ascii=False) + "\n" for prompt in asked.values())
+            write_text(folder / PROMPTS.format(split=split), "".join(lines))
 
 
 def _copy_dropped(dataset: DatasetVersion, tokens: Tokens, target: Path) -> None:

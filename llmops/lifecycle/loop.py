@@ -22,7 +22,6 @@ from llmops.eval.pages.comparison_page import comparison_page, file_name
 from llmops.eval.suite import Suite
 from llmops.events import Listener
 from llmops.files import folder_digest, write_json, write_text
-from llmops.finetune.distillation import Distill
 from llmops.finetune.identity import run_digest
 from llmops.finetune.plan import Plan, gib
 from llmops.finetune.recipe import Recipe
@@ -39,10 +38,11 @@ from llmops.finetune.run import (
     plan_run,
     train_run,
 )
+from llmops.lifecycle.beside import beside
 from llmops.lifecycle.gate import Judged, verdict_of
 from llmops.lifecycle.measure import measure, subject
 from llmops.lifecycle.prepare import gate_of, suites_of
-from llmops.lifecycle.teacher import dataset_of, teacher_of
+from llmops.lifecycle.teacher import dataset_of
 from llmops.records import DatasetVersion, ModelSource, Report, RunManifest, Split, Step, Verdict
 from llmops.registry.bom import write_bom
 from llmops.registry.card import CardFacts, write_card
@@ -93,16 +93,16 @@ def finetune(
     suites = suites_of(recipe.evaluate)
     gate = gate_of(recipe.evaluate, suites)
     check_writable(out or workspace.runs)
+    given = beside(recipe, workspace, listener, world=gpus)
     base = resolve(recipe.base, workspace=workspace, on_progress=_making(listener), say=listener.say)
     shape = check_base(recipe, base, world=gpus)
-    teacher = teacher_of(recipe.method.teacher, workspace, listener) if isinstance(recipe.method, Distill) else None
-    dataset = dataset_of(recipe, teacher, workspace, listener)
+    dataset = dataset_of(recipe, given.teacher, workspace, listener)
     rows = {split: partial(rows_of, dataset, split) for split in get_args(Split)}
     tokens = encode_dataset(rows, dataset, recipe, base, cache=workspace.cache, listener=listener)
     kernels = choose_kernels(recipe, base, world=gpus)
-    parts = identify(recipe, dataset, tokens, base, kernels, world=gpus)
+    parts = identify(recipe, dataset, tokens, base, kernels, world=gpus, beside=given.digests)
     licences = chain_of(base, [(one.source, one.licence) for one in recipe.data.sources], workspace=workspace)
-    licences += teacher.licences(workspace) if teacher is not None else []
+    licences += given.teacher.licences(workspace) if given.teacher is not None else []
     folder = out or workspace.runs / f"{recipe.name}-{run_digest(parts)[:12]}"
     if resume and out is None and not folder.exists():
         folder = _newest_unfinished(workspace.runs, recipe.name) or folder
@@ -131,6 +131,7 @@ def finetune(
                 world=gpus,
                 listener=_Recording(listener, tracker, plan),
                 licences=to_plain(licences),
+                rewards=given.rewards,
             )
     else:
         listener.say(f"this recipe was trained before, with the same data and base: {folder}")
@@ -203,6 +204,8 @@ class _Recording:
             "tokens_per_s": speed,
             "peak_bytes": float(step.peak_bytes),
             "epoch": step.epoch,
+            **step.measures,
+            **{f"validation_{name}": value for name, value in step.validation_measures.items()},
         }
         if self._plan.device.kind == "cuda":
             values["mfu"] = self._plan.mfu(speed)
