@@ -19,7 +19,9 @@ class Row:
     Attributes:
         id: sha256 (hex) of `content`; equal rows have equal ids.
         kind: what `content` holds: `{"messages": [...], "tools": [...]?}`, `{"text": ...}`,
-            `{"messages": [...], "chosen": ..., "rejected": ...}`, or of a `prompt` the messages to answer.
+            `{"messages": [...], "chosen": ..., "rejected": ...}`,
+            `{"messages": [...], "completion": ..., "label": ...}`, or of a `prompt` the messages to answer; an answer
+            is a text or a list of turns.
         source: the source as the recipe names it.
         line: where the row stands in its source, from 1: the line it starts on in a csv, tsv or jsonl file,
             elsewhere its number.
@@ -27,7 +29,7 @@ class Row:
     """
 
     id: str
-    kind: Literal["messages", "text", "preference", "prompt"]
+    kind: Literal["messages", "text", "preference", "labelled", "prompt"]
     content: Mapping[str, Any]
     source: str
     line: int

@@ -47,9 +47,15 @@ def describe(step: Step, total: int, tokens_per_s: float) -> str:
         f"{tokens_per_s:,.0f} tokens/s",
         f"{step.peak_bytes / 2**30:.2f} GiB",
     ]
+    parts += [f"{_plain(name)} {value:.3f}" for name, value in step.measures.items()]
     if step.validation_loss is not None:
         parts.append(f"validation {step.validation_loss:.4f}")
+        parts += [f"{_plain(name)} {value:.3f}" for name, value in step.validation_measures.items()]
     return "  ".join(parts)
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def duration(seconds: float) -> str:

@@ -244,10 +244,10 @@ _DONE: dict[str, Any] = {"drop": "dropped", "report": "reported", "redact": "red
 
 
 def _whole_text(row: Row) -> str:
-    """All that makes a row what it is; the tools it may use belong to it."""
+    """All that makes a row what it is; the tools it may use and the label of its answer belong to it."""
     parts = [f"{place}: {text}" for place, text in texts(row)]
-    tools = row.content.get("tools")
-    return "\n".join([*parts, canonical_json(tools).decode() if tools else ""])
+    beside = [row.content[key] for key in ("tools", "label") if row.content.get(key) is not None]
+    return "\n".join([*parts, canonical_json(beside).decode() if beside else ""])
 
 
 def _line(row: Row) -> bytes:

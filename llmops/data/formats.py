@@ -8,16 +8,18 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from llmops.data.section import MessageRows, PreferenceRows, PromptRows, Rows, TextRows
+from llmops.data.section import Kind, LabelledRows, MessageRows, PreferenceRows, PromptRows, Rows, TextRows
 from llmops.data.sources import read, with_columns_checked
-from llmops.data.templates import UnusableCell, cell_text, fill
+from llmops.data.templates import UnusableCell, cell_text, fill, whole_column
 from llmops.files import canonical_json, ordered_json
 from llmops.records import Row
 
 ROLES = ("system", "user", "assistant", "tool")
 _TEXT_KEYS = ("name", "tool_call_id", "reasoning_content")
+ANSWERS = ("chosen", "rejected", "completion")
+"""Keys of a row's content that hold an answer beside its `messages`: a text, or turns."""
 _KNOWN_KEYS = {"role", "content", "tool_calls", *_TEXT_KEYS}
 _LINE_END = re.compile(r"\r\n?")
 
@@ -91,9 +93,7 @@ def texts(row: Row) -> list[tuple[str, str]]:
     if row.kind == "text":
         return [("text", str(row.content["text"]))]
     found = [(f"{turn['role']} turn", _spoken(turn)) for turn in row.content["messages"]]
-    if row.kind == "preference":
-        found += [(key, str(row.content[key])) for key in ("chosen", "rejected")]
-    return found
+    return found + [(key, _answer_text(row.content[key])) for key in ANSWERS if key in row.content]
 
 
 def prompts(row: Row) -> list[str]:
@@ -145,7 +145,6 @@ def _spoken(turn: Mapping[str, Any]) -> str:
     return "\n".join(str(part) for part in parts if part)
 
 
-Kind = Literal["messages", "text", "preference", "prompt"]
 Found = list[tuple[str, str]]
 
 
@@ -164,12 +163,67 @@ def _shaped(spec: Rows, columns: Mapping[str, Any], found: Found) -> tuple[Kind,
             answer = _filled(fill(spec.completion, columns), "the completion", found)
             return "messages", {"messages": [*turns, {"role": "assistant", "content": answer}]}
         case PreferenceRows():
-            turns = _opening(None, spec.prompt, columns, found)
-            chosen = _filled(fill(spec.chosen, columns), "the chosen answer", found)
-            rejected = _filled(fill(spec.rejected, columns), "the rejected answer", found)
-            if one_line(chosen) == one_line(rejected):
+            turns = _prompt(spec.prompt, columns, found)
+            chosen = _answer(spec.chosen, "the chosen answer", columns, found)
+            rejected = _answer(spec.rejected, "the rejected answer", columns, found)
+            if one_line(_answer_text(chosen)) == one_line(_answer_text(rejected)):
                 raise UnusableCell("the chosen and the rejected answer are the same")
             return "preference", {"messages": turns, "chosen": chosen, "rejected": rejected}
+        case LabelledRows():
+            turns = _prompt(spec.prompt, columns, found)
+            said = _answer(spec.completion, "the completion", columns, found)
+            return "labelled", {"messages": turns, "completion": said, "label": _label(spec.label, columns)}
+
+
+def answer_turns(answer: Any) -> list[dict[str, Any]]:
+    """An answer of a row's content as turns: a text is one turn of the assistant."""
+    return [{"role": "assistant", "content": answer}] if isinstance(answer, str) else list(answer)
+
+
+def _answer_text(answer: Any) -> str:
+    return "\n".join(_spoken(turn) for turn in answer_turns(answer))
+
+
+def _prompt(template: str, columns: Mapping[str, Any], found: Found) -> list[dict[str, Any]]:
+    """What an answer follows: a user turn, or the turns a column holds."""
+    name = whole_column(template)
+    if name is None or not isinstance(columns.get(name), list):
+        return _opening(None, template, columns, found)
+    turns = _turns(columns[name], found)
+    _check_roles(turns)
+    if turns[-1]["role"] not in ("user", "tool"):
+        raise UnusableCell(f"the prompt ends with a turn of the {turns[-1]['role']}, not of the user")
+    return turns
+
+
+def _answer(template: str, what: str, columns: Mapping[str, Any], found: Found) -> str | list[dict[str, Any]]:
+    """An answer as text where it is one turn that only says something, else as turns."""
+    name = whole_column(template)
+    if name is None or not isinstance(columns.get(name), list):
+        return _filled(fill(template, columns), what, found)
+    try:
+        turns = _turns(columns[name], found)
+    except UnusableCell as fault:
+        raise UnusableCell(f"{what}: {fault}") from fault
+    roles = {turns[0]["role"], turns[-1]["role"]}
+    if roles != {"assistant"} or "system" in (turn["role"] for turn in turns):
+        named = ", ".join(turn["role"] for turn in turns)
+        raise UnusableCell(f"{what} must begin and end with a turn of the assistant; its turns are of: {named}")
+    plain = len(turns) == 1 and turns[0].keys() == {"role", "content"}
+    return str(turns[0]["content"]) if plain else turns
+
+
+_LABELS = {"true": True, "1": True, "false": False, "0": False}
+
+
+def _label(name: str, columns: Mapping[str, Any]) -> bool:
+    value = columns.get(name)
+    if isinstance(value, bool):
+        return value
+    label = _LABELS.get(cell_text(name, columns).strip().lower())
+    if label is None:
+        raise UnusableCell(f"column `{name}` holds {value!r}; a label is true or false")
+    return label
 
 
 def _asked(spec: Rows, columns: Mapping[str, Any], found: Found) -> tuple[Kind, dict[str, Any]]:
@@ -183,8 +237,8 @@ def _asked(spec: Rows, columns: Mapping[str, Any], found: Found) -> tuple[Kind, 
             return "prompt", {"messages": turns} | ({"tools": tools} if tools else {})
         case PromptRows():
             return "prompt", {"messages": _opening(spec.system, spec.prompt, columns, found)}
-        case PreferenceRows():
-            return "prompt", {"messages": _opening(None, spec.prompt, columns, found)}
+        case PreferenceRows() | LabelledRows():
+            return "prompt", {"messages": _prompt(spec.prompt, columns, found)}
 
 
 def _opening(system: str | None, prompt: str, columns: Mapping[str, Any], found: Found) -> list[dict[str, Any]]:
@@ -238,6 +292,24 @@ def _conversation(
         raise UnusableCell(f"column `{name}` is empty (null)")
     if not isinstance(given, list):
         raise UnusableCell(f"column `{name}` holds {type(given).__name__}, not a list of turns")
+    turns = _turns(given, found)
+    if not answered and turns[-1]["role"] == "assistant":
+        turns = turns[:-1]
+    _check_roles(turns)
+    if answered and turns[-1]["role"] != "assistant":
+        raise UnusableCell(f"the last turn is of the {turns[-1]['role']}, not of the assistant")
+    return turns
+
+
+def _check_roles(turns: list[dict[str, Any]]) -> None:
+    roles = [turn["role"] for turn in turns]
+    if "user" not in roles:
+        raise UnusableCell("the conversation has no user turn")
+    if "assistant" in roles and roles.index("assistant") < roles.index("user"):
+        raise UnusableCell("the assistant speaks before the user")
+
+
+def _turns(given: list[Any], found: Found) -> list[dict[str, Any]]:
     if not given:
         raise UnusableCell("the conversation has no turns")
     turns: list[dict[str, Any]] = []
@@ -249,17 +321,8 @@ def _conversation(
             raise UnusableCell(f"turn {number} is a system turn; only the first may be")
         else:
             turns.append(turn)
-    roles = [turn["role"] for turn in turns]
-    if "user" not in roles:
-        raise UnusableCell("the conversation has no user turn")
-    if not answered and roles[-1] == "assistant":
-        turns, roles = turns[:-1], roles[:-1]
-        if "user" not in roles:
-            raise UnusableCell("nobody asks before the assistant answers")
-    elif answered and roles[-1] != "assistant":
-        raise UnusableCell(f"the last turn is of the {roles[-1]}, not of the assistant")
-    if "assistant" in roles and roles.index("assistant") < roles.index("user"):
-        raise UnusableCell("the assistant speaks before the user")
+    if not turns:
+        raise UnusableCell("the conversation has no turns")
     return turns
 
 

@@ -5,12 +5,15 @@ Only what users write; reading is `sources.py`, checking is `checks.py`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, field_validator, model_validator
 
 from llmops.config import Settings
 from llmops.licences import spdx
+
+Kind = Literal["messages", "text", "preference", "labelled", "prompt"]
+"""What a row holds; `records.Row` says how."""
 
 
 class Origin(Settings):
@@ -58,6 +61,8 @@ class TrainOrigin(Origin):
 class PromptRows(TrainOrigin):
     """Columns become one user turn and one assistant turn."""
 
+    makes: ClassVar[Kind] = "messages"
+
     prompt: str
     """The user turn; `{column}` stands for a column's text."""
     completion: str | None = None
@@ -70,6 +75,8 @@ class PromptRows(TrainOrigin):
 class MessageRows(TrainOrigin):
     """One column holds the whole conversation."""
 
+    makes: ClassVar[Kind] = "messages"
+
     messages: str
     """Column with a list of `{role, content}`; roles system, user, assistant, tool."""
     tools: str | None = None
@@ -79,25 +86,46 @@ class MessageRows(TrainOrigin):
 class TextRows(TrainOrigin):
     """Plain text, every token trained: continued pre-training."""
 
+    makes: ClassVar[Kind] = "text"
+
     text: str
     """Column with the text."""
 
 
 class PreferenceRows(TrainOrigin):
-    """A prompt with a better and a worse answer."""
+    """A prompt with a better and a worse answer, as text or as lists of `{role, content}` (TRL's conversations)."""
+
+    makes: ClassVar[Kind] = "preference"
 
     prompt: str
-    """The user turn; `{column}` stands for a column's text."""
+    """The user turn; `{column}` stands for a column's text, or for all of a column's turns where it holds a list."""
     chosen: str
-    """The better answer, a template over columns."""
+    """The better answer: a template over columns, or `{column}` with a list of turns."""
     rejected: str
-    """The worse answer, a template over columns."""
+    """The worse answer, likewise."""
+
+
+class LabelledRows(TrainOrigin):
+    """A prompt with one answer and whether it is wanted: thumbs up and down."""
+
+    makes: ClassVar[Kind] = "labelled"
+
+    prompt: str
+    """The user turn; `{column}` stands for a column's text, or for all of a column's turns where it holds a list."""
+    completion: str
+    """The answer: a template over columns, or `{column}` with a list of turns."""
+    label: str
+    """Column with true where the answer is wanted and false where it is not; 1 and 0 will do."""
+
+
+ROWS = (PromptRows, MessageRows, TextRows, PreferenceRows, LabelledRows)
+_TAGS = (("messages", "<messages>"), ("text", "<text>"), ("chosen", "<preference>"), ("label", "<labelled>"))
 
 
 def _format_of(value: Any) -> str:
     """Which kind of rows a mapping describes, by the key that only that kind has."""
     given = value if isinstance(value, dict) else getattr(type(value), "model_fields", {})
-    for key, tag in (("messages", "<messages>"), ("text", "<text>"), ("chosen", "<preference>")):
+    for key, tag in _TAGS:
         if key in given:
             return tag
     return "<prompt>"
@@ -107,7 +135,8 @@ Rows = Annotated[
     Annotated[PromptRows, Tag("<prompt>")]
     | Annotated[MessageRows, Tag("<messages>")]
     | Annotated[TextRows, Tag("<text>")]
-    | Annotated[PreferenceRows, Tag("<preference>")],
+    | Annotated[PreferenceRows, Tag("<preference>")]
+    | Annotated[LabelledRows, Tag("<labelled>")],
     Discriminator(_format_of),
 ]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from llmops.data.section import MessageRows, PreferenceRows, PromptRows, Rows, TextRows
+from llmops.data.section import LabelledRows, MessageRows, PreferenceRows, PromptRows, Rows, TextRows
 from llmops.errors import InputError, nearest
 
 _PART = re.compile(r"\{\{|\}\}|\{([^{}]+)\}|[{}]")
@@ -88,8 +88,8 @@ def needed_columns(spec: Rows) -> dict[str, str]:
                 needed.setdefault(spec.tools, "tools")
         case TextRows():
             needed[spec.text] = "text"
-        case PromptRows() | PreferenceRows():
-            answers = ("completion",) if isinstance(spec, PromptRows) else ("chosen", "rejected")
+        case PromptRows() | PreferenceRows() | LabelledRows():
+            answers = ("chosen", "rejected") if isinstance(spec, PreferenceRows) else ("completion",)
             for key in ("system", "prompt", *answers):
                 template = getattr(spec, key, None)
                 if template is None:
@@ -102,7 +102,15 @@ def needed_columns(spec: Rows) -> dict[str, str]:
                     )
                 for name in names:
                     needed.setdefault(name, key)
+            if isinstance(spec, LabelledRows):
+                needed.setdefault(spec.label, "label")
     return needed
+
+
+def whole_column(template: str) -> str | None:
+    """The column a template consists of, as `{column}`; None where it is more than that or names none."""
+    match = _PART.fullmatch(template)
+    return match.group(1) if match else None
 
 
 def missing_columns(spec: Rows, known: list[str]) -> str | None:

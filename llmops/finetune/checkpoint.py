@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Progress:
         seconds: spent in updates, validation and saving left out.
         best_loss: lowest validation loss so far, at update `best_update`.
         without_gain: validations since then.
+        measures: of the held-out rows, beside `validation_loss`; `best_measures` beside `best_loss`.
         scaler: state of the fp16 loss scale.
     """
 
@@ -50,6 +51,8 @@ class Progress:
     without_gain: int = 0
     validation_loss: float | None = None
     scaler: Mapping[str, Any] | None = None
+    measures: Mapping[str, float] = field(default_factory=dict)
+    best_measures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""`method: {kind: distill}` as users write it: who teaches, and what is learned from it.
+"""Who teaches, and what is learned from it, as `method: {kind: distill}` says it.
 
 Knows nothing of how a teacher is asked: that is the business of `llmops.lifecycle.teacher`.
 """
@@ -13,6 +13,7 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     Tag,
     field_validator,
@@ -106,11 +107,14 @@ class Answers(Settings):
         return self
 
 
-class Distill(Settings):
-    """A model learns from a larger one: on the answers it writes."""
+class Logits(Settings):
+    """The student learns the teacher's whole distribution over next tokens, beside the one that stands there (Hinton
+    et al. 2015, arXiv:1503.02531): (1 - alpha) · CE + alpha · temperature² · KL(teacher ‖ student)."""
 
-    kind: Literal["distill"]
-    teacher: Teacher
-    """Who is learned from: `{model: …}` on this machine, or `{endpoint: …, model: …}` that someone serves."""
-    answers: Answers = Answers()
-    """How the teacher answers the prompts of the rows."""
+    alpha: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Weight of the distributions' distance; 1 leaves the tokens themselves out."""
+    temperature: PositiveFloat = 2.0
+    """Softens both distributions; above 1 the teacher's unlikely tokens count for more."""
+    divergence: Literal["forward", "reverse"] = "forward"
+    """`forward` is KL(teacher ‖ student), which covers all the teacher might say; `reverse` is KL(student ‖ teacher),
+    which keeps to what it would most likely say (arXiv:2306.08543)."""

@@ -23,11 +23,11 @@ from llmops.files import write_json
 from llmops.finetune.artifact import save_artifact
 from llmops.finetune.job import Job, Outcome
 from llmops.finetune.memory_use import peak_memory, reset_peak_memory
+from llmops.finetune.method import Grpo
 from llmops.finetune.model import LossModel, Placement, load_model, trained_parameters
 from llmops.finetune.optimizer import make_optimizer
 from llmops.finetune.parallel import Processes
 from llmops.finetune.recipe import Recipe
-from llmops.finetune.reinforcement import Grpo
 from llmops.finetune.schedule import learning_rate_factor
 from llmops.records import Step
 

@@ -13,18 +13,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from llmops.errors import EnvironmentFault, InputError, Interrupted, LlmopsError, OutOfMemory, TrainingStopped
-from llmops.files import write_json
+from llmops.files import digest_of, write_json
 from llmops.finetune import checkpoint
 from llmops.finetune.artifact import save_artifact
+from llmops.finetune.identity import environment
 from llmops.finetune.model import Placement
 from llmops.finetune.parallel import Processes
-from llmops.finetune.recipe import Recipe
+from llmops.finetune.recipe import Lora, Recipe
+from llmops.finetune.teacher import TeacherModel, load_teacher
 from llmops.finetune.tokens import TokenStore
 from llmops.finetune.train import Trainer
 from llmops.records import ModelSource, Step
@@ -40,33 +43,47 @@ class Job:
     attention: str
     liger: bool
     pad_id: int
+    teacher: TeacherModel | None = None
 
     def write(self, run: Path) -> None:
-        base = {**asdict(self.base), "folder": str(self.base.folder)}
         write_json(
             run / "job.json",
             {
                 "recipe": self.recipe.model_dump(mode="json"),
-                "base": base,
+                "base": _plain(self.base),
                 "tokens": str(self.tokens),
                 "attention": self.attention,
                 "liger": self.liger,
                 "pad_id": self.pad_id,
+                "teacher": None
+                if self.teacher is None
+                else {"source": _plain(self.teacher.source), "base": _plain(self.teacher.base)},
             },
         )
 
     @classmethod
     def read(cls, run: Path) -> Job:
         record = json.loads((run / "job.json").read_text())
-        base = record["base"]
+        teacher = record["teacher"]
+        base = _source(record["base"])
+        assert base is not None
         return cls(
             recipe=Recipe.model_validate(record["recipe"]),
-            base=ModelSource(**{**base, "folder": Path(base["folder"])}),
+            base=base,
             tokens=Path(record["tokens"]),
             attention=record["attention"],
             liger=record["liger"],
             pad_id=record["pad_id"],
+            teacher=None if teacher is None else TeacherModel(_source(teacher["source"]), _source(teacher["base"])),  # type: ignore[arg-type]
         )
+
+
+def _plain(source: ModelSource | None) -> dict[str, Any] | None:
+    return None if source is None else {**asdict(source), "folder": str(source.folder)}
+
+
+def _source(record: dict[str, Any] | None) -> ModelSource | None:
+    return None if record is None else ModelSource(**{**record, "folder": Path(record["folder"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +122,7 @@ def work(
     if processes.first:
         _forget_steps_after(run, checkpoint.read_progress(begun).update if begun else 0)
     validation = job.tokens / "validation.safetensors"
+    placement = Placement(processes.device, job.attention, job.liger)
     # Unbuffered: after a write that failed nothing is left that closing would try to write again.
     with (run / "steps.jsonl").open("ab", buffering=0) as log:
 
@@ -124,9 +142,11 @@ def work(
             train=TokenStore.open(job.tokens / "train.safetensors"),
             validation=TokenStore.open(validation) if validation.is_file() else None,
             checkpoints=run / "checkpoints",
-            placement=Placement(processes.device, job.attention, job.liger),
+            placement=placement,
             processes=processes,
             pad_id=job.pad_id,
+            references=_references(job, processes),
+            teacher=partial(load_teacher, job.teacher, job.recipe, placement) if job.teacher is not None else None,
             stop=stop,
             on_step=told,
         ).run()
@@ -143,10 +163,35 @@ def work(
         best_update=progress.best_update,
         stopped_early=trained.stopped_early,
         peak_bytes=trained.peak_bytes,
+        validation_measures=progress.best_measures if job.recipe.validation.keep_best else progress.measures,
     )
     if processes.first:
         write_json(run / "trained.json", asdict(outcome))
     return outcome
+
+
+def _references(job: Job, processes: Processes) -> Path:
+    """Where the reference's log-probabilities of the job's tokens are kept: beside them, by all they depend on.
+
+    Arithmetic and batches are part of the name, so that what is read has the very bits that computing it would give.
+    """
+    adapter = job.recipe.adapter
+    name = digest_of(
+        {
+            "base": job.base.digest,
+            "base_bits": adapter.base_bits if isinstance(adapter, Lora) else 32,
+            "precision": job.recipe.precision,
+            "attention": job.attention,
+            "liger": job.liger,
+            "per_device": job.recipe.batch.per_device,
+            "loss_chunk": job.recipe.kernels.loss_chunk,
+            "world": processes.world,
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name(processes.device) if processes.device.type == "cuda" else "cpu",
+            "environment": environment(),
+        }
+    )
+    return job.tokens / f"reference-{name[:32]}"
 
 
 def read_outcome(run: Path) -> Outcome:

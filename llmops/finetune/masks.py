@@ -71,8 +71,8 @@ class Masker:
         self._special = set(tokenizer.all_special_ids) | {number for number, token in added.items() if token.special}
         self._blank: dict[int, bool] = {}
 
-    def turns(self, content: Mapping[str, Any]) -> list[Turn]:
-        """The assistant turns of `{"messages": …, "tools": …?}`, in order.
+    def turns(self, content: Mapping[str, Any], *, after: int = 0) -> list[Turn]:
+        """The assistant turns of `{"messages": …, "tools": …?}`, in order, without those of the first `after` messages.
 
         Raises:
             TemplateRefused: the template does not take the messages.
@@ -85,7 +85,7 @@ class Masker:
             marked = False
         found = []
         for place, message in enumerate(messages):
-            if message["role"] != "assistant":
+            if place < after or message["role"] != "assistant":
                 continue
             prompt = render(self.tokenizer, messages[:place], tools, generation_prompt=True)
             marks = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from llmops.errors import InputError
-from llmops.finetune.losses import loss_sum
+from llmops.finetune.distillation import Logits
+from llmops.finetune.distillation_loss import Taught, distillation_sums
+from llmops.finetune.losses import loss_sum, token_losses
+from llmops.finetune.method import Sft
 from llmops.finetune.recipe import Lora, NoAdapter, Recipe
 
+_SWITCH = "_disable_adapters"
+"""The attribute by which peft's layers know whether they add anything."""
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -51,6 +57,22 @@ class LossModel(nn.Module):
         """The decoder layers in order."""
         return list(self.backbone.layers)
 
+    @contextmanager
+    def untrained(self) -> Iterator[None]:
+        """Forward passes inside are those of the base: an adapter is switched off, nothing else is touched.
+
+        peft's own switch also freezes the adapter for that time, which FSDP would take for its state for good.
+        """
+        layers: list[Any] = [part for part in self.inner.modules() if hasattr(part, _SWITCH)]
+        before = [getattr(part, _SWITCH) for part in layers]
+        try:
+            for part in layers:
+                setattr(part, _SWITCH, True)
+            yield
+        finally:
+            for part, value in zip(layers, before, strict=True):
+                setattr(part, _SWITCH, value)
+
     def train(self, mode: bool = True) -> LossModel:
         """Switch dropout and noise; the 4-bit layers stay as they are for training.
 
@@ -62,23 +84,50 @@ class LossModel(nn.Module):
             part.training = True
         return self
 
-    def forward(self, input_ids: Tensor, positions: Tensor, targets: Tensor, **attention: Any) -> Tensor:
-        """Loss sum in nats.
+    def forward(
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        targets: Tensor,
+        *,
+        each: bool = False,
+        taught: Taught | None = None,
+        logits: Logits | None = None,
+        **attention: Any,
+    ) -> Tensor:
+        """Loss sum in nats, or with `each` the loss of every trained token, `(trained,)`.
 
         Args:
             input_ids: `(sequences, length)`.
             positions: `(trained,)` flat indices into them: where a trained token is predicted from.
             targets: `(trained,)` the tokens predicted there.
+            taught: what a teacher makes of the same positions; with it and `logits` the answer is that of
+                `distillation_sums`.
             attention: what the attention implementation needs, from `attention.py`.
         """
+        chosen = self._chosen(input_ids, positions, attention)
+        head = self.causal.get_output_embeddings()
+        if taught is not None:
+            assert logits is not None
+            return distillation_sums(chosen, head, targets, taught, logits, chunk=self.chunk, softcap=self._softcap)
+        losses = token_losses if each else loss_sum
+        return losses(chosen, head, targets, chunk=self.chunk, softcap=self._softcap)
+
+    @torch.no_grad()
+    def teach(self, input_ids: Tensor, positions: Tensor, targets: Tensor, **attention: Any) -> Taught:
+        """What this model makes of the positions, for a student; arguments as those of a pass."""
+        chosen = self._chosen(input_ids, positions, attention)
+        return Taught(chosen, self.causal.get_output_embeddings(), self._softcap)
+
+    def _chosen(self, input_ids: Tensor, positions: Tensor, attention: dict[str, Any]) -> Tensor:
+        """`(trained, width)` hidden states that the output layer makes logits of."""
         hidden = self.backbone(input_ids=input_ids, use_cache=False, **attention).last_hidden_state
         chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, positions)
         if torch.is_autocast_enabled(chosen.device.type):
             chosen = chosen.to(torch.get_autocast_dtype(chosen.device.type))
         if self._hidden_factor != 1.0:
             chosen = chosen * self._hidden_factor
-        head = self.causal.get_output_embeddings()
-        return loss_sum(chosen, head, targets, chunk=self.chunk, softcap=self._softcap)
+        return chosen
 
 
 class _Neftune:
@@ -134,7 +183,8 @@ def load_model(recipe: Recipe, base: Path, placement: Placement) -> LossModel:
         _freeze(causal, recipe)
     if recipe.kernels.checkpointing:
         causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model = LossModel(inner, chunk=recipe.kernels.loss_chunk, neftune=getattr(recipe.method, "neftune", 0.0))
+    neftune = recipe.method.neftune if isinstance(recipe.method, Sft) else 0.0
+    model = LossModel(inner, chunk=recipe.kernels.loss_chunk, neftune=neftune)
     if not (isinstance(adapter, Lora) and adapter.base_bits < 16):
         model.to(placement.device)
     if recipe.kernels.compile:

@@ -48,6 +48,7 @@ class Order:
     Attributes:
         lengths: `(rows,)` tokens of each row.
         weights: `(rows,)` how often one epoch sees each row.
+        widest: sequences of a row that share a pass; a packed sequence is so many times `batch.max_length` long.
     """
 
     lengths: NDArray[np.int64]
@@ -56,6 +57,7 @@ class Order:
     schedule: Schedule
     seed: int
     world: int
+    widest: int = 1
     _sizes: dict[int, int] = field(default_factory=dict)
 
     @property
@@ -102,7 +104,7 @@ class Order:
         draw = np.random.default_rng([self.seed, epoch])
         rows = rows[draw.permutation(len(rows))]
         if self.batch.packing:
-            packs = best_fit_decreasing([int(n) for n in self.lengths[rows]], self.batch.max_length)
+            packs = best_fit_decreasing([int(n) for n in self.lengths[rows]], self._capacity)
             groups = [tuple(int(rows[place]) for place in pack) for pack in packs]
             # Best fit fills in order of length; without a second draw the early updates would see only long rows.
             groups = [groups[place] for place in draw.permutation(len(groups))]
@@ -117,6 +119,10 @@ class Order:
                 group for place, group in enumerate(groups) if place not in chosen
             ]
         return groups
+
+    @property
+    def _capacity(self) -> int:
+        return self.batch.max_length * self.widest
 
     def _rows_of(self, epoch: int) -> NDArray[np.int64]:
         """Rows one epoch sees; a weight's whole part repeats a row, its fraction spreads it evenly over epochs."""
@@ -133,7 +139,7 @@ class Order:
             rows = self._rows_of(key)
             if self.batch.packing:
                 # How many sequences there are depends on the lengths alone, not on their order.
-                sequences = len(best_fit_decreasing([int(n) for n in self.lengths[rows]], self.batch.max_length))
+                sequences = len(best_fit_decreasing([int(n) for n in self.lengths[rows]], self._capacity))
             else:
                 sequences = len(rows)
             self._sizes[key] = max(1, math.ceil(sequences / self.batch.sequences))

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from llmops.finetune.model import DTYPES, LossModel
@@ -21,6 +23,9 @@ from llmops.finetune.recipe import Fsdp, Recipe
 
 _SILENCE = timedelta(minutes=30)
 """How long a process may wait for the others; nothing slow happens between two meetings."""
+
+_PART = 1 << 22
+"""Numbers that processes add up at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,15 @@ class Processes:
         together = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(together)
         return [float(value) for value in together.tolist()]
+
+    def add_up(self, array: NDArray[np.float32]) -> None:
+        """Put element-wise sums over all processes into `array`, a part of it at a time."""
+        if self.world == 1:
+            return
+        for begin in range(0, len(array), _PART):
+            part = torch.from_numpy(array[begin : begin + _PART]).to(self.device)
+            dist.all_reduce(part)
+            array[begin : begin + _PART] = part.cpu().numpy()
 
     def largest(self, value: float) -> float:
         """The largest `value` of any process."""

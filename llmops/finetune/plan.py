@@ -229,15 +229,16 @@ def gib(amount: float) -> str:
 
 
 def _one_epoch(recipe: Recipe, lengths: LengthProfile, attention: str) -> tuple[int, Tokens]:
-    """Sequences and tokens of one epoch."""
-    batch = recipe.batch
+    """Sequences that fill updates, and tokens, of one epoch; items of several sequences fill them as one each."""
+    batch, together = recipe.batch, len(recipe.method.item.trained)
     if not batch.packing:
-        sequences = math.ceil(lengths.rows - 1e-6)
-        width = padded(lengths.longest_of(batch.per_device))
-        computed, squares = sequences * width, float(sequences * width**2)
+        sequences = math.ceil(lengths.rows / together - 1e-6)
+        width = padded(lengths.longest_of(batch.per_device * together))
+        computed, squares = sequences * together * width, float(sequences * together * width**2)
     else:
-        sequences = lengths.packed_sequences(batch.max_length)
-        width = padded(min(float(batch.max_length), lengths.tokens))
+        capacity = batch.max_length * together
+        sequences = lengths.packed_sequences(capacity)
+        width = padded(min(float(capacity), lengths.tokens))
         computed = sequences * width
         # Without a kernel for documents the scores of all pairs of a sequence are computed and masked.
         squares = lengths.squares if attention in ("varlen", "flash_attention_2") else sequences * width**2
@@ -260,18 +261,19 @@ def _updates(recipe: Recipe, per_epoch: int) -> int:
 
 def _load(recipe: Recipe, lengths: LengthProfile, world: int) -> Load:
     """The fullest pass: the longest rows together, which training begins with."""
-    batch = recipe.batch
+    batch, together = recipe.batch, len(recipe.method.item.trained)
     longest = lengths.longest if lengths.exact else _UNSEEN * lengths.longest
     if batch.packing:
-        length = min(float(batch.max_length), lengths.tokens)
-        sequences = min(batch.per_device, math.ceil(lengths.tokens / batch.max_length))
+        capacity = batch.max_length * together
+        length = min(float(capacity), lengths.tokens)
+        sequences = min(batch.per_device, math.ceil(lengths.tokens / capacity))
     else:
         length = min(longest, batch.max_length)
-        sequences = min(batch.per_device, math.ceil(lengths.rows - 1e-6))
+        sequences = min(batch.per_device * together, math.ceil(lengths.rows - 1e-6))
     trained = math.ceil(sequences * length * lengths.trained_share)
     passes = batch.passes(world)
-    batches = passes * _updates(recipe, max(1, math.ceil(lengths.rows / batch.sequences)))
-    widths = 1.0 if batch.packing else lengths.widths(batch.per_device, batches)
+    batches = passes * _updates(recipe, max(1, math.ceil(lengths.rows / together / batch.sequences)))
+    widths = 1.0 if batch.packing else lengths.widths(batch.per_device * together, batches)
     return Load(sequences, padded(length), trained, passes, widths)
 
 

@@ -6,7 +6,8 @@ Knows nothing of torch: a recipe is validated, explained and planned on any mach
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import (
     Field,
@@ -18,21 +19,12 @@ from pydantic import (
     model_validator,
 )
 
-from llmops.config import Settings, refuse
-from llmops.data.section import DataSection, MessageRows, PromptRows, TextRows
+from llmops.config import Settings, Where, refuse
+from llmops.data.section import ROWS, DataSection, MessageRows, PromptRows, TextRows, TrainOrigin
 from llmops.errors import InputError
-from llmops.finetune.distillation import Distill
-from llmops.finetune.reinforcement import Grpo
+from llmops.finetune.method import METHODS, SFT, Distill, Dpo, Grpo, Method
 
 Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Sft(Settings):
-    """Supervised fine-tuning: next-token loss on assistant turns, or on all of a plain text."""
-
-    kind: Literal["sft"] = "sft"
-    neftune: NonNegativeFloat = 0.0
-    """Noise added to the embeddings while training (NEFTune's alpha; papers use 5 to 15); 0 adds none."""
 
 
 class Freeze(Settings):
@@ -217,7 +209,7 @@ class Recipe(Settings):
     """Model to start from: `builtin:tiny`, a hub id, `hub-id@revision`, a folder, or `models:/name@alias`."""
     data: DataSection
     """What is trained on."""
-    method: Annotated[Sft | Distill | Grpo, Field(discriminator="kind")] = Sft()
+    method: Method = SFT
     """How it is trained."""
     adapter: Annotated[NoAdapter | Lora, Field(discriminator="kind")] = NoAdapter()
     """Which weights are trained."""
@@ -249,10 +241,17 @@ class Recipe(Settings):
             raise ValueError("a model's name has no spaces")
         return base
 
+    @field_validator("method", mode="before")
+    @classmethod
+    def _supervised_where_nothing_is_said(cls, method: object) -> object:
+        return {"kind": "sft", **method} if isinstance(method, dict) else method
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         """What would fail, or be read by nothing, is refused here and not after hours of training."""
         problems: dict[str, str] = {}
+        if isinstance(self.method, Dpo) and self.method.loss == "ipo" and self.method.label_smoothing:
+            problems["method.label_smoothing"] = "the loss ipo has none; leave the key out, or choose loss: sigmoid"
         adapter = self.adapter if isinstance(self.adapter, Lora) else None
         if adapter is not None and self.evaluate is not None and not adapter.merge:
             if adapter.modules_to_save:
@@ -269,13 +268,14 @@ class Recipe(Settings):
         if self.validation.patience is not None and self.data.validation == 0:
             problems["validation.patience"] = "nothing is held out to stop early on; give data.validation a share"
         problems |= self._unanswered() | (self._not_reinforced() if isinstance(self.method, Grpo) else {})
-        refuse(problems)
+        placed: dict[Where, str] = {tuple(key.split(".")): problem for key, problem in problems.items()}
+        refuse({**dict(self._rows_of_another_method()), **placed})
         return self
 
     @property
     def only_prompts(self) -> bool:
         """Whether the answers of the rows are left aside: the method makes its own."""
-        return isinstance(self.method, Distill)
+        return isinstance(self.method, Distill) and self.method.answers is not None
 
     def _not_reinforced(self) -> dict[str, str]:
         """What TRL's trainer does not read, by key."""
@@ -299,37 +299,62 @@ class Recipe(Settings):
             found["kernels.compile"] = "grpo generates with the model it trains; leave the key out"
         if self.kernels.loss_chunk != Kernels().loss_chunk:
             found["kernels.loss_chunk"] = "grpo's trainer holds all logits of a pass; lower batch.per_device instead"
-        for number, spec in enumerate(self.data.train):
+        for at, spec in self._sources():
             if spec.weight != 1:
-                found[f"data.train.{number}.weight"] = "grpo asks every prompt equally often; leave the key out"
-        held_out = self.data.validation if isinstance(self.data.validation, list) else []
-        for side, sources in (("train", self.data.train), ("validation", held_out)):
-            for number, spec in enumerate(sources):
-                if not isinstance(spec, PromptRows | MessageRows):
-                    found[f"data.{side}.{number}"] = "grpo needs prompts with references: prompt and completion columns"
-                elif isinstance(spec, MessageRows) and spec.tools is not None:
-                    found[f"data.{side}.{number}.tools"] = "grpo shows no tools; leave the key or the source out"
+                found[f"{at}.weight"] = "grpo asks every prompt equally often; leave the key out"
+            if isinstance(spec, MessageRows) and spec.tools is not None:
+                found[f"{at}.tools"] = "grpo shows no tools; leave the key or the source out"
         return found
 
     def _unanswered(self) -> dict[str, str]:
         """Rows without what the method needs of them, by key."""
-        held_out = self.data.validation if isinstance(self.data.validation, list) else []
         found = {}
-        for part, sources in (("train", self.data.train), ("validation", held_out)):
-            for number, spec in enumerate(sources):
-                at = f"data.{part}.{number}"
-                if self.only_prompts and isinstance(spec, TextRows):
-                    found[f"{at}.text"] = "a plain text asks the teacher nothing; name columns with prompts"
-                elif self.only_prompts and isinstance(spec, MessageRows) and spec.tools is not None:
-                    found[f"{at}.tools"] = "a teacher is not shown tools; leave the key or the source out"
-                elif not self.only_prompts and isinstance(spec, PromptRows) and spec.completion is None:
-                    found[f"{at}.completion"] = (
-                        "is missing: the answer to train on; only `method: {kind: distill}` does without"
-                    )
+        for at, spec in self._sources():
+            if self.only_prompts and isinstance(spec, TextRows):
+                found[f"{at}.text"] = "a plain text asks the teacher nothing; name columns with prompts"
+            elif self.only_prompts and isinstance(spec, MessageRows) and spec.tools is not None:
+                found[f"{at}.tools"] = "a teacher is not shown tools; leave the key or the source out"
+            elif not self.only_prompts and isinstance(spec, PromptRows) and spec.completion is None:
+                found[f"{at}.completion"] = (
+                    "is missing: the answer to train on; only method distill, where a teacher answers, does without"
+                )
         return found
+
+    def _sources(self) -> Iterator[tuple[str, TrainOrigin]]:
+        """Each source of rows with its key."""
+        held_out = self.data.validation if isinstance(self.data.validation, list) else []
+        for side, sources in (("train", self.data.train), ("validation", held_out)):
+            for number, spec in enumerate(sources):
+                yield f"data.{side}.{number}", spec
+
+    def _rows_of_another_method(self) -> Iterator[tuple[Where, str]]:
+        """Sources whose rows the method does not train on, each by its key."""
+        validation = self.data.validation if isinstance(self.data.validation, list) else []
+        for side, sources in (("train", self.data.train), ("validation", validation)):
+            for number, source in enumerate(sources):
+                if source.makes in self.method.rows:
+                    continue
+                fitting = " or ".join(
+                    str(get_args(one.model_fields["kind"].annotation)[0]) for one in METHODS if source.makes in one.rows
+                )
+                yield (
+                    ("data", side, number),
+                    f"method {self.method.kind} does not train on rows with {_keys(type(source))}; give the source "
+                    f"{' or '.join(_keys(kind) for kind in ROWS if kind.makes in self.method.rows)}, "
+                    f"or set method.kind to {fitting}",
+                )
 
 
 def attention_asked(recipe: Recipe) -> str:
     """The attention a recipe asks for; where it leaves the choice, grpo takes one that can also generate."""
     asked = recipe.kernels.attention
     return "sdpa" if asked == "auto" and isinstance(recipe.method, Grpo) else asked
+
+
+def _keys(rows: type[TrainOrigin]) -> str:
+    """The keys that only this kind of rows needs, as a sentence names them."""
+    return " and ".join(
+        f"`{name}`"
+        for name, field in rows.model_fields.items()
+        if (field.is_required() or name == "completion") and name != "source"
+    )

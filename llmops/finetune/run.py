@@ -22,10 +22,10 @@ from llmops.files import folder_digest, new_folder, write_json, write_text
 from llmops.finetune.disk import check_disk, disk_needed
 from llmops.finetune.hold import held
 from llmops.finetune.identity import differences, environment, identity, run_digest
-from llmops.finetune.lengths import LengthProfile
+from llmops.finetune.items import Items
+from llmops.finetune.method import Grpo
 from llmops.finetune.plan import Plan, check_memory, gib, make_plan, way_out
 from llmops.finetune.recipe import Lora, Recipe, attention_asked
-from llmops.finetune.reinforcement import Grpo
 from llmops.finetune.shape import ModelShape, shape_of
 from llmops.finetune.tokens import TokenStore
 from llmops.finetune.trained import check_shape
@@ -34,6 +34,7 @@ from llmops.records import DatasetVersion, MaskReport, ModelSource, Row, RunMani
 
 if TYPE_CHECKING:
     from llmops.finetune.grpo import Reward
+    from llmops.finetune.teacher import TeacherModel
 
 
 def _encoded(listener: Listener, split: str, count: int, done: int) -> None:
@@ -94,7 +95,7 @@ def encode_dataset(
     from llmops.finetune.tokens import encode, encoding_key
 
     tokenizer = AutoTokenizer.from_pretrained(base.folder, local_files_only=True)
-    key = encoding_key(dataset.digest, tokenizer, recipe.batch.max_length)
+    key = encoding_key(dataset.digest, tokenizer, recipe.batch.max_length, recipe.method.item)
     folder = cache / "tokens" / key[:32]
     if not (folder / "report.json").is_file():
         with new_folder(folder) as fresh:
@@ -108,6 +109,7 @@ def encode_dataset(
                     tokenizer,
                     max_length=recipe.batch.max_length,
                     path=fresh / f"{split}.safetensors",
+                    method=recipe.method,
                     on_progress=partial(_encoded, listener, split, count),
                 )
                 reports[split] = asdict(report)
@@ -201,10 +203,7 @@ def plan_run(recipe: Recipe, shape: ModelShape, tokens: Tokens, kernels: Kernels
     Raises:
         EnvironmentFault: memory or disk will not do; the keys that help are named with what each saves.
     """
-    store = tokens.train
-    profile = LengthProfile.from_rows(
-        store.lengths.tolist(), store.trained_counts.tolist(), weights=store.weights.tolist()
-    )
+    profile = Items.of(tokens.train, recipe.method.item).profile()
     device = device_of(machine(disk=folder))
     plan = make_plan(
         recipe,
@@ -320,19 +319,21 @@ def train_run(
     listener: Listener,
     licences: Sequence[Mapping[str, Any]] = (),
     rewards: Sequence[Reward] = (),
+    teacher: TeacherModel | None = None,
 ) -> RunManifest:
     """Train, save the artifact and write the manifest; goes on from the last good checkpoint if there is one.
 
     Args:
         licences: what the run rests on, for the manifest.
         rewards: of the method grpo.
+        teacher: whose distributions are learned.
     """
     from llmops.finetune.job import Job
     from llmops.finetune.launch import launch, reinforce_here
 
     check_writable(folder)
     write_json(folder / "identity.json", dict(parts))
-    Job(recipe, base, tokens.folder, kernels.attention, kernels.liger, tokens.pad_id).write(folder)
+    Job(recipe, base, tokens.folder, kernels.attention, kernels.liger, tokens.pad_id, teacher).write(folder)
     write_json(folder / "recipe.json", recipe.model_dump(mode="json"))
     write_json(folder / "mask.json", asdict(tokens.report))
     _copy_dropped(dataset, tokens, folder / "dropped.jsonl")

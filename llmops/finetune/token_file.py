@@ -4,6 +4,7 @@ offsets  int64    (sequences + 1,)  where each sequence begins in `ids` and `tra
 ids      int32    (tokens,)
 weights  float32  (sequences,)
 trained  uint8    (tokens,)         1 where a token is a label
+values   float32  (sequences,)      what its row says of a sequence, as a label; only where rows say something
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from llmops.files import sync_folder
 
 _BLOCK = 1 << 22
 _DTYPES = {"offsets": ("I64", "<i8"), "ids": ("I32", "<i4"), "weights": ("F32", "<f4"), "trained": ("U8", "|u1")}
+_VALUES = {"values": ("F32", "<f4")}
 
 
 def read_arrays(path: Path) -> tuple[str, dict[str, NDArray[Any]]]:
@@ -37,7 +39,8 @@ def read_arrays(path: Path) -> tuple[str, dict[str, NDArray[Any]]]:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(size)) if 0 < size < 1 << 20 else {}
-        maps = {name: _mapped(path, 8 + size, header[name], dtype) for name, (_, dtype) in _DTYPES.items()}
+        there = _DTYPES | {name: kind for name, kind in _VALUES.items() if name in header}
+        maps = {name: _mapped(path, 8 + size, header[name], dtype) for name, (_, dtype) in there.items()}
         return str(header["__metadata__"]["digest"]), maps
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} holds no encoded rows", fix="delete its folder; it is made again") from error
@@ -52,10 +55,15 @@ def _mapped(path: Path, start: int, entry: dict[str, Any], dtype: str) -> NDArra
 
 
 class Writer:
-    """Arrays of unknown length on their way into one safetensors file; leaving without `finish` leaves nothing."""
+    """Arrays of unknown length on their way into one safetensors file; leaving without `finish` leaves nothing.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        values: whether the file has a number for each sequence beside its weight.
+    """
+
+    def __init__(self, path: Path, *, values: bool = False) -> None:
         self.path = path
+        self._values = array("f") if values else None
         path.parent.mkdir(parents=True, exist_ok=True)
         self._offsets = array("q", [0])
         self._weights = array("f")
@@ -74,11 +82,13 @@ class Writer:
         assert self._work is not None
         self._work.cleanup()
 
-    def add(self, ids: NDArray[np.int32], trained: NDArray[np.bool_], weight: float) -> None:
+    def add(self, ids: NDArray[np.int32], trained: NDArray[np.bool_], weight: float, value: float = 0.0) -> None:
         self._files["ids"].write(ids.astype("<i4").tobytes())
         self._files["trained"].write(trained.astype("|u1").tobytes())
         self._offsets.append(self._offsets[-1] + len(ids))
         self._weights.append(weight)
+        if self._values is not None:
+            self._values.append(value)
 
     def finish(self) -> None:
         """Put the arrays together under a header that has their digest, and give the file its name."""
@@ -91,10 +101,15 @@ class Writer:
         }
         tokens, sequences = self._offsets[-1], len(self._weights)
         counts = {"offsets": sequences + 1, "ids": tokens, "weights": sequences, "trained": tokens}
+        arrays = _DTYPES
+        if (values := self._values) is not None:
+            arrays = _DTYPES | _VALUES
+            counts["values"] = sequences
+            sources["values"] = lambda: iter([np.asarray(values, dtype="<f4").tobytes()])
         header: dict[str, Any] = {}
         at = 0
         sha = hashlib.sha256()
-        for name, (kind, dtype) in _DTYPES.items():
+        for name, (kind, dtype) in arrays.items():
             size = counts[name] * np.dtype(dtype).itemsize
             header[name] = {"dtype": kind, "shape": [counts[name]], "data_offsets": [at, at + size]}
             at += size
@@ -106,7 +121,7 @@ class Writer:
         whole = Path(self._work.name) / "whole"
         with whole.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
-            for name in _DTYPES:
+            for name in arrays:
                 for block in sources[name]():
                     file.write(block)
             file.flush()

@@ -7,7 +7,7 @@ sequence never is. Which tokens of a conversation those are is decided in `masks
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from llmops.data.chat import TemplateRefused, encode_text, template_digest, tokenizer_digest
 from llmops.errors import InputError
 from llmops.files import digest_of
-from llmops.finetune.masks import Encoded, Masker, Turn, Unmaskable, cannot_be_masked
+from llmops.finetune.masks import Encoded, Masker, Tokenized, Turn, Unmaskable, cannot_be_masked
+from llmops.finetune.method import ANSWER, LABELLED, SFT, AnyMethod, Item
+from llmops.finetune.row_sequences import Conversation, conversations, mismatched, value_of
 from llmops.finetune.token_file import Writer, read_arrays
 from llmops.records import MaskReport, Row
 
@@ -39,6 +41,14 @@ class Lost:
     reason: str
 
 
+_HOLDS = {
+    "messages": "a conversation",
+    "text": "plain text",
+    "preference": "a preference (chosen and rejected)",
+    "labelled": "an answer with a label",
+}
+
+
 @dataclass(frozen=True)
 class TokenStore:
     """Sequences of a split on disk; only what is asked for is read.
@@ -47,6 +57,7 @@ class TokenStore:
         lengths: `(sequences,)` tokens of each.
         trained_counts: `(sequences,)` labels of each.
         weights: `(sequences,)` how often one epoch sees each.
+        values: `(sequences,)` what its row says of each, as the method's item tells; zeros where rows say nothing.
         digest: sha256 over all arrays of the file.
     """
 
@@ -55,6 +66,7 @@ class TokenStore:
     lengths: NDArray[np.int64]
     trained_counts: NDArray[np.int64]
     weights: NDArray[np.float32]
+    values: NDArray[np.float32]
     _offsets: NDArray[np.int64] = field(repr=False)
     _ids: NDArray[np.int32] = field(repr=False)
     _trained: NDArray[np.uint8] = field(repr=False)
@@ -74,7 +86,8 @@ class TokenStore:
             part = maps["trained"][offsets[at] : offsets[until]]
             counts[at:until] = np.add.reduceat(part, offsets[at:until] - offsets[at], dtype=np.int64)
         weights = np.array(maps["weights"])
-        return cls(path, digest, np.diff(offsets), counts, weights, offsets, maps["ids"], maps["trained"])
+        values = np.array(maps["values"]) if "values" in maps else np.zeros_like(weights)
+        return cls(path, digest, np.diff(offsets), counts, weights, values, offsets, maps["ids"], maps["trained"])
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -85,10 +98,11 @@ class TokenStore:
         return self._ids[begin:end], self._trained[begin:end].view(np.bool_)
 
 
-def encoding_key(dataset_digest: str, tokenizer: Any, max_length: int) -> str:
+def encoding_key(dataset_digest: str, tokenizer: Any, max_length: int, item: Item = ANSWER) -> str:
     """Names what `encode` makes of a dataset: another key wherever one token or one mask could differ."""
     return digest_of(
         {
+            **({} if item == ANSWER else {"item": item.name}),
             "format": _FORMAT,
             "dataset": dataset_digest,
             "tokenizer": tokenizer_digest(tokenizer),
@@ -104,6 +118,7 @@ def encode(
     *,
     max_length: int,
     path: Path,
+    method: AnyMethod = SFT,
     seed_samples: int = 0,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[TokenStore, MaskReport, list[Lost]]:
@@ -111,27 +126,30 @@ def encode(
 
     A conversation is one sequence (see `Masker.sequences` for when it is several) and is never cut. A text
     longer than `max_length` becomes several windows; each begins with the last token of the one before, so
-    that every token but the text's first is a label once.
+    that every token but the text's first is a label once. A row whose item has several sequences gives all of
+    them, one behind another, or none.
 
     Args:
+        method: whose rows these are; its item says what a row becomes.
         max_length: tokens a sequence may have.
         seed_samples: draws the five rows the report shows.
         on_progress: is told how many rows are done.
 
     Raises:
         InputError: the template cannot be masked, refuses all of the first rows, or there is none; no row
-            is left; a preference row, which this kind of training does not use.
+            is left; a row of a kind that the method does not train on.
     """
     if max_length < 2:
         raise ValueError("a sequence needs at least two tokens: one to predict and one to predict it from")
-    encoder = _Encoder(tokenizer, max_length, random.Random(seed_samples))
-    with Writer(path) as out:
+    encoder = _Encoder(tokenizer, max_length, method, random.Random(seed_samples))
+    with Writer(path, values=method.item != ANSWER) as out:
         done = 0
         remaining = iter(rows)
         while chunk := list(islice(remaining, _FIRST if done == 0 else _CHUNK)):
             for row, sequences in encoder.chunk(chunk):
+                value = value_of(row)
                 for sequence in sequences:
-                    out.add(sequence.ids, sequence.trained, row.weight)
+                    out.add(sequence.ids, sequence.trained, row.weight, value)
             if done == 0:
                 encoder.refuse_if_all_failed(len(chunk))
             done += len(chunk)
@@ -146,62 +164,89 @@ def encode(
 class _Encoder:
     """Rows to sequences, and the account of what became of them."""
 
-    def __init__(self, tokenizer: Any, max_length: int, draw: random.Random) -> None:
-        self.tokenizer, self.max_length, self.draw = tokenizer, max_length, draw
+    def __init__(self, tokenizer: Any, max_length: int, method: AnyMethod, draw: random.Random) -> None:
+        self.tokenizer, self.max_length, self.method, self.draw = tokenizer, max_length, method, draw
         self.masker = Masker(tokenizer)
         self.lost: list[Lost] = []
         self.kept = 0
         self.conversations = False
-        self.samples: list[tuple[int, Encoded]] = []
+        self.samples: list[tuple[int, list[Encoded]]] = []
         self.refused: InputError | None = None
 
     def chunk(self, rows: list[Row]) -> Iterator[tuple[Row, list[Encoded]]]:
         """The rows that are kept, in order, with their sequences."""
-        prepared: list[tuple[Row, list[Turn] | TemplateRefused | None]] = [(row, self._turns(row)) for row in rows]
+        prepared = [(row, self._rendered(told)) for row, told in zip(rows, self._told(rows), strict=True)]
         texts = [
             text
-            for _, turns in prepared
-            if isinstance(turns, list)
+            for _, rendered in prepared
+            if isinstance(rendered, list)
+            for turns in rendered
             for turn in turns
             for text in (turn.prompt, turn.through)
         ]
         tokenized = self.masker.tokenize(texts)
-        for row, turns in prepared:
-            if isinstance(turns, TemplateRefused):
-                self.refused = self.refused or turns
-                self._lose(row, "chat template", turns.problem)
+        for row, rendered in prepared:
+            if isinstance(rendered, TemplateRefused):
+                self.refused = self.refused or rendered
+                self._lose(row, "chat template", rendered.problem)
                 continue
             try:
-                sequences = self._windows(row) if turns is None else self.masker.sequences(turns, tokenized)
+                sequences = self._windows(row) if rendered is None else self._sequences(rendered, tokenized)
             except Unmaskable as why:
                 self.refused = self.refused or cannot_be_masked(str(why))
                 self._lose(row, "chat template", str(why))
                 continue
             longest = max((len(sequence.ids) for sequence in sequences), default=0)
+            whole = all if self.method.item.sequences > 1 else any
             if longest > self.max_length:
                 self._lose(row, "longer than max_length", f"{longest} tokens, {self.max_length} are allowed")
-            elif not any(sequence.trained.any() for sequence in sequences):
+            elif not whole(sequence.trained.any() for sequence in sequences):
                 self._lose(row, "no trained token", "nothing in it is said by the assistant")
             else:
                 kept = [sequence for sequence in sequences if sequence.trained.any()]
-                self._sample(kept[0])
+                self._sample(kept if self.method.item.sequences > 1 else kept[:1])
                 self.kept += 1
                 yield row, kept
 
-    def _turns(self, row: Row) -> list[Turn] | TemplateRefused | None:
-        """The row's answers as text, or why the template refuses it; None for plain text."""
-        if row.kind == "preference":
-            raise InputError(
-                f"{row.source}:{row.line} is a preference (chosen and rejected), which method sft does not train on",
-                fix="give the source `prompt:` and `completion:` columns, or choose a preference method",
-            )
-        if row.kind == "text":
+    def _told(self, rows: list[Row]) -> list[list[Conversation] | None]:
+        """The conversations of each row, one for each sequence of its item; None for plain text."""
+        for row in rows:
+            if row.kind not in self.method.rows:
+                raise InputError(
+                    f"{row.source}:{row.line} holds {_HOLDS[row.kind]}, which method {self.method.kind} does not "
+                    "train on",
+                    fix=f"give the data section rows that hold {' or '.join(_HOLDS[kind] for kind in self.method.rows)}"
+                    ", or choose the method that goes with these",
+                )
+        self.conversations = self.conversations or any(row.kind != "text" for row in rows)
+        told = [None if row.kind == "text" else conversations(row) for row in rows]
+        if self.method.item == LABELLED:
+            told = [[*(own or ()), other] for own, other in zip(told, mismatched(rows), strict=True)]
+        return told
+
+    def _rendered(self, told: list[Conversation] | None) -> list[list[Turn]] | TemplateRefused | None:
+        """The answers of each conversation as text, or why the template refuses one; None for plain text."""
+        if told is None:
             return None
-        self.conversations = True
         try:
-            return self.masker.turns(row.content)
+            return [self.masker.turns(one.content, after=one.given) for one in told]
         except TemplateRefused as refused:
             return refused
+
+    def _sequences(self, rendered: list[list[Turn]], tokenized: Mapping[str, Tokenized]) -> list[Encoded]:
+        made = [self.masker.sequences(turns, tokenized) for turns in rendered]
+        if self.method.item.sequences > 1 and any(len(sequences) != 1 for sequences in made):
+            raise Unmaskable(
+                "the template renders earlier turns of an answer otherwise once later ones follow, so that the answer "
+                f"is no one sequence, as method {self.method.kind} needs it"
+            )
+        one_behind_another = [sequence for sequences in made for sequence in sequences]
+        trained = len(one_behind_another) - len(self.method.item.measured)
+        # What is only measured may be cut; what is trained never is.
+        cut = [
+            Encoded(one.ids[: self.max_length], one.trained[: self.max_length]) for one in one_behind_another[trained:]
+        ]
+        return one_behind_another[:trained] + cut
 
     def _windows(self, row: Row) -> list[Encoded]:
         ids = np.asarray(encode_text(self.tokenizer, row.content["text"], end=True), dtype=np.int32)
@@ -220,12 +265,12 @@ class _Encoder:
     ) -> None:
         self.lost.append(Lost(row.id, row.source, row.line, check, reason))
 
-    def _sample(self, sequence: Encoded) -> None:
-        """Keep five of all sequences, each as likely as any other (reservoir sampling, algorithm R)."""
+    def _sample(self, sequences: list[Encoded]) -> None:
+        """Keep five of all rows, each as likely as any other (reservoir sampling, algorithm R)."""
         if len(self.samples) < 5:
-            self.samples.append((self.kept, sequence))
+            self.samples.append((self.kept, sequences))
         elif (place := self.draw.randrange(self.kept + 1)) < 5:
-            self.samples[place] = (self.kept, sequence)
+            self.samples[place] = (self.kept, sequences)
 
     def refuse_if_all_failed(self, seen: int) -> None:
         """When no row of the first ones can be used for one and the same kind of reason, the template is at fault."""
@@ -263,7 +308,8 @@ class _Encoder:
             template_digest=template_digest(self.tokenizer) if self.conversations else None,
             mask_from=marks if self.conversations else "text",
             samples=tuple(
-                marked_text(self.tokenizer, one) for _, one in sorted(self.samples, key=lambda kept: kept[0])
+                "\n".join(marked_text(self.tokenizer, one) for one in sequences)
+                for _, sequences in sorted(self.samples, key=lambda kept: kept[0])
             ),
             sequences=len(store),
             lost_refused=counts.get("chat template", 0),

@@ -1,51 +1,42 @@
 """The training loop: updates from the order, loss by tokens, checkpoints, validation, safety.
 
-The loop is written out once for every number of processes; what it computes is in
-`losses.py`, what it trains in `model.py`, which rows in `order.py`.
+The loop is written out once for every method and number of processes; what it minimises is in
+`objective.py`, what it trains in `model.py`, which rows in `order.py`.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from llmops.errors import Interrupted, OutOfMemory, TrainingStopped
 from llmops.finetune import checkpoint
-from llmops.finetune.attention import attention_inputs, check_isolation
+from llmops.finetune.attention import check_isolation
 from llmops.finetune.checkpoint import Progress, State
 from llmops.finetune.heap import kept_heap
-from llmops.finetune.losses import mean_loss, step_scale
+from llmops.finetune.items import Items
 from llmops.finetune.memory_use import peak_memory, reset_peak_memory
-from llmops.finetune.model import DTYPES, LossModel, Placement, load_model, trained_parameters
+from llmops.finetune.model import LossModel, Placement, load_model, trained_parameters
+from llmops.finetune.objective import Alike, objective_of
 from llmops.finetune.optimizer import make_optimizer
-from llmops.finetune.order import Group, Order, Update
-from llmops.finetune.packing import collate
-from llmops.finetune.parallel import Processes, gradients_stay_local, local_part, share, split_again
+from llmops.finetune.order import Order, Update
+from llmops.finetune.parallel import Processes, gradients_stay_local, local_part, share
+from llmops.finetune.passes import Feed, Passes
 from llmops.finetune.recipe import Fsdp, Recipe
 from llmops.finetune.schedule import learning_rate_factor
+from llmops.finetune.sweep import Score, autocast, known_before, reference_of, score
 from llmops.finetune.tokens import TokenStore
 from llmops.records import Step
 
 _SKIPS_IN_A_ROW = 20
 """fp16 updates that may overflow one after another while the loss scale is searched."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """One forward pass on the device; `tokens` without padding."""
-
-    inputs: dict[str, Any]
-    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +54,8 @@ class Trainer:
     """One run in one process.
 
     Args:
+        references: where the reference's log-probabilities are kept; for methods that have one.
+        teacher: loads the model that teaches; for the method that has one.
         stop: answers the signal that asked to stop, or 0; asked after every update.
         on_step: is told of every update, in the first process only.
     """
@@ -78,20 +71,27 @@ class Trainer:
         placement: Placement,
         processes: Processes,
         pad_id: int,
+        references: Path | None = None,
+        teacher: Callable[[], LossModel] | None = None,
         stop: Callable[[], int] = lambda: 0,
         on_step: Callable[[Step], None] = lambda step: None,
     ) -> None:
         self.recipe, self.base, self.placement, self.processes = recipe, base, placement, processes
-        self.train_store, self.validation_store = train, validation
-        self.checkpoints, self.pad_id = checkpoints, pad_id
+        self.checkpoints, self.references, self.teacher = checkpoints, references, teacher
         self.stop, self.on_step = stop, on_step
+        self.objective = objective_of(recipe.method)
+        item = recipe.method.item
+        feed = partial(Feed, recipe=recipe, placement=placement, processes=processes, pad_id=pad_id)
+        self.feed = feed(Items.of(train, item))
+        self.held_out = feed(Items.of(validation, item)) if validation is not None else None
         self.order = Order(
-            lengths=train.lengths,
-            weights=train.weights,
+            lengths=self.feed.items.lengths,
+            weights=self.feed.items.weights,
             batch=recipe.batch,
             schedule=recipe.schedule,
             seed=recipe.seed,
             world=processes.world,
+            widest=item.widest,
         )
 
     def run(self) -> Trained:
@@ -109,6 +109,12 @@ class Trainer:
         if self.recipe.batch.packing:
             check_isolation(self.model.causal, self.placement.attention, switch=self.model)
         self.wrapped = share(self.model, self.recipe, self.processes)
+        if self.recipe.method.reference:
+            self._refer()
+        if isinstance(self.objective, Alike):
+            if self.teacher is None:
+                raise ValueError("a student that learns distributions needs its teacher")
+            self.objective.teacher = self.teacher()
         self.optimizer = make_optimizer(self.recipe.optimizer, trained_parameters(self.model))
         split = isinstance(self.recipe.parallel, Fsdp)
         self.state = State(self.model, self.optimizer, self.processes, split)
@@ -138,9 +144,17 @@ class Trainer:
         """The model to train, on its device."""
         return load_model(self.recipe, self.base, self.placement)
 
+    def _refer(self) -> None:
+        """What the base thinks of every label, before anything of it is trained or restored."""
+        if self.references is None:
+            raise ValueError(f"method {self.recipe.method.kind} needs a place for its reference's log-probabilities")
+        for name, feed in (("train", self.feed), ("validation", self.held_out)):
+            if feed is not None:
+                feed.reference = reference_of(self.wrapped, self.model, feed, self.references / f"{name}.safetensors")
+
     def _updates(self, progress: Progress, *, rehearse: bool) -> tuple[Progress, bool]:
         total = self.order.total
-        for update, passes in self._prefetched(progress.update):
+        for update, passes in self.feed.updates(self.order, progress.update):
             progress, step = self._one_update(progress, update, passes)
             if rehearse:
                 checkpoint.rehearse(self.checkpoints, self.state)
@@ -148,7 +162,7 @@ class Trainer:
             last = update.index == total
             if self._validates(update, last):
                 progress = self._validated(progress)
-                step = replace(step, validation_loss=progress.validation_loss)
+                step = replace(step, validation_loss=progress.validation_loss, validation_measures=progress.measures)
             if self.processes.first:
                 self.on_step(step)
             signal = int(self.processes.largest(float(self.stop())))
@@ -165,32 +179,35 @@ class Trainer:
                 return progress, True
         return progress, False
 
-    def _one_update(self, progress: Progress, update: Update, passes: list[Pass]) -> tuple[Progress, Step]:
+    def _one_update(self, progress: Progress, update: Update, passes: Passes) -> tuple[Progress, Step]:
         started = time.perf_counter()
         rows = update.rows
-        trained_tokens = int(self.train_store.trained_counts[rows].sum())
-        scale = step_scale(trained_tokens, world=self.processes.world)
+        trained_tokens = int(self.feed.items.trained_counts[rows].sum())
+        totals = self.objective.totals(self.feed.items, rows)
         rate = self.recipe.optimizer.learning_rate * learning_rate_factor(
             self.recipe.schedule, update.index, self.order.total
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.wrapped.train()
-        total = torch.zeros((), dtype=torch.float64, device=self.processes.device)
+        # The loss first, then its measures.
+        sums = torch.zeros(1 + len(self.objective.measures), dtype=torch.float64, device=self.processes.device)
+        precision, world = self.recipe.precision, self.processes.world
         try:
-            for number, one in enumerate(passes):
-                with gradients_stay_local(self.wrapped, local=number + 1 < len(passes)):
-                    with self._autocast():
-                        loss = self.wrapped(**one.inputs)
-                    self.scaler.scale(loss * scale).backward()
-                total += loss.detach()
+            known = known_before(self.wrapped, self.objective, passes.measured, self.processes, precision)
+            self.wrapped.train()
+            for number, one in enumerate(passes.trained):
+                with gradients_stay_local(self.wrapped, local=number + 1 < len(passes.trained)):
+                    with autocast(precision, self.processes):
+                        loss, measured = self.objective.loss(self.wrapped, one, totals, known)
+                    # Data-parallel averaging divides the summed gradient by the number of processes.
+                    self.scaler.scale(loss * world).backward()
+                sums += torch.cat([loss.detach().double()[None], measured])
             grad_norm = self._step(update.index)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
             raise self._out_of_memory(update.index) from error
-        summed, own_tokens = self.processes.sum([float(total), float(sum(one.tokens for one in passes))])
-        loss_now = mean_loss(summed, trained_tokens)
+        own_tokens, loss_now, *measures = self.processes.sum([float(passes.tokens), *sums.tolist()])
         if not math.isfinite(loss_now):
             raise TrainingStopped(
                 f"the loss of update {update.index} is {loss_now}; nothing of it was saved",
@@ -216,6 +233,7 @@ class Trainer:
             trained_tokens=trained_tokens,
             seconds=seconds,
             peak_bytes=peak_memory(self.processes.device),
+            measures=self.objective.report(measures, totals),
         )
         return progress, step
 
@@ -248,91 +266,35 @@ class Trainer:
     # Validation
 
     def _validates(self, update: Update, last: bool) -> bool:
-        if self.validation_store is None:
+        if self.held_out is None:
             return False
         every = self.recipe.validation.every
         return last or math.floor(update.epoch / every + 1e-9) > math.floor(update.began / every + 1e-9)
 
     def _validated(self, progress: Progress) -> Progress:
-        loss = self.validation_loss()
-        if progress.best_loss is not None and not loss < progress.best_loss:
-            return replace(progress, validation_loss=loss, without_gain=progress.without_gain + 1)
-        progress = replace(progress, validation_loss=loss, best_loss=loss, best_update=progress.update, without_gain=0)
+        found = self.score()
+        progress = replace(progress, validation_loss=found.loss, measures=found.measures)
+        if progress.best_loss is not None and not found.loss < progress.best_loss:
+            return replace(progress, without_gain=progress.without_gain + 1)
+        progress = replace(
+            progress,
+            best_loss=found.loss,
+            best_measures=found.measures,
+            best_update=progress.update,
+            without_gain=0,
+        )
         if self.recipe.validation.keep_best:
             checkpoint.save(self.checkpoints, "best", self.state, progress)
         return progress
 
+    def score(self) -> Score:
+        """Loss and measures over all held-out rows."""
+        assert self.held_out is not None
+        return score(self.wrapped, self.objective, self.held_out)
+
     def _out_of_patience(self, progress: Progress) -> bool:
         patience = self.recipe.validation.patience
         return patience is not None and progress.without_gain >= patience
-
-    @torch.no_grad()
-    def validation_loss(self) -> float:
-        """Nats per trained token over all held-out rows, independent of how they are batched.
-
-        Draws no random numbers, so training goes on as if it had not been called.
-        """
-        store = self.validation_store
-        assert store is not None
-        by_length = np.argsort(-store.lengths, kind="stable")
-        size, world = self.recipe.batch.per_device, self.processes.world
-        batches = [by_length[start : start + size] for start in range(0, len(by_length), size)]
-        # Every process computes equally often, since split weights are gathered together.
-        rounds = math.ceil(len(batches) / world)
-        self.wrapped.eval()
-        total = 0.0
-        for number in range(rounds):
-            place = number * world + self.processes.rank
-            chosen = batches[place] if place < len(batches) else batches[0][:1]
-            one = self._pass(store, [(int(row),) for row in chosen], untrained=place >= len(batches))
-            with self._autocast():
-                total += float(self.wrapped(**one.inputs))
-        split_again(self.wrapped)
-        self.wrapped.train()
-        (summed,) = self.processes.sum([total])
-        return mean_loss(summed, int(store.trained_counts.sum()))
-
-    # Batches
-
-    def _prefetched(self, after: int) -> Iterator[tuple[Update, list[Pass]]]:
-        """Updates with their passes on the device; the next one is prepared while one is computed."""
-        with ThreadPoolExecutor(1, thread_name_prefix="batches") as ahead:
-            waiting = None
-            for update in self.order.updates(after):
-                prepared = (update, ahead.submit(self._passes, update))
-                if waiting is not None:
-                    yield waiting[0], waiting[1].result()
-                waiting = prepared
-            if waiting is not None:
-                yield waiting[0], waiting[1].result()
-
-    def _passes(self, update: Update) -> list[Pass]:
-        passes = []
-        for step in update.passes:
-            mine = step[self.processes.rank]
-            someone = next(groups for groups in step if groups)
-            passes.append(self._pass(self.train_store, list(mine) or [someone[0]], untrained=not mine))
-        return passes
-
-    def _pass(self, store: TokenStore, groups: list[Group], *, untrained: bool) -> Pass:
-        batch = collate(store, [list(group) for group in groups], self.pad_id)
-        flat = np.flatnonzero(batch.trained.ravel()) if not untrained else np.empty(0, dtype=np.int64)
-        device = self.processes.device
-        inputs = {
-            "input_ids": torch.from_numpy(batch.input_ids).to(device, non_blocking=True),
-            # A trained token is predicted one position before it, which is of its own document:
-            # the first token of a document is never trained.
-            "positions": torch.from_numpy(flat - 1).to(device, non_blocking=True),
-            "targets": torch.from_numpy(batch.input_ids.ravel()[flat]).to(device, non_blocking=True),
-            **attention_inputs(batch, self.placement.attention, device=device, dtype=DTYPES[self.recipe.precision]),
-        }
-        tokens = 0 if untrained else int((batch.documents >= 0).sum())
-        return Pass(inputs, tokens)
-
-    def _autocast(self) -> Any:
-        if self.recipe.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.processes.device.type, dtype=DTYPES[self.recipe.precision])
 
     # Safety
 

@@ -96,6 +96,7 @@ def finetune(
     given = beside(recipe, workspace, listener, world=gpus)
     base = resolve(recipe.base, workspace=workspace, on_progress=_making(listener), say=listener.say)
     shape = check_base(recipe, base, world=gpus)
+    given.check_base(base)
     dataset = dataset_of(recipe, given.teacher, workspace, listener)
     rows = {split: partial(rows_of, dataset, split) for split in get_args(Split)}
     tokens = encode_dataset(rows, dataset, recipe, base, cache=workspace.cache, listener=listener)
@@ -132,6 +133,7 @@ def finetune(
                 listener=_Recording(listener, tracker, plan),
                 licences=to_plain(licences),
                 rewards=given.rewards,
+                teacher=given.distributions,
             )
     else:
         listener.say(f"this recipe was trained before, with the same data and base: {folder}")

@@ -20,7 +20,6 @@ from llmops.eval.compare import compare
 from llmops.events import Listener
 from llmops.files import file_digest, folder_digest, write_json
 from llmops.finetune.recipe import Recipe
-from llmops.finetune.reinforcement import Grpo
 from llmops.finetune.run import (
     check_base,
     check_writable,
@@ -30,7 +29,7 @@ from llmops.finetune.run import (
     plan_run,
     train_run,
 )
-from llmops.lifecycle.beside import Beside, beside
+from llmops.lifecycle.beside import Beside, beside, needed_to_train
 from llmops.lifecycle.measure import Suites, measure, subject
 from llmops.lifecycle.prepare import suites_of
 from llmops.lifecycle.run_again import Origin, base_of, recipe_of, rows_of_record
@@ -127,7 +126,7 @@ def reproduce(
     world = int(manifest.identity.get("world", 1))
     dataset = rows_of_record(manifest, recipe, workspace, listener, notes)
     suites = _suites(recipe, margins or {}, notes)
-    given = beside(recipe, workspace, listener, world=world) if isinstance(recipe.method, Grpo) else Beside()
+    given = beside(recipe, workspace, listener, world=world) if needed_to_train(recipe) else Beside()
     shape = check_base(recipe, base, world=world)
     rows = {split: partial(rows_of, dataset, split) for split in get_args(Split)}
     tokens = encode_dataset(rows, dataset, recipe, base, cache=workspace.cache, listener=listener)
@@ -158,6 +157,7 @@ def reproduce(
         listener=listener,
         licences=manifest.lineage.get("licences", ()),
         rewards=given.rewards,
+        teacher=given.distributions,
     )
     done = partial(
         Reproduction, origin.name, changed=changed, notes=notes, artifact=made.artifact_digest, folder=folder

@@ -13,7 +13,8 @@ from llmops.eval.scorers.catalog import Scorer
 from llmops.eval.scorers.likelihood import ByLikelihood
 from llmops.eval.scorers.ours import scorers
 from llmops.files import digest_of
-from llmops.finetune.reinforcement import Grpo, ScorerReward
+from llmops.finetune.method import Grpo
+from llmops.finetune.reinforcement import ScorerReward
 
 if TYPE_CHECKING:
     from llmops.eval.measured import Answered

@@ -12,7 +12,7 @@ from llmops.data.versions import load_version
 from llmops.errors import EnvironmentFault, InputError, LlmopsError
 from llmops.events import Listener
 from llmops.files import folder_digest
-from llmops.finetune.distillation import Distill
+from llmops.finetune.method import Distill
 from llmops.finetune.recipe import Recipe
 from llmops.lifecycle.lineage import every_version, rows_folder
 from llmops.lifecycle.teacher import dataset_of, teacher_of

@@ -22,7 +22,8 @@ from llmops.eval.safety import is_refusal
 from llmops.eval.suite import Generation
 from llmops.events import Listener
 from llmops.files import digest_of, write_json
-from llmops.finetune.distillation import Answers, Distill, EndpointTeacher, ModelTeacher
+from llmops.finetune.distillation import Answers, EndpointTeacher, ModelTeacher
+from llmops.finetune.method import Distill
 from llmops.finetune.prices import read_prices
 from llmops.finetune.recipe import Recipe
 from llmops.hardware import device_of, machine
@@ -102,7 +103,7 @@ def dataset_of(recipe: Recipe, teacher: Teacher | None, workspace: Workspace, li
         on_progress=lambda done, total: listener.advance("reading rows", done, total),  # the total is not known
         prompts=recipe.only_prompts,
     )
-    if not isinstance(recipe.method, Distill):
+    if not (isinstance(recipe.method, Distill) and recipe.method.answers is not None):
         return prepared
     assert teacher is not None
     return taught(

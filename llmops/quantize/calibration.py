@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops.data.chat import encode_rendered, encode_text, render
+from llmops.data.formats import answer_turns
 from llmops.data.versions import load_version, rows_of, version_folder
 from llmops.errors import InputError
 from llmops.files import file_digest
@@ -110,13 +111,13 @@ def _rank(content: dict[str, Any], seed: int) -> bytes:
 
 
 def _ids(content: dict[str, Any], tokenizer: Any) -> list[int]:
-    """A preference is read with the answer that was chosen."""
+    """A preference is read with the answer that was chosen, a labelled answer whatever its label."""
     if "text" in content:
         return encode_text(tokenizer, str(content["text"]))
     turns: Sequence[Any] = content["messages"]
-    if "chosen" in content:
-        chosen = content["chosen"]
-        turns = [*turns, *(chosen if isinstance(chosen, list) else [{"role": "assistant", "content": str(chosen)}])]
+    for key in ("chosen", "completion"):
+        if key in content:
+            turns = [*turns, *answer_turns(content[key])]
     return encode_rendered(tokenizer, render(tokenizer, turns, content.get("tools"), generation_prompt=False))
 
 

@@ -18,7 +18,10 @@ ROWS: dict[str, dict[str, Any]] = {
     "MessageRows": {"source": "a.jsonl", "messages": "turns"},
     "TextRows": {"source": "a.jsonl", "text": "body"},
     "PreferenceRows": {"source": "a.jsonl", "prompt": "{q}", "chosen": "{a}", "rejected": "{b}"},
+    "LabelledRows": {"source": "a.jsonl", "prompt": "{q}", "completion": "{a}", "label": "good"},
 }
+METHODS = {"PreferenceRows": {"kind": "dpo"}, "LabelledRows": {"kind": "kto"}}
+"""What trains on rows that next-token loss does not."""
 
 BASE: dict[str, Any] = {
     "name": "plain",
@@ -28,6 +31,8 @@ BASE: dict[str, Any] = {
 """A recipe in which every key that may be left out is."""
 
 LORA = {"adapter": {"kind": "lora"}}
+PAIRS: dict[str, Any] = {"data": {"train": [ROWS["PreferenceRows"]], "validation": 0.1}}
+LABELLED: dict[str, Any] = {"data": {"train": [ROWS["LabelledRows"]], "validation": 0.1}}
 FSDP = {"parallel": {"kind": "fsdp"}}
 
 # Key less the alternatives it stands in → another value, as YAML writes it. Keys of rows are under `rows`.
@@ -49,14 +54,24 @@ _VALUES: dict[str, str] = {
     "rows.text": "content",
     "rows.chosen": "'{a}.'",
     "rows.rejected": "'{b}.'",
+    "rows.label": "bad",
     "data.validation": "0.2",
     "data.checks.duplicates": "report",
     "data.checks.near_duplicates": "drop",
     "data.checks.similarity": "0.8",
     "data.checks.contamination": "[eval/suites/e2e.yaml]",
     "data.checks.personal_data": "redact",
-    "method.kind": "sft",
-    "method.neftune": "5.0",
+    "method(sft).neftune": "5.0",
+    "method(dpo).kind": "orpo",
+    "method(dpo).beta": "0.5",
+    "method(dpo).loss": "ipo",
+    "method(dpo).label_smoothing": "0.2",
+    "method(dpo).sft_weight": "0.5",
+    "method(kto).beta": "0.5",
+    "method(kto).desirable_weight": "1.5",
+    "method(kto).undesirable_weight": "1.5",
+    "method(orpo).kind": "dpo",
+    "method(orpo).beta": "0.5",
     "adapter(none).kind": "lora",
     "adapter(none).freeze.embeddings": "true",
     "adapter(none).freeze.layers": "'0-1'",
@@ -107,15 +122,18 @@ _VALUES: dict[str, str] = {
 _EXTRA: dict[str, dict[str, Any]] = {
     "adapter(none)": {"adapter": {"kind": "none"}},
     "adapter(lora)": LORA,
+    "method(dpo)": {**PAIRS, "method": {"kind": "dpo"}},
+    "method(kto)": {**LABELLED, "method": {"kind": "kto"}},
+    "method(orpo)": {**PAIRS, "method": {"kind": "orpo"}},
     "parallel(fsdp)": FSDP,
     "evaluate.suites": {"evaluate": {"suites": ["eval/suites/other.yaml"]}},
     "evaluate.gate": {"evaluate": {"suites": ["eval/suites/other.yaml"]}},
 }
 
-_ALONE = {"method.kind"}
+ALONE = {"method(sft).kind", "method(kto).kind"}
+"""Kinds whose rows no other kind trains on: with the same rows there is no other value."""
 REFUSED = {"data.validation.0.weight"}
 """Keys that a section shares with another and that mean nothing there: any value but the default is an error."""
-"""Keys with one valid value only: nothing can be changed until there is a second."""
 
 
 class Leaf(NamedTuple):
@@ -172,7 +190,7 @@ def changes() -> list[Change]:
     Raises:
         KeyError: the recipe has a key that this table does not know.
     """
-    return [_change(leaf) for leaf in leaf_fields() if leaf.path not in _ALONE and leaf.key not in REFUSED]
+    return [_change(leaf) for leaf in leaf_fields() if leaf.path not in ALONE and leaf.key not in REFUSED]
 
 
 def _change(leaf: Leaf) -> Change:
@@ -181,8 +199,11 @@ def _change(leaf: Leaf) -> Change:
         # Splits and revisions are what a hub has.
         of_hub = leaf.key.endswith((".split", ".revision"))
         rows = [{**ROWS[leaf.rows], **({"source": "hub:org/name"} if of_hub else {})}]
-        extra = {"train": rows} if section == "train" else {"train": [ROWS["PromptRows"]], "validation": rows}
-        return Change(leaf.key, _VALUES[f"rows.{leaf.key.split('.')[-1]}"], {"data": {"validation": 0.1, **extra}})
+        trained = ROWS[leaf.rows] if leaf.rows in METHODS else ROWS["PromptRows"]
+        extra = {"train": rows} if section == "train" else {"train": [trained], "validation": rows}
+        method = {"method": METHODS[leaf.rows]} if leaf.rows in METHODS else {}
+        changed = {"data": {"validation": 0.1, **extra}, **method}
+        return Change(leaf.key, _VALUES[f"rows.{leaf.key.split('.')[-1]}"], changed)
     extras = [extra for part, extra in _EXTRA.items() if leaf.path.startswith(part)]
     return Change(leaf.key, _VALUES[leaf.path], extras[0] if extras else {})
 

@@ -82,11 +82,10 @@ def test_no_trained_position_gives_zero_and_zero_gradients_so_that_every_process
     assert not head.weight.grad.any()
 
 
-def test_a_step_is_normalised_by_its_trained_tokens_and_the_averaging_of_processes() -> None:
-    assert step_scale(50, world=1) == 1 / 50
-    assert step_scale(50, world=4) == 4 / 50
+def test_a_step_is_normalised_by_its_trained_tokens() -> None:
+    assert step_scale(50) == 1 / 50
     with pytest.raises(ValueError, match="without trained tokens"):
-        step_scale(0, world=1)
+        step_scale(0)
 
 
 def test_shapes_that_differ_are_a_programming_error() -> None:

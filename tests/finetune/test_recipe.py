@@ -13,11 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from llmops.config import load, models_in
+from llmops.config import load
 from llmops.errors import FileFaults, InputError
 from llmops.explain import keys
+from llmops.finetune.method import METHODS, Sft
 from llmops.finetune.recipe import Batch, Freeze, Fsdp, NoAdapter, Recipe
-from tests.finetune.recipe_fields import BASE, REFUSED, ROWS, Change, changes, leaf_fields, recipe_with
+from tests.finetune.recipe_fields import ALONE, BASE, REFUSED, ROWS, Change, changes, recipe_with
+from tests.finetune.recipe_fields import METHODS as METHODS_OF
 
 LORA: dict[str, Any] = {"kind": "lora"}
 EVALUATE: dict[str, Any] = {"suites": ["eval/suites/e2e.yaml"]}
@@ -71,11 +73,42 @@ def test_a_base_has_no_spaces(tmp_path: Path, base: str) -> None:
         pytest.param({"messages": "m", "tools": "t"}, "MessageRows", id="a conversation"),
         pytest.param({"text": "t"}, "TextRows", id="plain text"),
         pytest.param({"prompt": "{q}", "chosen": "{a}", "rejected": "{b}"}, "PreferenceRows", id="two answers"),
+        pytest.param({"prompt": "{q}", "completion": "{a}", "label": "l"}, "LabelledRows", id="an answer and a label"),
     ],
 )
 def test_the_keys_of_a_source_say_what_its_rows_are(tmp_path: Path, rows: dict[str, str], kind: str) -> None:
-    loaded = recipe(tmp_path, data={"train": [{"source": "a.jsonl", **rows}]})
+    loaded = recipe(
+        tmp_path, data={"train": [{"source": "a.jsonl", **rows}]}, method=METHODS_OF.get(kind, {"kind": "sft"})
+    )
     assert type(loaded.data.train[0]).__name__ == kind
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo", "orpo", "kto"])
+@pytest.mark.parametrize("rows", ROWS)
+def test_a_method_that_does_not_train_on_its_rows_is_refused_with_what_would_fit(
+    tmp_path: Path, kind: str, rows: str
+) -> None:
+    data = {"train": [ROWS[rows]], "validation": [ROWS[rows]]}
+    fits = {"PreferenceRows": {"dpo", "orpo"}, "LabelledRows": {"kto"}}.get(rows, {"sft"})
+    if kind in fits:
+        assert recipe(tmp_path, data=data, method={"kind": kind}).method.kind == kind
+        return
+    faults = refused(tmp_path, data=data, method={"kind": kind})
+    assert faults.keys() == {"data.train[0]", "data.validation[0]"}
+    for fault in faults.values():
+        assert f"method {kind} does not train on rows with" in fault
+        assert f"or set method.kind to {' or '.join(sorted(fits))}" in fault
+
+
+def test_a_method_is_supervised_where_its_kind_is_not_said(tmp_path: Path) -> None:
+    assert recipe(tmp_path, method={"neftune": 5}).method == Sft(neftune=5)
+
+
+def test_label_smoothing_goes_with_a_sigmoid(tmp_path: Path) -> None:
+    pairs: dict[str, Any] = {"data": {"train": [ROWS["PreferenceRows"]]}}
+    recipe(tmp_path, method={"kind": "dpo", "loss": "sigmoid_norm", "label_smoothing": 0.1}, **pairs)
+    faults = refused(tmp_path, method={"kind": "dpo", "loss": "ipo", "label_smoothing": 0.1}, **pairs)
+    assert faults.keys() == {"method.label_smoothing"}
 
 
 @pytest.mark.parametrize(
@@ -294,14 +327,15 @@ def test_the_table_changes_every_key_that_holds_a_value() -> None:
     }  # fmt: skip
     changed = {change.key.replace(".0.", ".") for change in changes()}
     refused = {key.replace(".0.", ".") for key in REFUSED}
-    assert changed == set(every_key(Recipe)) - sections - {"method.kind"} - refused
+    assert changed == set(every_key(Recipe)) - sections - refused
 
 
-def test_a_key_is_left_out_of_the_table_only_when_it_has_one_value() -> None:
-    left_out = [leaf for leaf in leaf_fields() if leaf.key not in {change.key for change in changes()} | REFUSED]
-    assert [leaf.path for leaf in left_out] == ["method.kind"]
-    (method,) = models_in(Recipe.model_fields["method"].annotation)
-    assert len(get_args(method.model_fields["kind"].annotation)) == 1
+def test_a_key_is_left_out_of_the_table_only_when_it_has_one_value_beside_its_rows() -> None:
+    kinds = {get_args(one.model_fields["kind"].annotation)[0]: one for one in METHODS}
+    for path in ALONE:
+        kind = path.removeprefix("method(").removesuffix(").kind")
+        others = [other for name, other in kinds.items() if name != kind]
+        assert not any(set(kinds[kind].rows) & set(other.rows) for other in others)
 
 
 @pytest.mark.parametrize("change", changes(), ids=lambda change: f"{change.key}-{change.value}")

@@ -34,6 +34,7 @@ from llmops.lifecycle.prepare import gate_of, held_out, suites_of
 from llmops.records import DatasetVersion, Row
 from tests.finetune.recipe_fields import Change, changes, recipe_with
 from tests.finetune.small_models import make_random_base
+from tests.finetune.small_preferences import make_preference_stores
 from tests.finetune.small_runs import ALONE, Stores, as_source, make_stores, run_here
 from tests.finetune.test_identity import parts
 from tests.lifecycle.small_recipes import write_rows
@@ -69,6 +70,8 @@ def a_row(text: str) -> dict[str, Any]:
         "q": text,
         "a": "yes",
         "b": "no",
+        "good": len(text) % 2 == 0,
+        "bad": len(text) % 2 == 1,
         "turns": turns,
         "dialogue": [*turns, {"role": "user", "content": "sure?"}, {"role": "assistant", "content": "yes"}],
         "tools": [tool],
@@ -126,6 +129,7 @@ class Sides:
 
     base: Path
     stores: Stores
+    preferences: Mapping[str, Stores]
     folder: Callable[[], Path]
 
     def version(self, recipe: Recipe) -> DatasetVersion:
@@ -197,7 +201,8 @@ class Sides:
     def training(self, recipe: Recipe) -> Any:
         """A whole run: what every update measured, which checkpoints were left, and the final weights."""
         folder = self.folder()
-        done = run_here(recipe, self.base, self.stores, folder)
+        stores = self.preferences.get(recipe.method.item.name, self.stores)
+        done = run_here(recipe, self.base, stores, folder, references=self.folder())
         steps = [replace(step, seconds=0, peak_bytes=0) for step in done.steps]
         weights = {name: one.double().sum().item() for name, one in done.weights.items()}
         return steps, weights, sorted(path.name for path in folder.iterdir())
@@ -229,7 +234,11 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> Sides:
     base = tmp_path_factory.mktemp("base")
     make_random_base(base, tied=False)  # so that the output layer can be trained by itself
     stores = make_stores(base, tmp_path_factory.mktemp("tokens"))
-    return Sides(base, stores, partial(tmp_path_factory.mktemp, "side"))
+    preferences = {
+        kind: make_preference_stores(base, tmp_path_factory.mktemp(kind), method)
+        for kind, method in (("pair", "dpo"), ("labelled", "kto"))
+    }
+    return Sides(base, stores, preferences, partial(tmp_path_factory.mktemp, "side"))
 
 
 # ── which sides a key must show on ─────────────────────────────────────────────────────────────────────────────────
@@ -237,6 +246,7 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> Sides:
 SHOWS: dict[str, tuple[str, ...]] = {
     "data": ("rows",),
     **{f"data.{part}.0.licence": () for part in ("train", "validation")},
+    "method": ("training",),
     "method.neftune": ("model", "training"),
     "adapter.kind": ("model", "plan", "disk"),
     "adapter.freeze": ("model", "training", "plan"),

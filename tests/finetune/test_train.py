@@ -242,7 +242,7 @@ class TestValidation:
             pad_id=PAD,
         )
         other.model = other.wrapped = again.trained.model
-        assert other.validation_loss() == pytest.approx(whole.progress.validation_loss, abs=1e-6)
+        assert other.score().loss == pytest.approx(whole.progress.validation_loss, abs=1e-6)
 
     def test_leaves_training_as_if_it_had_not_happened(self, random_base: Path, stores: Stores, tmp_path: Path) -> None:
         dropout = {"adapter": {"kind": "lora", "rank": 4, "dropout": 0.2}}

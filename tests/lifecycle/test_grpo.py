@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
 
-from llmops.errors import InputError
 from llmops.finetune.recipe import Recipe
 from llmops.lifecycle.loop import Result
 from tests.lifecycle.sites import Heard, Site

@@ -1,0 +1,156 @@
+"""Preference methods keep the promises of the loop: split batches, packing, resuming, and a reference that stays."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llmops.errors import Interrupted
+from llmops.files import folder_digest
+from tests.finetune.small_preferences import a_preference_recipe, make_preference_stores
+from tests.finetune.small_runs import Stores, largest_difference, run_here, stop_after
+
+KINDS = ("dpo", "orpo", "kto")
+# A rate at which AdamW does not blow rounding of near-zero gradients up into whole steps.
+CALM: dict[str, Any] = {"optimizer": {"learning_rate": 1e-4, "epsilon": 1e-6}}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def stores(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Stores]:
+    return {kind: make_preference_stores(random_base, tmp_path_factory.mktemp(kind), kind) for kind in KINDS}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("split", [{"per_device": 2}, {"per_device": 1}, {"packing": True}], ids=str)
+def test_a_split_or_packed_batch_gives_the_same_losses_norms_measures_and_weights(
+    random_base: Path, stores: dict[str, Stores], tmp_path: Path, kind: str, split: dict[str, Any]
+) -> None:
+    common: dict[str, Any] = {**CALM, "schedule": {"steps": 3}}
+    packed = "packing" in split
+    # Packed, an update holds what fits, so both sides pack and differ in how they split the update.
+    whole = a_preference_recipe(kind, batch={"per_device": 8, "packing": packed}, **common)
+    parts = a_preference_recipe(kind, batch={"per_device": 2, **split}, **common)
+    one = run_here(whole, random_base, stores[kind], tmp_path / "one")
+    other = run_here(parts, random_base, stores[kind], tmp_path / "other")
+    for left, right in zip(one.steps, other.steps, strict=True):
+        assert left.loss == pytest.approx(right.loss, abs=1e-5)
+        assert left.grad_norm == pytest.approx(right.grad_norm, abs=1e-5)
+    # Before the first update rewards are equal up to rounding, and which is larger is chance.
+    for left, right in zip(one.steps[1:], other.steps[1:], strict=True):
+        assert left.measures == pytest.approx(right.measures, abs=1e-5)
+    assert one.steps[-1].validation_measures == pytest.approx(other.steps[-1].validation_measures, abs=1e-5)
+    assert largest_difference(one.weights, other.weights) <= 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed_rows_do_not_see_each_other(
+    random_base: Path, stores: dict[str, Stores], tmp_path: Path, kind: str
+) -> None:
+    """All rows in one update, packed and not: the same loss and gradient."""
+    common: dict[str, Any] = {**CALM, "schedule": {"steps": 1}}
+    apart = a_preference_recipe(kind, batch={"sequences": 24, "per_device": 24}, **common)
+    together = a_preference_recipe(kind, batch={"sequences": 24, "per_device": 24, "packing": True}, **common)
+    one = run_here(apart, random_base, stores[kind], tmp_path / "one").steps[0]
+    other = run_here(together, random_base, stores[kind], tmp_path / "other").steps[0]
+    assert one.loss == pytest.approx(other.loss, abs=1e-5)
+    assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-4)
+    for name in one.measures.keys() - {"accuracy"}:
+        assert one.measures[name] == pytest.approx(other.measures[name], abs=1e-4)
+    assert one.tokens == other.tokens
+
+
+@pytest.mark.parametrize("adapter", [{"kind": "none"}, {"kind": "lora", "rank": 4, "dropout": 0.1}], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_interrupted_run_ends_in_the_same_weights_bit_for_bit(
+    random_base: Path, stores: dict[str, Stores], tmp_path: Path, kind: str, adapter: dict[str, Any]
+) -> None:
+    recipe = a_preference_recipe(kind, adapter=adapter, schedule={"steps": 5}, checkpoints={"every": 2})
+    alone = run_here(recipe, random_base, stores[kind], tmp_path / "alone")
+    with pytest.raises(Interrupted):
+        run_here(recipe, random_base, stores[kind], tmp_path / "stopped", stop=stop_after(3))
+    resumed = run_here(recipe, random_base, stores[kind], tmp_path / "stopped")
+    assert resumed.steps[-1].loss == alone.steps[-1].loss
+    assert resumed.steps[-1].validation_measures == alone.steps[-1].validation_measures
+    assert largest_difference(alone.weights, resumed.weights) == 0.0
+
+
+class TestTheReference:
+    @pytest.mark.parametrize("adapter", [{"kind": "none"}, {"kind": "lora", "rank": 4, "dropout": 0.1}], ids=str)
+    def test_begins_as_the_model_so_that_the_first_loss_is_ln_2(
+        self, random_base: Path, stores: dict[str, Stores], tmp_path: Path, adapter: dict[str, Any]
+    ) -> None:
+        adapter = adapter | ({"dropout": 0.0} if adapter["kind"] == "lora" else {})
+        recipe = a_preference_recipe(adapter=adapter, schedule={"steps": 1})
+        first = run_here(recipe, random_base, stores["dpo"], tmp_path).steps[0]
+        assert first.loss == pytest.approx(math.log(2), abs=1e-6)
+        assert first.measures["kl_k3_per_token"] == pytest.approx(0, abs=1e-9)
+
+    @pytest.mark.parametrize("adapter", [{"kind": "none"}, {"kind": "lora", "rank": 4}], ids=str)
+    def test_is_computed_once_from_the_untrained_base_and_stays(
+        self, random_base: Path, stores: dict[str, Stores], tmp_path: Path, adapter: dict[str, Any]
+    ) -> None:
+        before = folder_digest(random_base)
+        kept = tmp_path / "reference"
+        recipe = a_preference_recipe(adapter=adapter, schedule={"steps": 3})
+        run_here(recipe, random_base, stores["dpo"], tmp_path / "run", references=kept)
+        assert folder_digest(random_base) == before
+        files = {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in kept.iterdir()}
+        assert files.keys() == {"train.safetensors", "validation.safetensors"}
+        # Another run of other updates reads what is there, and leaves it as it is.
+        other = a_preference_recipe(adapter=adapter, method={"beta": 0.5}, schedule={"steps": 2})
+        run_here(other, random_base, stores["dpo"], tmp_path / "other", references=kept)
+        assert {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in kept.iterdir()} == files
+        self._is_the_base(random_base, stores["dpo"], kept / "train.safetensors")
+
+    def _is_the_base(self, base: Path, stores: Stores, file: Path) -> None:
+        """Every log-probability against plain transformers, one sequence at a time."""
+        from transformers import AutoModelForCausalLM
+
+        from llmops.finetune.reference import read_reference
+
+        kept = read_reference(file, stores.train)
+        assert kept is not None
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        for number in range(len(stores.train)):
+            ids, trained = stores.train.row(number)
+            tokens = torch.tensor(ids.astype("int64"))
+            with torch.no_grad():
+                each = model(tokens[None]).logits[0].log_softmax(-1)
+            labels = [place for place in range(1, len(ids)) if trained[place]]
+            wanted = [float(each[place - 1, tokens[place]]) for place in labels]
+            assert kept.of([number]).tolist() == pytest.approx(wanted, abs=1e-4)
+
+    def test_that_is_torn_or_of_other_tokens_is_computed_again(
+        self, random_base: Path, stores: dict[str, Stores], tmp_path: Path
+    ) -> None:
+        kept = tmp_path / "reference"
+        recipe = a_preference_recipe(schedule={"steps": 1})
+        run_here(recipe, random_base, stores["dpo"], tmp_path / "one", references=kept)
+        whole = (kept / "train.safetensors").read_bytes()
+        (kept / "train.safetensors").write_bytes(whole[:50])
+        run_here(recipe, random_base, stores["dpo"], tmp_path / "two", references=kept)
+        assert (kept / "train.safetensors").read_bytes() == whole
+
+
+def test_training_on_preferences_raises_what_is_measured_of_them(
+    random_base: Path, stores: dict[str, Stores], tmp_path: Path
+) -> None:
+    recipe = a_preference_recipe(optimizer={"learning_rate": 1e-3}, schedule={"steps": 12})
+    done = run_here(recipe, random_base, stores["dpo"], tmp_path)
+    held_out = done.steps[-1].validation_measures
+    assert held_out["accuracy"] >= 0.9
+    assert held_out["margin"] > 0.1
+    assert held_out["margin"] == pytest.approx(held_out["chosen_reward"] - held_out["rejected_reward"])
+    assert held_out["kl_k3_per_token"] > 0
