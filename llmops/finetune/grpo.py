@@ -143,6 +143,54 @@ def answers_with(method: Grpo, device: str) -> tuple[bool, str]:
     return True, f"vLLM beside the model, with {method.vllm_memory:.0%} of the GPU"
 
 
+def trl_options(recipe: Recipe, *, device: str, total: int, weights: Sequence[float]) -> dict[str, Any]:
+    """What TRL's trainer is told of a recipe, by its names; what it would choose itself is stated.
+
+    Args:
+        device: the type of torch's device.
+        total: updates of the whole run.
+        weights: of the rewards, in their order.
+    """
+    method = recipe.method
+    assert isinstance(method, Grpo)
+    return {
+        "use_cpu": device == "cpu",
+        "seed": recipe.seed,
+        "max_steps": total,
+        "per_device_train_batch_size": recipe.batch.per_device,
+        "per_device_eval_batch_size": recipe.batch.per_device,
+        "gradient_accumulation_steps": recipe.batch.passes(1),
+        "num_generations": method.generations,
+        "num_generations_eval": 1,
+        "max_completion_length": method.max_tokens,
+        "temperature": method.temperature,
+        "top_p": 1.0,
+        "top_k": 0,
+        "beta": method.beta,
+        "epsilon": method.epsilon,
+        "num_iterations": method.iterations,
+        "loss_type": method.loss,
+        "scale_rewards": method.scale,
+        "reward_weights": list(weights),
+        "max_grad_norm": recipe.optimizer.clip or 1e9,  # its 0 would not tell the norm
+        "bf16": recipe.precision == "bf16",
+        "fp16": recipe.precision == "fp16",
+        "tf32": False if device == "cpu" else None,
+        "gradient_checkpointing": recipe.kernels.checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "use_vllm": answers_with(method, device)[0],
+        "vllm_mode": "colocate",
+        "vllm_gpu_memory_utilization": method.vllm_memory,
+        "disable_dropout": False,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": device == "cuda",
+    }
+
+
 def _trainer(
     run: Path,
     job: Job,
@@ -152,7 +200,7 @@ def _trainer(
     held_out: Sequence[Mapping[str, Any]],
     log: _Log,
 ) -> Any:
-    """TRL's trainer, told what the recipe says; what it would choose itself is stated."""
+    """TRL's trainer, told what the recipe says."""
     check_installed()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # which vLLM it was tried with
@@ -161,47 +209,9 @@ def _trainer(
         from trl import GRPOConfig, GRPOTrainer
 
     recipe, device = job.recipe, log.processes.device
-    method = recipe.method
-    assert isinstance(method, Grpo)
-    by_vllm, _ = answers_with(method, device.type)
     logging.getLogger("trl").setLevel(logging.ERROR)
-    options = GRPOConfig(
-        output_dir=str(run / "trl"),
-        use_cpu=device.type == "cpu",
-        seed=recipe.seed,
-        max_steps=log.total,
-        per_device_train_batch_size=recipe.batch.per_device,
-        per_device_eval_batch_size=recipe.batch.per_device,
-        gradient_accumulation_steps=recipe.batch.passes(1),
-        num_generations=method.generations,
-        num_generations_eval=1,
-        max_completion_length=method.max_tokens,
-        temperature=method.temperature,
-        top_p=1.0,
-        top_k=0,
-        beta=method.beta,
-        epsilon=method.epsilon,
-        num_iterations=method.iterations,
-        loss_type=method.loss,
-        scale_rewards=method.scale,
-        reward_weights=[reward.weight for reward in rewards],
-        max_grad_norm=recipe.optimizer.clip,
-        bf16=recipe.precision == "bf16",
-        fp16=recipe.precision == "fp16",
-        tf32=False if device.type == "cpu" else None,
-        gradient_checkpointing=recipe.kernels.checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
-        use_vllm=by_vllm,
-        vllm_mode="colocate",
-        vllm_gpu_memory_utilization=method.vllm_memory,
-        disable_dropout=False,
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=device.type == "cuda",
-    )
+    told = trl_options(recipe, device=device.type, total=log.total, weights=[reward.weight for reward in rewards])
+    options = GRPOConfig(output_dir=str(run / "trl"), **told)
     optimizer = make_optimizer(recipe.optimizer, trained_parameters(model))
     rate = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda done: learning_rate_factor(recipe.schedule, min(done + 1, log.total), log.total)

@@ -268,7 +268,10 @@ class Recipe(Settings):
         if self.validation.patience is not None and self.data.validation == 0:
             problems["validation.patience"] = "nothing is held out to stop early on; give data.validation a share"
         problems |= self._unanswered() | (self._not_reinforced() if isinstance(self.method, Grpo) else {})
-        placed: dict[Where, str] = {tuple(key.split(".")): problem for key, problem in problems.items()}
+        placed: dict[Where, str] = {
+            tuple(int(part) if part.isdigit() else part for part in key.split(".")): problem
+            for key, problem in problems.items()
+        }
         refuse({**dict(self._rows_of_another_method()), **placed})
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -11,6 +12,7 @@ import pytest
 
 from llmops.data.versions import rows_of
 from llmops.errors import EnvironmentFault, InputError
+from llmops.finetune.distillation import ModelTeacher
 from llmops.finetune.recipe import Recipe
 from llmops.lifecycle.teacher import dataset_of, teacher_of
 from llmops.records import DatasetVersion, Split
@@ -157,6 +159,27 @@ def test_a_server_that_declines_everything_ends_the_run_and_nothing_of_it_is_kep
         assert len(conversations(place.version(recipe))) == len(ROWS)
 
 
+def test_it_is_asked_with_the_key_the_patience_and_as_many_requests_at_a_time_as_the_recipe_says(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEACHERS_KEY", "s3cret")
+
+    def says(number: int, body: dict[str, Any]) -> Reply:
+        time.sleep(0.005)
+        return echo(number, body) if number > 2 else (503, {"retry-after": "0"}, b"")
+
+    with serving(says) as served:
+        recipe = place.recipe(served.url)
+        method: Any = recipe.method
+        changed = {"api_key_env": "TEACHERS_KEY", "concurrency": 3, "attempts": 4}
+        teacher = method.teacher.model_copy(update=changed)
+        version = place.version(recipe.model_copy(update={"method": method.model_copy(update={"teacher": teacher})}))
+    assert {headers["authorization"] for headers in served.headers} == {"Bearer s3cret"}
+    assert served.most_at_once == 3
+    assert len(served.asked) == len(ROWS) + 2
+    assert "s3cret" not in json.dumps(dict(version.teacher))
+
+
 def test_a_wrong_key_ends_the_run_at_once(place: Place) -> None:
     with (
         serving(lambda number, body: (401, {}, b"who are you?")) as served,
@@ -236,6 +259,15 @@ class TestAModelOfThisMachine:
         ]
         alone = generate(lively_model, items, Generation(max_tokens=60))
         assert [made[item.prompt] for item in items] == [answer.text for answer in alone.answers]
+
+    @pytest.mark.parametrize("through", ["transformers", "vllm"])
+    def test_answers_through_what_the_recipe_says(self, site: Site, lively_model: Path, through: Any) -> None:
+        from llmops.eval.engines import transformers, vllm
+
+        found = teacher_of(ModelTeacher(model=str(lively_model), through=through), site.workspace, Heard())
+        assert found.subject is not None
+        engine: Any = found.subject.engine
+        assert engine.func is {"transformers": transformers.generate, "vllm": vllm.generate}[through]
 
     def test_prompts_longer_than_its_context_are_named(self, site: Site, lively_model: Path) -> None:
         write_rows(site.folder / "rows.jsonl", [*ROWS[:10], {"question": "x" * 300, "answer": "y"}])
