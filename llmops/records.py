@@ -234,6 +234,7 @@ class RunManifest:
         predicted, measured: the same keys in both: `peak_bytes`, `seconds`, `tokens_per_s`.
         validation_measures: what the method tells of the held-out rows beside their loss, by name, of the same
             weights as `validation_loss`.
+        loss_unit: what `final_loss` and `validation_loss` are counted in.
     """
 
     name: str
@@ -253,3 +254,4 @@ class RunManifest:
     environment: Mapping[str, str]
     lineage: Mapping[str, Any] = field(default_factory=dict)
     validation_measures: Mapping[str, float] = field(default_factory=dict)
+    loss_unit: str = "nats per token"

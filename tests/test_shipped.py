@@ -68,7 +68,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("path", SHIPPED, ids=str)
 def test_a_shipped_file_loads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("E2E", "DATA"):
+    for name in ("E2E", "DATA", "BASE", "FEEDBACK"):
         monkeypatch.delenv(name, raising=False)
     reader = READERS.get(path.as_posix()) or READERS.get(path.parent.as_posix())
     assert reader is not None, f"nothing reads {path}: say in READERS what does"
@@ -95,6 +95,8 @@ def test_the_recipes_a_user_starts_from_are_there() -> None:
         "lora-llama-3.1-8b",
         "full-qwen3-8b-fsdp",
         "qlora-llama-3.3-70b",
+        "dpo-from-feedback",
+        "kto-thumbs",
     }
 
 

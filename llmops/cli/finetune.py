@@ -81,7 +81,7 @@ def _plain(result: Result) -> dict[str, object]:
 def _print(result: Result) -> None:
     from rich.console import Console
 
-    from llmops.cli.progress import duration
+    from llmops.cli.progress import duration, measures
     from llmops.eval.report import table, verdict_heading, verdict_table
 
     manifest = result.finished.manifest
@@ -98,6 +98,8 @@ def _print(result: Result) -> None:
             highlight=False,
             soft_wrap=True,
         )
+    if manifest.validation_measures:
+        typer.echo(f"on held-out prompts: {measures(manifest.validation_measures)}")
     if result.verdict is not None:
         typer.echo(verdict_heading(result.verdict))
         console.print(verdict_table(result.verdict))

@@ -104,6 +104,9 @@ def _facts(recipe: Recipe, found: Preview) -> Table:
     from llmops.cli.progress import duration
 
     plan, lengths = found.plan, found.lengths
+    together = len(recipe.method.item.trained)
+    each = f" of {together} sequences ({' and '.join(recipe.method.item.trained)})" if together > 1 else ""
+    filled = "rows" if together > 1 else "sequences"
     count = "process" if plan.device.kind == "cpu" else "GPU"
     where = f"{plan.world} × {plan.device.name}" if plan.world > 1 else plan.device.name
     cost = "no price for this device in configs/prices.yaml" if plan.cost is None else f"{plan.cost:,.2f} USD"
@@ -112,9 +115,9 @@ def _facts(recipe: Recipe, found: Preview) -> Table:
         "base": f"{recipe.base}, {_count(plan.weights)} parameters, {_count(plan.trained_weights)} trained "
         f"({plan.trained_weights / plan.weights:.2%}); shape from {found.base.origin}",
         "device": f"{where}, attention {plan.attention}, {recipe.precision}",
-        "rows": f"{lengths.rows:,.0f} an epoch, {lengths.percentile(0.5):,} tokens in the middle, "
+        "rows": f"{lengths.rows / together:,.0f} an epoch{each}, {lengths.percentile(0.5):,} tokens in the middle, "
         f"{lengths.percentile(0.95):,} at 95 %, {lengths.longest:,} at most",
-        "updates": f"{plan.updates:,} of {recipe.batch.sequences} sequences, {plan.updates_per_epoch:,} an epoch; "
+        "updates": f"{plan.updates:,} of {recipe.batch.sequences} {filled}, {plan.updates_per_epoch:,} an epoch; "
         f"{plan.passes} {'pass' if plan.passes == 1 else 'passes'} each per {count}",
         "tokens": f"{plan.tokens.used:,.0f}, {plan.tokens.trained:,.0f} of them trained; "
         f"{plan.utilisation:.0%} of what is computed is no padding",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -47,15 +47,16 @@ def describe(step: Step, total: int, tokens_per_s: float) -> str:
         f"{tokens_per_s:,.0f} tokens/s",
         f"{step.peak_bytes / 2**30:.2f} GiB",
     ]
-    parts += [f"{_plain(name)} {value:.3f}" for name, value in step.measures.items()]
+    parts += [measures(step.measures)] if step.measures else []
     if step.validation_loss is not None:
         parts.append(f"validation {step.validation_loss:.4f}")
-        parts += [f"{_plain(name)} {value:.3f}" for name, value in step.validation_measures.items()]
+        parts += [f"({measures(step.validation_measures)})"] if step.validation_measures else []
     return "  ".join(parts)
 
 
-def _plain(name: str) -> str:
-    return name.replace("_", " ")
+def measures(named: Mapping[str, float]) -> str:
+    """What a method tells beside its loss: `accuracy 0.812, margin 0.304`."""
+    return ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in named.items())
 
 
 def duration(seconds: float) -> str:

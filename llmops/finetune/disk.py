@@ -12,6 +12,8 @@ from llmops.hardware import free_disk
 
 _ID_AND_MARK = 5
 """Bytes of a token on disk: its id and whether it is trained."""
+_LOG_PROBABILITY = 4
+"""Bytes that a reference keeps of each trained token."""
 _OPTIMIZER = {"adamw": 8, "adamw8bit": 2}
 
 
@@ -32,14 +34,17 @@ def disk_needed(plan: Plan, recipe: Recipe, shape: ModelShape) -> int:
     """Bytes a run writes at most at one time.
 
     The checkpoints that are kept and the one being written beside them, the best one where rows are held out, the
-    artifact, twice while it is put in place, and the tokens of one epoch.
+    artifact, twice while it is put in place, and the tokens of one epoch with what a reference thinks of them.
     """
     kept = recipe.checkpoints.keep + 1
     held_out = isinstance(recipe.data.validation, list) or recipe.data.validation > 0
     if held_out and recipe.validation.keep_best:
         kept += 1
-    epoch = plan.tokens.used * plan.updates_per_epoch / plan.updates
-    return int(kept * checkpoint_bytes(plan, recipe) + 2 * artifact_bytes(plan, recipe, shape) + _ID_AND_MARK * epoch)
+    epoch = plan.tokens.times(plan.updates_per_epoch / plan.updates)
+    item = recipe.method.item
+    a_token = _ID_AND_MARK * epoch.used + (_LOG_PROBABILITY * epoch.trained if recipe.method.reference else 0)
+    tokens = a_token * item.sequences / len(item.trained)
+    return int(kept * checkpoint_bytes(plan, recipe) + 2 * artifact_bytes(plan, recipe, shape) + tokens)
 
 
 def check_disk(path: Path, needed: int) -> None:

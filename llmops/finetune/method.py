@@ -46,12 +46,17 @@ LABELLED = Item("labelled", ("answer",), measured=("mismatched",))
 """An answer, and behind its prompt another row's, by which KTO knows how far the model has moved on the whole."""
 
 
+# Each kind says of itself, beside its keys: which kinds of rows it trains on (`records.Row`), what a row becomes,
+# whether it needs log-probabilities of the untrained base, and what its loss is counted in.
+
+
 class Sft(Settings):
     """Supervised fine-tuning: next-token loss on assistant turns, or on all of a plain text."""
 
     rows: ClassVar[tuple[str, ...]] = ("messages", "text")
     item: ClassVar[Item] = ANSWER
     reference: ClassVar[bool] = False
+    unit: ClassVar[str] = "nats per token"
 
     kind: Literal["sft"] = "sft"
     neftune: NonNegativeFloat = 0.0
@@ -65,6 +70,7 @@ class Dpo(Settings):
     rows: ClassVar[tuple[str, ...]] = ("preference",)
     item: ClassVar[Item] = PAIR
     reference: ClassVar[bool] = True
+    unit: ClassVar[str] = "per pair"
 
     kind: Literal["dpo"]
     beta: PositiveFloat = 0.1
@@ -85,6 +91,7 @@ class Orpo(Settings):
     rows: ClassVar[tuple[str, ...]] = ("preference",)
     item: ClassVar[Item] = PAIR
     reference: ClassVar[bool] = False
+    unit: ClassVar[str] = "nats per token and odds ratio"
 
     kind: Literal["orpo"]
     beta: PositiveFloat = 0.1
@@ -98,6 +105,7 @@ class Kto(Settings):
     rows: ClassVar[tuple[str, ...]] = ("labelled",)
     item: ClassVar[Item] = LABELLED
     reference: ClassVar[bool] = True
+    unit: ClassVar[str] = "per answer"
 
     kind: Literal["kto"]
     beta: PositiveFloat = 0.1

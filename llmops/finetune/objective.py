@@ -255,4 +255,4 @@ class Wanted(Objective):
         told = super().report(sums, totals)
         if totals["wanted"] and totals["unwanted"]:
             told["margin"] = told["chosen_reward"] - told["rejected_reward"]
-        return told
+        return {name: told[name] for name in ("accuracy", "margin", *self.measures) if name in told}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from llmops.errors import EnvironmentFault, InputError
@@ -14,7 +14,7 @@ from llmops.finetune.memory import estimate_memory
 from llmops.finetune.recipe import Fsdp, Lora, NoAdapter, Recipe, attention_asked
 from llmops.finetune.shape import ModelShape
 from llmops.finetune.trained import trained_weights
-from llmops.finetune.work import Flops, Tokens, count_flops, seconds_for
+from llmops.finetune.work import Flops, Tokens, count_flops, count_forward, seconds_for
 from llmops.hardware import KNOWN_GPUS, Device
 from llmops.records import MemoryEstimate
 
@@ -150,6 +150,10 @@ def make_plan(
     updates = _updates(recipe, per_epoch)
     tokens = epoch.times(updates / per_epoch)
     flops = count_flops(recipe, shape, tokens)
+    item = recipe.method.item
+    # Sequences that are measured are taken to be as long as those that are trained.
+    measured = count_forward(shape, tokens) * len(item.measured) / len(item.trained)
+    flops = replace(flops, computed=flops.computed + measured)
     # Processes on one CPU share its cores.
     devices = world if device.kind == "cuda" else 1
     seconds = seconds_for(recipe, flops, device, devices=devices)
@@ -176,7 +180,7 @@ def make_plan(
         fits=tuple(_fits(recipe, shape, lengths)),
         suggestions=suggestions,
         together=together,
-        notes=_notes(recipe, lengths, device),
+        notes=(*_notes(recipe, lengths, device), *_reference_notes(recipe, shape, epoch, device, devices=devices)),
     )
 
 
@@ -389,6 +393,20 @@ def _set(section: str, recipe: Recipe, **values: object) -> Recipe:
 
 def _replace(section: str, value: object, recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={section: value})
+
+
+def _reference_notes(
+    recipe: Recipe, shape: ModelShape, epoch: Tokens, device: Device, *, devices: int
+) -> Iterator[str]:
+    if not recipe.method.reference:
+        return
+    item = recipe.method.item
+    forward = count_forward(shape, epoch) * item.sequences / len(item.trained)
+    seconds = seconds_for(recipe, Flops(forward, forward, "forward"), device, devices=devices)
+    yield (
+        f"before the first update, about {max(1, round(seconds)):,} s more: what the base thinks of every answer is "
+        "computed once and kept with the tokens; no second model is held while training"
+    )
 
 
 def _notes(recipe: Recipe, lengths: LengthProfile, device: Device) -> tuple[str, ...]:

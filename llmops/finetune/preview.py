@@ -53,5 +53,6 @@ def fullest(recipe: Recipe, *, world: int, device: Device) -> Plan:
     """
     base = find_shape(recipe.base)
     check_shape(recipe, base.shape, world=world)
-    rows = LengthProfile.full(recipe.batch.sequences, recipe.batch.max_length, origin="every row as long as it may be")
+    sequences = recipe.batch.sequences * len(recipe.method.item.trained)
+    rows = LengthProfile.full(sequences, recipe.batch.max_length, origin="every row as long as it may be")
     return make_plan(recipe, base.shape, rows, world=world, device=device, price_per_gpu_hour=None)

@@ -363,6 +363,7 @@ def train_run(
         final_loss=outcome.loss,
         validation_loss=outcome.validation_loss,
         validation_measures=dict(outcome.validation_measures),
+        loss_unit=recipe.method.unit,
         tokens_per_s=outcome.tokens_per_s,
         predicted=plan.predicted(),
         measured={

@@ -27,9 +27,10 @@ Count = Callable[[str], int]
 
 
 def sampled_lengths(recipe: Recipe, base: Path | None) -> tuple[LengthProfile, tuple[str, ...]]:
-    """The lengths of one epoch as far as a second of reading shows them, and what to know about them.
+    """The lengths of the sequences one epoch trains on, as far as a second of reading shows them, and what to know.
 
-    Sources that are not on this machine count as one update of rows of `batch.max_length`.
+    A row of a method whose items have several sequences counts as so many. Sources that are not on this machine
+    count as one update of rows of `batch.max_length`.
 
     Args:
         base: the folder with the base's `tokenizer.json`; None or a folder without one counts bytes.
@@ -40,7 +41,7 @@ def sampled_lengths(recipe: Recipe, base: Path | None) -> tuple[LengthProfile, t
     from llmops.data.sources import is_local
 
     count, counted_by = _counter(base)
-    limit = recipe.batch.max_length
+    limit, together = recipe.batch.max_length, len(recipe.method.item.trained)
     by_length: dict[int, float] = {}
     labels, seen, notes = 0.0, 0, []
     for spec in recipe.data.train:
@@ -49,19 +50,19 @@ def sampled_lengths(recipe: Recipe, base: Path | None) -> tuple[LengthProfile, t
             known = f"its {spec.take:,} rows are" if spec.take else "its rows are not known; an epoch of it is"
             end = "" if spec.take else " one update,"
             notes.append(f"{spec.source} is not read for a plan: {known}{end} counted as {limit} tokens each")
-            by_length[limit] = by_length.get(limit, 0.0) + rows * spec.weight
-            labels += rows * spec.weight * (limit - 1)
+            by_length[limit] = by_length.get(limit, 0.0) + together * rows * spec.weight
+            labels += together * rows * spec.weight * (limit - 1)
             continue
         sample, rows = _sample(spec)
-        pairs = [_lengths(row, count) for row in sample]
-        fitting = [pair for pair in pairs if pair[0] <= limit]
-        times = rows * _kept(recipe.data) * spec.weight / len(pairs) if pairs else 0.0
-        for length, label in fitting:
+        counted = [_lengths(row, count) for row in sample]
+        fitting = [sequences for sequences in counted if all(length <= limit for length, _ in sequences)]
+        times = rows * _kept(recipe.data) * spec.weight / len(counted) if counted else 0.0
+        for length, label in (one for sequences in fitting for one in sequences):
             by_length[length] = by_length.get(length, 0.0) + times
             labels += times * label
-        seen += len(pairs)
-        if len(fitting) < len(pairs):
-            share = 1 - len(fitting) / len(pairs)
+        seen += len(counted)
+        if len(fitting) < len(counted):
+            share = 1 - len(fitting) / len(counted)
             notes.append(f"about {share:.0%} of {spec.source} is longer than {limit} tokens and will be dropped")
     origin = f"estimated on {seen:,} rows, {counted_by}" if seen else "assumed: every row as long as it may be"
     return LengthProfile(tuple(sorted(by_length.items())), labels, origin, exact=False), tuple(notes)
@@ -85,19 +86,26 @@ def _counter(base: Path | None) -> tuple[Count, str]:
     return lambda text: max(1, round(len(text.encode()) / _BYTES_PER_TOKEN)), "4 bytes taken for a token"
 
 
-def _lengths(row: Row, count: Count) -> tuple[int, int]:
-    """Tokens and labels of a row: answers and their ends are trained, in plain text all but the first token."""
-    from llmops.data.formats import texts
+def _lengths(row: Row, count: Count) -> list[tuple[int, int]]:
+    """Tokens and labels of each sequence of a row: answers and their ends are trained, each answer beside the prompt
+    a sequence of its own; in plain text all but the first token."""
+    from llmops.data.formats import ANSWERS, texts
 
-    total, labels = 1, 0
+    if row.kind == "text":
+        ((_, text),) = texts(row)
+        tokens = count(text)
+        return [(tokens + 1, tokens)]
+    total, labels, answers = 1, 0, []
     for place, text in texts(row):
         tokens = count(text)
-        if row.kind == "text":
-            return tokens + 1, tokens
+        if place in ANSWERS:
+            answers.append(tokens)
+            continue
         total += tokens + _TURN_TOKENS
-        if place in ("assistant turn", "chosen", "rejected"):
+        # Of a row with answers beside its turns, those turns are the prompt.
+        if place == "assistant turn" and row.kind == "messages":
             labels += tokens + 1
-    return total, labels
+    return [(total + answer + _TURN_TOKENS, answer + 1) for answer in answers] or [(total, labels)]
 
 
 def _sample(spec: Rows) -> tuple[list[Row], float]:

@@ -71,6 +71,13 @@ def count_flops(recipe: Recipe, shape: ModelShape, tokens: Tokens) -> Flops:
     )
 
 
+def count_forward(shape: ModelShape, tokens: Tokens) -> float:
+    """Operations of a forward pass alone: 2N a token, the output matrix on trained tokens, 4 of attention's 12."""
+    matrices = 2.0 * shape.layers * shape.linear_weights * tokens.computed
+    pairs = 4.0 * shape.layers * shape.query_width * tokens.computed_squares
+    return matrices + 2.0 * shape.embedding_weights * tokens.trained + pairs
+
+
 def _matrices(recipe: Recipe, shape: ModelShape) -> tuple[float, float]:
     """Operations a token in the decoder's matrices: forward and backward; and what checkpointing repeats.
 

@@ -257,7 +257,8 @@ def _record_result(
     from llmops.finetune.job import read_steps  # imports torch, which the checks at the start must not wait for
 
     steps = list(read_steps(finished.folder))
-    for picture in plots(steps, tokens.train.lengths.tolist(), finished.folder / "report"):
+    lengths, folder = tokens.train.lengths.tolist(), finished.folder / "report"
+    for picture in plots(steps, lengths, folder, unit=manifest.loss_unit):
         tracker.artifact(picture, under="plots")
     tracker.document("manifest.json", asdict(manifest))
     tracker.document("reports/mask.json", asdict(tokens.report))

@@ -175,6 +175,8 @@ def _facts(manifest: RunManifest) -> Iterator[tuple[str, str]]:
     yield "data", listed(sources(manifest))
     if dataset := manifest.identity.get("dataset"):
         yield "data digest", code(dataset)
+    if (method := (recipe.get("method") or {}).get("kind")) not in (None, "sft"):
+        yield "method", text(method)
     adapter = recipe.get("adapter") or {}
     if adapter.get("kind") == "lora":
         yield "adapter", f"{text(adapter.get('variant', 'plain'))} LoRA, rank {text(adapter.get('rank'))}"
@@ -184,9 +186,11 @@ def _facts(manifest: RunManifest) -> Iterator[tuple[str, str]]:
     else:
         yield "updates", f"{manifest.steps:,}"
         yield "tokens", f"{manifest.tokens:,}, of which {manifest.trained_tokens:,} with loss"
-        yield "loss at the end", f"{manifest.final_loss:.4f} nats per token"
+        yield "loss at the end", f"{manifest.final_loss:.4f} {manifest.loss_unit}"
     if manifest.validation_loss is not None:
-        yield "validation loss", f"{manifest.validation_loss:.4f} nats per token"
+        yield "validation loss", f"{manifest.validation_loss:.4f} {manifest.loss_unit}"
+    for name, value in manifest.validation_measures.items():
+        yield f"validation {name.replace('_', ' ')}", f"{value:.4f}"
     yield "seed", text(recipe.get("seed", 0))
     yield "speed", f"{manifest.tokens_per_s:,.0f} tokens/s"
     if seconds := manifest.measured.get("seconds"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,43 +14,51 @@ _BLUE, _ORANGE, _GREY = "#2563a8", "#d9691e", "#9aa5b1"
 _MANY = 60
 
 
-def plots(steps: Sequence[Step], lengths: Sequence[int], out: Path) -> list[Path]:
+def plots(
+    steps: Sequence[Step], lengths: Sequence[int], out: Path, *, unit: str = "nats per trained token"
+) -> list[Path]:
     """Draw what there is to draw into the folder `out`; returns the files.
 
     Args:
         steps: in order; a value that is not finite leaves a gap.
         lengths: tokens of each training row.
+        unit: what the loss is counted in.
     """
     out.mkdir(parents=True, exist_ok=True)
     made = []
     if steps:
-        made.append(_picture(out / "loss.png", lambda axes: _loss(axes, steps)))
+        made.append(_picture(out / "loss.png", lambda axes: _loss(axes, steps, unit)))
         made.append(_picture(out / "learning_rate.png", lambda axes: _learning_rate(axes, steps)))
         made.append(_picture(out / "gradient_norm.png", lambda axes: _gradient_norm(axes, steps)))
+        if names := list(dict.fromkeys(name for step in steps for name in step.measures)):
+            draws = [partial(_measure, steps=steps, name=name) for name in names]
+            made.append(_picture(out / "measures.png", *draws))
     if lengths:
         made.append(_picture(out / "lengths.png", lambda axes: _lengths(axes, lengths)))
     return made
 
 
-def _picture(path: Path, draw: Callable[[Any], None]) -> Path:
+def _picture(path: Path, *draws: Callable[[Any], None]) -> Path:
+    """One frame a function, one below the other."""
     # pyplot keeps global state and may look for a display; a bare figure does neither.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 4.0), dpi=144, layout="constrained")
+    height = 4.0 if len(draws) == 1 else 2.4 * len(draws)
+    figure = Figure(figsize=(7.2, height), dpi=144, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_GREY)
-    axes.tick_params(color=_GREY, labelsize=9)
-    axes.grid(axis="y", color="#e5e8eb", linewidth=0.8)
-    axes.set_axisbelow(True)
-    draw(axes)
+    for axes, draw in zip(figure.subplots(len(draws), squeeze=False)[:, 0], draws, strict=True):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(_GREY)
+        axes.tick_params(color=_GREY, labelsize=9)
+        axes.grid(axis="y", color="#e5e8eb", linewidth=0.8)
+        axes.set_axisbelow(True)
+        draw(axes)
     figure.savefig(path, format="png", metadata={"Software": None})
     return path
 
 
-def _loss(axes: Any, steps: Sequence[Step]) -> None:
+def _loss(axes: Any, steps: Sequence[Step], unit: str) -> None:
     losses = [step.loss for step in steps]
     where = [step.index for step in steps]
     many = len(steps) > _MANY
@@ -68,7 +77,21 @@ def _loss(axes: Any, steps: Sequence[Step]) -> None:
             linewidth=1.5,
             label="validation",
         )
-    _frame(axes, "Loss", "nats per trained token", steps)
+    _frame(axes, "Loss", unit, steps)
+    axes.legend(frameon=False, fontsize=9)
+
+
+def _measure(axes: Any, *, steps: Sequence[Step], name: str) -> None:
+    """One of the method's measures, in training and on held-out rows."""
+    for those, color, label in (
+        ([(step.index, step.measures.get(name)) for step in steps], _BLUE, "training"),
+        ([(step.index, step.validation_measures.get(name)) for step in steps], _ORANGE, "validation"),
+    ):
+        found = [(index, value) for index, value in those if value is not None]
+        if found:
+            marker = "o" if label == "validation" else None
+            axes.plot(*zip(*found, strict=True), color=color, linewidth=1.5, marker=marker, markersize=5, label=label)
+    _frame(axes, name.replace("_", " ").capitalize(), "", steps)
     axes.legend(frameon=False, fontsize=9)
 
 

@@ -332,5 +332,5 @@ def _description(manifest: RunManifest) -> str:
     validation = "" if manifest.validation_loss is None else f", validation {manifest.validation_loss:.4f}"
     return (
         f"{manifest.kind} from {without_credentials(str(base))}, {manifest.steps} steps on "
-        f"{manifest.trained_tokens} trained tokens, loss {manifest.final_loss:.4f}{validation} nats per token"
+        f"{manifest.trained_tokens} trained tokens, loss {manifest.final_loss:.4f}{validation} {manifest.loss_unit}"
     )

@@ -47,6 +47,14 @@ def test_an_update_is_one_line() -> None:
     assert describe(replace(STEP, validation_loss=2.1), 10, 2000.0) == f"{said}  validation 2.1000"
 
 
+def test_what_a_method_tells_stands_behind_its_loss() -> None:
+    step = replace(STEP, measures={"accuracy": 0.8125, "chosen_reward": -0.5}, validation_loss=0.6)
+    told = "accuracy 0.812, chosen reward -0.500"
+    assert describe(step, 10, 2000.0).endswith(f"1.50 GiB  {told}  validation 0.6000")
+    step = replace(step, validation_measures={"accuracy": 0.75})
+    assert describe(step, 10, 2000.0).endswith(f"{told}  validation 0.6000  (accuracy 0.750)")
+
+
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [(0.4, "0 s"), (12, "12 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (3600, "1 h 00 min"), (3720, "1 h 02 min")],

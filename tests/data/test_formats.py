@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.data.formats import Rejected, as_json, content_digest, one_line, prompt_key, prompts, rows, texts
-from llmops.data.section import MessageRows, PreferenceRows, PromptRows, Rows, TextRows
+from llmops.data.section import LabelledRows, MessageRows, PreferenceRows, PromptRows, Rows, TextRows
 from llmops.files import canonical_json
 from llmops.records import Row
 
@@ -20,6 +20,7 @@ PROMPT = PromptRows(source="s", prompt="Say: {q}", completion="{a}")
 MESSAGES = MessageRows(source="s", messages="m", tools="t")
 TEXT = TextRows(source="s", text="x", weight=2)
 PAIR = PreferenceRows(source="s", prompt="{q}", chosen="{a}", rejected="{b}")
+LABELLED = LabelledRows(source="s", prompt="{q}", completion="{a}", label="l")
 
 
 def shaped(spec: Rows, **columns: Any) -> Row | Rejected:
@@ -71,6 +72,74 @@ def test_text_and_preference_rows() -> None:
     row = kept(PAIR, q="q", a="good", b="bad")
     assert row.content == {"messages": talk(("user", "q")), "chosen": "good", "rejected": "bad"}
     assert "same" in reason(PAIR, q="q", a="x  y", b="x y")
+
+
+class TestAnswersAsLists:
+    """TRL's conversational columns: each part of a preference, or of a labelled answer, is a list of turns."""
+
+    def test_an_answer_of_one_turn_is_the_very_row_that_plain_text_gives(self) -> None:
+        plain = kept(PAIR, q="q", a="good", b="bad")
+        asked, good, bad = talk(("user", "q")), talk(("assistant", "good")), talk(("assistant", "bad"))
+        assert kept(PAIR, q=asked, a=good, b=bad) == plain
+        assert kept(LABELLED, q=asked, a=good, l=True) == kept(LABELLED, q="q", a="good", l=1)
+
+    def test_a_prompt_may_be_a_whole_conversation(self) -> None:
+        asked = talk(("system", "be kind"), ("user", "hi"), ("assistant", "ho"), ("user", "and?"))
+        row = kept(PAIR, q=asked, a=talk(("assistant", "yes")), b="no")
+        assert row.content == {"messages": asked, "chosen": "yes", "rejected": "no"}
+        assert prompt_key(row) == "system: be kind\nuser: hi\nassistant: ho\nuser: and?"
+        assert texts(row)[-2:] == [("chosen", "yes"), ("rejected", "no")]
+        assert prompts(row) == ["hi", "and?"]
+
+    def test_an_answer_of_several_turns_stays_turns(self) -> None:
+        call = [{"type": "function", "function": {"name": "clock", "arguments": {}}}]
+        turns = [
+            {"role": "assistant", "content": "", "tool_calls": call},
+            {"role": "tool", "content": "noon"},
+            {"role": "assistant", "content": "It is noon."},
+        ]
+        row = kept(LABELLED, q="what time?", a=turns, l="true")
+        assert row.content["completion"] == turns
+        ((place, text),) = [one for one in texts(row) if one[0] == "completion"]
+        assert "noon" in text
+        assert "clock" in text
+        assert place == "completion"
+
+    @pytest.mark.parametrize(
+        ("prompt", "answer", "why"),
+        [
+            pytest.param(talk(("assistant", "ho")), "a", "no user turn", id="nobody asks"),
+            pytest.param(GOOD, "a", "ends with a turn of the assistant", id="the prompt is answered"),
+            pytest.param([], "a", "no turns", id="no prompt"),
+            pytest.param(talk(("system", " ")), "a", "no turns", id="an empty system turn alone"),
+            pytest.param("q", [], "the chosen answer: the conversation has no turns", id="no answer"),
+            pytest.param("q", talk(("user", "x")), "must begin and end with a turn of the assistant", id="the user"),
+            pytest.param("q", talk(("assistant", "x"), ("user", "y")), "must begin and end", id="the user last"),
+            pytest.param("q", [{"content": "x"}], "has no role", id="no role"),
+            pytest.param("q", talk(("assistant", "b")), "answer are the same", id="both say the same"),
+        ],
+    )
+    def test_what_is_none_is_rejected(self, prompt: Any, answer: Any, why: str) -> None:
+        assert why in reason(PAIR, q=prompt, a=answer, b="b")
+
+    def test_a_list_amid_other_text_is_no_text(self) -> None:
+        spec = PreferenceRows(source="s", prompt="Say: {q}", chosen="{a}", rejected="{b}")
+        assert "holds a list, not text" in reason(spec, q=talk(("user", "q")), a="a", b="b")
+
+
+@pytest.mark.parametrize(
+    ("label", "wanted"),
+    [(True, True), (False, False), (1, True), (0, False), ("true", True), ("FALSE", False), (" 1 ", True)],
+)
+def test_a_label_is_true_or_false(label: Any, wanted: bool) -> None:
+    row = kept(LABELLED, q="q", a="a", l=label)
+    assert row.kind == "labelled"
+    assert row.content == {"messages": talk(("user", "q")), "completion": "a", "label": wanted}
+
+
+@pytest.mark.parametrize("label", [None, "yes", 2, 0.5, "", [True]])
+def test_what_is_no_label_is_rejected(label: Any) -> None:
+    assert "`l`" in reason(LABELLED, q="q", a="a", l=label)
 
 
 @given(st.text().filter(lambda text: text.strip() and "\r" not in text))

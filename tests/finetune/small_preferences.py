@@ -68,6 +68,7 @@ def encoded_for(rows: list[Row], method: Method, base: Path, path: Path) -> Toke
 
 def make_preference_stores(base: Path, folder: Path, kind: str = "dpo") -> Stores:
     """24 rows to train on and 8 to validate on, encoded for a method."""
+    folder.mkdir(parents=True, exist_ok=True)
     method = a_preference_recipe(kind).method
     made = some_labelled if kind == "kto" else some_pairs
     train = encoded_for(made(24, 1), method, base, folder / "train.safetensors")

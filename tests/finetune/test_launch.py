@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from llmops.errors import TrainingStopped
 from llmops.finetune.job import Job, read_outcome, read_steps
 from llmops.finetune.launch import launch, torchrun_command
+from tests.finetune.small_preferences import a_preference_recipe, make_preference_stores
 from tests.finetune.small_runs import PAD, Stores, a_recipe, as_source, make_stores
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -83,6 +84,41 @@ def test_two_processes_train_what_one_does(
             assert left.validation_loss == pytest.approx(right.validation_loss, abs=1e-5)
     first, second = weights(one), weights(two)
     assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        pytest.param("dpo", {"batch": {"per_device": 4}}, id="dpo-ddp"),
+        pytest.param(
+            "kto",
+            {"batch": {"per_device": 2}, "parallel": {"kind": "fsdp"}, "adapter": {"kind": "lora", "rank": 4}},
+            id="kto-lora-fsdp-accumulated",
+        ),
+    ],
+)
+def test_two_processes_prefer_what_one_does(
+    random_base: Path, tmp_path: Path, kind: str, changes: dict[str, Any]
+) -> None:
+    """Reference, reference point and loss are of the whole update, whoever computes its parts."""
+    stores = make_preference_stores(random_base, tmp_path / "tokens", kind)
+    calm: dict[str, Any] = {"optimizer": {"learning_rate": 1e-4, "epsilon": 1e-6}, "schedule": {"steps": 4}}
+    runs = {}
+    for world, parallel in ((1, {"kind": "ddp"}), (2, changes.get("parallel", {"kind": "ddp"}))):
+        recipe = a_preference_recipe(kind, **{**calm, **changes, "parallel": parallel})
+        runs[world] = tmp_path / str(world)
+        runs[world].mkdir()
+        Job(recipe, as_source(random_base), stores.folder, "sdpa", False, PAD).write(runs[world])
+        launch(runs[world], world=world)
+    one, two = (list(read_steps(run)) for run in runs.values())
+    for left, right in zip(one, two, strict=True):
+        assert left.loss == pytest.approx(right.loss, abs=1e-5)
+        assert left.grad_norm == pytest.approx(right.grad_norm, abs=1e-5)
+    assert one[-1].validation_measures == pytest.approx(two[-1].validation_measures, abs=1e-5)
+    assert len(list(stores.folder.glob("reference-*"))) == 2, "other numbers of processes add up in another order"
+    first, second = weights(runs[1]), weights(runs[2])
     for name in first:
         torch.testing.assert_close(first[name], second[name], rtol=0, atol=1e-5)
 

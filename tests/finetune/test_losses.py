@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from llmops.finetune.losses import loss_sum, step_scale
+from llmops.finetune.losses import loss_sum, step_scale, token_losses
 
 
 def plain(hidden: Tensor, head: nn.Module, targets: Tensor, softcap: float | None = None) -> Tensor:
@@ -71,6 +71,46 @@ def test_in_bfloat16_the_gradient_stays_within_its_rounding_of_float32() -> None
     low = hidden.detach().bfloat16().requires_grad_()
     got = torch.autograd.grad(loss_sum(low, head, targets, chunk=16), low)[0].float()
     assert (got - wanted).norm() / wanted.norm() < 0.01  # 8 bits of mantissa, errors that average out
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 37, 1000])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_the_loss_of_each_token_weighed_as_one_likes_has_the_gradients_of_cross_entropy(
+    chunk: int, bias: bool, softcap: float | None
+) -> None:
+    hidden, head, targets = a_problem(bias=bias)
+    factors = torch.randn(len(targets))
+    logits = head(hidden).float()
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    expected = nn.functional.cross_entropy(logits, targets, reduction="none")
+    wanted = torch.autograd.grad((expected * factors).sum(), [hidden, *head.parameters()])
+    losses = token_losses(hidden, head, targets, chunk=chunk, softcap=softcap)
+    got = torch.autograd.grad((losses * factors).sum(), [hidden, *head.parameters()])
+    torch.testing.assert_close(losses, expected, rtol=1e-6, atol=1e-6)
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_the_losses_of_all_tokens_add_up_to_the_sum_bit_for_bit_of_their_gradients(trained: bool) -> None:
+    """One arithmetic: where every token weighs the same, both ways give the very same slopes."""
+    hidden, head, targets = a_problem()
+    head.weight.requires_grad_(trained)
+    wrt = [hidden, *([head.weight] if trained else [])]
+    of_sum = torch.autograd.grad(loss_sum(hidden, head, targets, chunk=8), wrt)
+    of_each = torch.autograd.grad(token_losses(hidden, head, targets, chunk=8).sum(), wrt)
+    assert all(torch.equal(one, other) for one, other in zip(of_sum, of_each, strict=True))
+
+
+def test_no_trained_position_gives_no_losses_and_zero_gradients() -> None:
+    hidden, head, _ = a_problem()
+    losses = token_losses(hidden[:0], head, torch.empty(0, dtype=torch.long), chunk=8)
+    losses.sum().backward()
+    assert losses.shape == (0,)
+    assert head.weight.grad is not None
+    assert not head.weight.grad.any()
 
 
 def test_no_trained_position_gives_zero_and_zero_gradients_so_that_every_process_takes_part() -> None:

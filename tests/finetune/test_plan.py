@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from llmops.errors import EnvironmentFault, InputError
 from llmops.finetune.lengths import LengthProfile
+from llmops.finetune.method import Dpo, Kto, Orpo
 from llmops.finetune.order import Order
 from llmops.finetune.plan import Plan, check_memory, make_plan
 from llmops.finetune.recipe import Recipe
@@ -58,6 +59,53 @@ def test_updates_are_those_the_order_makes(
         world=1,
     )
     assert plan_of(recipe, LengthProfile.from_rows(lengths, lengths), shape=TINY).updates == order.total
+
+
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    lengths=st.lists(st.tuples(st.integers(4, 64), st.integers(4, 64)), min_size=1, max_size=40),
+    sequences=st.sampled_from([2, 4, 8]),
+)
+def test_a_pair_fills_an_update_as_one_and_counts_with_the_tokens_of_both(
+    tmp_path: Path, lengths: list[tuple[int, int]], sequences: int
+) -> None:
+    single = make_recipe(tmp_path, f"batch={{sequences: {sequences}, per_device: 2, max_length: 64}}")
+    pairs = single.model_copy(update={"method": Dpo(kind="dpo")})
+    both = [length for pair in lengths for length in pair]
+    order = Order(
+        lengths=np.array([sum(pair) for pair in lengths]),
+        weights=np.ones(len(lengths), dtype=np.float32),
+        batch=pairs.batch,
+        schedule=pairs.schedule,
+        seed=0,
+        world=1,
+        widest=2,
+    )
+    plan = plan_of(pairs, LengthProfile.from_rows(both, both), shape=TINY)
+    assert plan.updates == order.total
+    assert plan.tokens.used == sum(both)
+    assert plan.memory.total >= plan_of(single, LengthProfile.from_rows(both, both), shape=TINY).memory.total
+
+
+def test_a_reference_is_said_to_cost_time_and_no_memory(tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path)
+    said = {}
+    for method in (Orpo(kind="orpo"), Dpo(kind="dpo")):
+        plan = plan_of(recipe.model_copy(update={"method": method}))
+        said[method.kind] = ([note for note in plan.notes if "what the base thinks" in note], plan.memory)
+    assert not said["orpo"][0]
+    assert len(said["dpo"][0]) == 1
+    assert said["dpo"][1] == said["orpo"][1]
+
+
+def test_what_is_only_measured_is_computed_and_takes_time(tmp_path: Path) -> None:
+    """KTO's mismatched answers: a forward pass each, a third of what a trained matrix takes."""
+    recipe = make_recipe(tmp_path)
+    trained, measured = plan_of(recipe), plan_of(recipe.model_copy(update={"method": Kto(kind="kto")}))
+    assert measured.flops.model == trained.flops.model
+    assert measured.flops.computed == pytest.approx(trained.flops.computed * 4 / 3, rel=0.05)
+    assert measured.seconds > trained.seconds
+    assert measured.updates == trained.updates
 
 
 def test_tokens_are_those_of_all_epochs(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from llmops.data.chat import encode_text, template_digest
 from llmops.errors import InputError
 from llmops.finetune.masks import REWRITTEN
+from llmops.finetune.method import ANSWER, LABELLED, PAIR, Dpo, Kto, Orpo
 from llmops.finetune.tokens import TokenStore, encode, encoding_key
 from llmops.records import Row
 from tests.finetune import tokenizers_made as made
@@ -322,3 +323,112 @@ def test_a_model_trained_on_it_answers_the_served_prompt_and_stops_also_where_pa
             with torch.no_grad():
                 ids.append(int(net(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
         assert tokenizer.decode(ids[begun:]) == f"{answer}<|im_end|>"
+
+
+# Preferences and labels
+
+DPO, KTO = Dpo(kind="dpo"), Kto(kind="kto")
+
+
+def preference(question: str, chosen: Any, rejected: Any, line: int = 1, weight: float = 1.0) -> Row:
+    content = {"messages": [{"role": "user", "content": question}], "chosen": chosen, "rejected": rejected}
+    return Row(f"row-{line}", "preference", content, "pairs.jsonl", line, weight)
+
+
+def labelled(question: str, answer: str, label: bool, line: int = 1) -> Row:
+    messages = [{"role": "user", "content": question}]
+    return Row(f"row-{line}", "labelled", {"messages": messages, "completion": answer, "label": label}, "l.jsonl", line)
+
+
+def test_a_preference_is_the_two_conversations_with_their_last_answer_trained(tmp_path: Path) -> None:
+    tokenizer = made.make(made.MARKED)
+    earlier = [{"role": "user", "content": "river"}, {"role": "assistant", "content": "Seine"}]
+    content = {"messages": [*earlier, {"role": "user", "content": "hill"}], "chosen": "Mont", "rejected": "The hill"}
+    pair = Row("x", "preference", content, "pairs.jsonl", 1, 2.0)
+    store, report, lost = encode([pair], tokenizer, max_length=99, path=tmp_path / "pairs", method=DPO)
+    assert not lost
+    assert (report.rows, report.sequences, store.weights.tolist()) == (1, 2, [2.0, 2.0])
+    for number, answer in enumerate(("Mont", "The hill")):
+        talk = [*content["messages"], {"role": "assistant", "content": answer}]
+        row = Row("y", "messages", {"messages": talk}, "s", 1)
+        whole, _, _ = encode([row], tokenizer, max_length=99, path=tmp_path / f"{number}")
+        ids, trained = whole.row(0)
+        assert store.row(number)[0].tolist() == ids.tolist()
+        ours = store.row(number)[1]
+        # The earlier answer is a label of the conversation, and no label of the pair.
+        assert 0 < ours.sum() < trained.sum()
+        assert not (ours & ~trained).any()
+        first = int(np.flatnonzero(ours)[0])
+        assert tokenizer.decode(ids[first:].tolist()).startswith(answer)
+
+
+def test_a_pair_of_which_one_answer_is_too_long_is_lost_whole(tmp_path: Path) -> None:
+    tokenizer = made.make(made.CHATML)
+    rows = [preference("q", "a", "word " * 60, line=1), preference("q", "a", "b", line=2)]
+    store, report, lost = encode(rows, tokenizer, max_length=32, path=tmp_path / "t", method=DPO)
+    assert (len(store), report.lost_too_long) == (2, 1)
+    assert [one.line for one in lost] == [1]
+
+
+def test_a_sample_shows_both_answers(tmp_path: Path) -> None:
+    _, report, _ = encode(
+        [preference("q", "good", "bad")], made.make(made.CHATML), max_length=64, path=tmp_path / "t", method=DPO
+    )
+    chosen, rejected = report.samples[0].strip().split("⟧")[:2]
+    assert chosen.split("⟦")[1].startswith("good")
+    assert rejected.split("⟦")[1].startswith("bad")
+
+
+def test_a_labelled_answer_comes_with_the_answer_of_another_prompt_behind_its_own(tmp_path: Path) -> None:
+    tokenizer = made.make(made.CHATML)
+    rows = [
+        labelled("one", "first", True, 1),
+        labelled("one", "second", False, 2),
+        labelled("two", "third", True, 3),
+    ]
+    store, _, _ = encode(rows, tokenizer, max_length=64, path=tmp_path / "t", method=KTO)
+    said = [
+        tokenizer.decode(store.row(place)[0][store.row(place)[1]].tolist(), skip_special_tokens=True).strip()
+        for place in range(6)
+    ]
+    # Before the first row comes the last; the second row's neighbour asks the same, so it is passed over.
+    assert said == ["first", "third", "second", "third", "third", "second"]
+    asked = [tokenizer.decode(store.row(place)[0].tolist()) for place in range(6)]
+    assert [("one" in text, "two" in text) for text in asked] == [(True, False)] * 4 + [(False, True)] * 2
+    assert store.values.tolist() == [1, 1, 0, 0, 1, 1]
+    assert TokenStore.open(tmp_path / "t").digest == store.digest
+
+
+def test_a_mismatched_answer_that_is_too_long_is_cut_and_no_row_is_lost_for_it(tmp_path: Path) -> None:
+    tokenizer = made.make(made.CHATML)
+    rows = [labelled("q", "b " * 20, True, 1), labelled("r " * 20, "a", False, 2)]
+    whole, _, _ = encode(rows, tokenizer, max_length=200, path=tmp_path / "whole", method=KTO)
+    limit = int(whole.lengths[::2].max())
+    assert whole.lengths[1::2].max() > limit, "the long answer behind the long prompt"
+    store, report, lost = encode(rows, tokenizer, max_length=limit, path=tmp_path / "cut", method=KTO)
+    assert not lost
+    assert report.rows == 2
+    assert store.lengths.max() <= limit
+    assert (store.trained_counts > 0).all()
+
+
+def test_tokens_of_pairs_are_kept_apart_from_others_and_shared_by_the_methods_that_take_pairs() -> None:
+    tokenizer = made.make(made.CHATML)
+    keys = [encoding_key("d", tokenizer, 64, item) for item in (ANSWER, PAIR, LABELLED)]
+    assert len(set(keys)) == 3
+    assert encoding_key("d", tokenizer, 64) == keys[0]
+    assert Dpo.item == Orpo.item == PAIR
+
+
+@pytest.mark.parametrize(
+    ("row", "method"),
+    [
+        pytest.param(labelled("q", "a", True), DPO, id="a label for dpo"),
+        pytest.param(preference("q", "a", "b"), KTO, id="a pair for kto"),
+        pytest.param(chat("q", "a"), DPO, id="a conversation for dpo"),
+        pytest.param(text("a"), KTO, id="text for kto"),
+    ],
+)
+def test_rows_of_another_method_are_refused(tmp_path: Path, row: Row, method: Any) -> None:
+    with pytest.raises(InputError, match=f"which method {method.kind} does not train on"):
+        encode([row], made.make(made.CHATML), max_length=64, path=tmp_path / "t", method=method)
