@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from llmops.errors import EnvironmentFault, Interrupted, TrainingStopped
+from llmops.errors import EnvironmentFault, InputError, Interrupted, TrainingStopped
 from llmops.files import write_json
 from llmops.finetune.artifact import save_artifact
 from llmops.finetune.job import Job, Outcome
@@ -74,6 +74,7 @@ def reinforce(
 
     Raises:
         EnvironmentFault: TRL is not installed.
+        InputError: there are fewer prompts than one update asks.
         TrainingStopped: the loss is no number, or nothing was learned.
         Interrupted: a signal asked to stop; nothing was saved.
     """
@@ -85,6 +86,12 @@ def reinforce(
     model = load_model(job.recipe, job.base.folder, Placement(processes.device, job.attention, job.liger))
     before = _fingerprint(model)
     train, held_out = read_prompts(run, "train"), read_prompts(run, "validation")
+    an_update = job.recipe.batch.sequences // method.generations
+    if len(train) < an_update:
+        raise InputError(
+            f"there are {len(train)} prompts to train on, and one update asks {an_update}",
+            fix="lower batch.sequences, or raise method.generations",
+        )
     log = _Log(run, job.recipe, model, processes, stop, on_step, updates_of(job.recipe, len(train)))
     with _plain_config(model):
         trainer = _trainer(run, job, model, rewards, train, held_out, log)

@@ -122,6 +122,7 @@ class Distill(Settings):
     rows: ClassVar[tuple[str, ...]] = ("messages", "text", "preference", "labelled")
     item: ClassVar[Item] = ANSWER
     reference: ClassVar[bool] = False
+    unit: ClassVar[str] = "nats per token"
 
     kind: Literal["distill"]
     teacher: Teacher
@@ -152,6 +153,7 @@ class Grpo(Settings):
     rows: ClassVar[tuple[str, ...]] = ("messages",)
     item: ClassVar[Item] = ANSWER
     reference: ClassVar[bool] = False
+    unit: ClassVar[str] = "clipped advantage, negative"
 
     kind: Literal["grpo"]
     rewards: Annotated[list[ScorerReward], Field(min_length=1)]

@@ -318,9 +318,7 @@ class Recipe(Settings):
             elif self.only_prompts and isinstance(spec, MessageRows) and spec.tools is not None:
                 found[f"{at}.tools"] = "a teacher is not shown tools; leave the key or the source out"
             elif not self.only_prompts and isinstance(spec, PromptRows) and spec.completion is None:
-                found[f"{at}.completion"] = (
-                    "is missing: the answer to train on; only method distill, where a teacher answers, does without"
-                )
+                found[at] = "`completion` is missing: the answer to train on, which only a teacher's can replace"
         return found
 
     def _sources(self) -> Iterator[tuple[str, TrainOrigin]]:

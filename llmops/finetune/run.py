@@ -23,6 +23,7 @@ from llmops.finetune.disk import check_disk, disk_needed
 from llmops.finetune.hold import held
 from llmops.finetune.identity import differences, environment, identity, run_digest
 from llmops.finetune.items import Items
+from llmops.finetune.lengths import answered_by_the_model
 from llmops.finetune.method import Grpo
 from llmops.finetune.plan import Plan, check_memory, gib, make_plan, way_out
 from llmops.finetune.recipe import Lora, Recipe, attention_asked
@@ -190,20 +191,41 @@ def check_base(recipe: Recipe, base: ModelSource, *, world: int) -> ModelShape:
             f"base {recipe.base} is an adapter, training starts from a whole model",
             fix=f"run `llmops merge {recipe.base}` and name the merged folder as base",
         )
-    shape = shape_of(json.loads((base.folder / "config.json").read_text()), named=recipe.base)
+    shape = shape_at(base.folder, named=recipe.base)
     check_shape(recipe, shape, world=world)
     return shape
 
 
-def plan_run(recipe: Recipe, shape: ModelShape, tokens: Tokens, kernels: Kernels, *, world: int, folder: Path) -> Plan:
+def shape_at(folder: Path, *, named: str) -> ModelShape:
+    """The shape that a folder's `config.json` describes."""
+    return shape_of(json.loads((folder / "config.json").read_text()), named=named)
+
+
+def plan_run(
+    recipe: Recipe,
+    shape: ModelShape,
+    tokens: Tokens,
+    kernels: Kernels,
+    *,
+    world: int,
+    folder: Path,
+    teacher: TeacherModel | None = None,
+) -> Plan:
     """What the run will take here, from the lengths of its own rows.
 
     What an interrupted run left in its `folder` counts as disk it need not find again.
+
+    Args:
+        teacher: whose distributions are learned.
 
     Raises:
         EnvironmentFault: memory or disk will not do; the keys that help are named with what each saves.
     """
     profile = Items.of(tokens.train, recipe.method.item).profile()
+    if isinstance(recipe.method, Grpo):
+        profile = answered_by_the_model(
+            tokens.train.lengths.tolist(), tokens.train.trained_counts.tolist(), recipe.method
+        )
     device = device_of(machine(disk=folder))
     plan = make_plan(
         recipe,
@@ -214,6 +236,7 @@ def plan_run(recipe: Recipe, shape: ModelShape, tokens: Tokens, kernels: Kernels
         price_per_gpu_hour=None,
         attention=kernels.attention,
         liger=kernels.liger,
+        teacher=None if teacher is None else shape_at(teacher.whole, named=teacher.source.reference),
     )
     check_memory(plan)
     held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -339,8 +362,8 @@ def train_run(
     _copy_dropped(dataset, tokens, folder / "dropped.jsonl")
     try:
         if isinstance(recipe.method, Grpo):
-            write_prompts(folder, dataset, tokens)
-            outcome = reinforce_here(folder, rewards, on_step=lambda step: listener.step(step, plan.updates))
+            total = write_prompts(folder, dataset, tokens, recipe)
+            outcome = reinforce_here(folder, rewards, on_step=lambda step: listener.step(step, total))
         else:
             outcome = launch(folder, world=world, on_step=lambda step: listener.step(step, plan.updates))
     except OutOfMemory as error:
@@ -378,7 +401,7 @@ def train_run(
             "base_digest": base.digest,
             "dataset": dataset.digest,
             "sources": [asdict(source) for source in dataset.sources],
-            **({"teacher": dict(dataset.teacher)} if dataset.teacher else {}),
+            **({"teacher": taught} if (taught := _teacher_of(dataset, teacher)) else {}),
             "licences": [dict(one) for one in licences],
             "template": tokens.report.template_digest,
             "code_version": version("llmops"),
@@ -397,18 +420,20 @@ def train_run(
     return manifest
 
 
-def write_prompts(folder: Path, dataset: DatasetVersion, tokens: Tokens) -> None:
-    """The prompts of the rows that were not lost while encoding, with their answers as references.
+def write_prompts(folder: Path, dataset: DatasetVersion, tokens: Tokens, recipe: Recipe) -> int:
+    """The prompts of the rows that were not lost while encoding, with their answers as references; says how many
+    updates they make.
 
     Rows of one prompt are one, with several references.
     """
-    from llmops.finetune.grpo import PROMPTS
+    from llmops.finetune.grpo import PROMPTS, updates_of
 
     lost: dict[str, set[str]] = {}
     file = tokens.folder / "lost.jsonl"
     for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
         one = json.loads(line)
         lost.setdefault(one["split"], set()).add(one["id"])
+    prompts = 0
     for split in get_args(Split):
         asked: dict[str, dict[str, Any]] = {}
         for row in rows_of(dataset, split):
@@ -416,9 +441,18 @@ def write_prompts(folder: Path, dataset: DatasetVersion, tokens: Tokens) -> None
                 *messages, answer = row.content["messages"]
                 prompt = {"messages": messages, "references": []}
                 asked.setdefault(prompt_key(row), prompt)["references"].append(answer["content"])
+        prompts += len(asked) if split == "train" else 0
         if asked:
             lines = (json.dumps(prompt, ensure_ascii=False) + "\n" for prompt in asked.values())
             write_text(folder / PROMPTS.format(split=split), "".join(lines))
+    return updates_of(recipe, prompts)
+
+
+def _teacher_of(dataset: DatasetVersion, teacher: TeacherModel | None) -> dict[str, Any]:
+    """Who taught: who wrote the answers, else whose distributions are learned; empty where nobody did."""
+    if dataset.teacher or teacher is None:
+        return dict(dataset.teacher)
+    return {"name": teacher.source.reference, "digest": teacher.source.digest, "revision": teacher.source.revision}
 
 
 def _copy_dropped(dataset: DatasetVersion, tokens: Tokens, target: Path) -> None:

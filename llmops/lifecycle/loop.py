@@ -111,7 +111,7 @@ def finetune(
     cached = manifest is not None
     tracker: Tracker | None
     if manifest is None:
-        plan = plan_run(recipe, shape, tokens, kernels, world=gpus, folder=folder)
+        plan = plan_run(recipe, shape, tokens, kernels, world=gpus, folder=folder, teacher=given.distributions)
         _announce(dataset, tokens, kernels, listener)
         if missing := unknown(licences):
             listener.say(f"licences: not known for {'; '.join(missing)}; until they are stated nothing is promoted")

@@ -114,7 +114,7 @@ def test_label_smoothing_goes_with_a_sigmoid(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "key"),
     [
-        pytest.param({"prompt": "{q}"}, "data.train[0].completion", id="a prompt without a completion"),
+        pytest.param({"prompt": "{q}"}, "data.train[0]", id="a prompt without a completion"),
         pytest.param({"messages": "m", "prompt": "{q}"}, "data.train[0].prompt", id="two kinds at once"),
         pytest.param({"text": "t", "sytem": "s"}, "data.train[0].sytem", id="a misspelt key"),
         pytest.param({"text": "t", "weight": 0}, "data.train[0].weight", id="rows that are never seen"),
