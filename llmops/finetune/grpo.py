@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -108,6 +109,7 @@ def reinforce(
     if held_out and base_reward is not None:
         with _plain_config(model):
             measures = {"reward": _held_out_reward(trainer), "reward_before": base_reward}
+    shutil.rmtree(run / "trl", ignore_errors=True)  # where the trainer would have saved something
     kind = save_artifact(model, job.recipe, job.base, run / "artifact", processes)
     outcome = log.outcome(kind, measures)
     write_json(run / "trained.json", asdict(outcome))
