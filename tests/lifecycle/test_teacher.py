@@ -12,11 +12,13 @@ import pytest
 
 from llmops.data.versions import rows_of
 from llmops.errors import EnvironmentFault, InputError
+from llmops.files import folder_digest
 from llmops.finetune.distillation import ModelTeacher
-from llmops.finetune.recipe import Recipe
+from llmops.finetune.recipe import Batch, Recipe
 from llmops.lifecycle.teacher import dataset_of, teacher_of
 from llmops.records import DatasetVersion, Split
 from tests.eval.chat_server import Reply, chat, echo, serving
+from tests.finetune.small_models import make_random_base, make_tokenizer
 from tests.lifecycle.sites import Heard, Site
 from tests.lifecycle.small_recipes import ROWS, write_rows
 
@@ -278,3 +280,49 @@ class TestAModelOfThisMachine:
         )
         version = Place(site, Heard()).version(recipe)
         assert ("teacher's answers", "it leaves no room for an answer in the teacher's context", 11) in dropped(version)
+
+
+class TestDistributions:
+    @pytest.fixture
+    def teacher(self, tmp_path: Path) -> Path:
+        folder = tmp_path / "teacher"
+        folder.mkdir()
+        make_random_base(folder, tied=False, layers=3)
+        return folder
+
+    def a_student(self, site: Site, teacher: Path, **method: Any) -> Recipe:
+        return site.recipe(method={"kind": "distill", "teacher": {"model": str(teacher)}, "logits": {}, **method})
+
+    def test_are_learned_on_the_rows_own_answers_in_a_run_as_any_other(self, site: Site, teacher: Path) -> None:
+        heard = Heard()
+        result = site.run(self.a_student(site, teacher), heard=heard)
+        manifest = result.finished.manifest
+        assert {"cross_entropy", "divergence"} == set(heard.steps[-1].measures)
+        assert set(manifest.validation_measures) == {"cross_entropy", "divergence"}
+        assert manifest.lineage["teacher"]["name"] == str(teacher)
+        assert manifest.lineage["teacher"]["digest"] == folder_digest(teacher)
+        # The base of the tests states its licence, and so does the teacher, which is made alike.
+        assert ("teacher", "Apache-2.0") in {(one["role"], one["licence"]) for one in manifest.lineage["licences"]}
+        assert site.run(self.a_student(site, teacher)).finished.cached
+        # Other weights under the same name are another teacher, and another run.
+        make_random_base(teacher, tied=True, layers=3)
+        assert not site.run(self.a_student(site, teacher), heard=heard).finished.cached
+
+    def test_and_answers_come_from_one_teacher(self, site: Site, lively_model: Path) -> None:
+        """Its answers are trained on, and its distributions are learned over them."""
+        recipe = self.a_student(site, lively_model, answers={"max_tokens": 60}).model_copy(
+            update={"base": str(lively_model), "batch": Batch(sequences=8, per_device=8, max_length=128)}
+        )
+        heard = Heard()
+        result = site.run(recipe, heard=heard)
+        # The student is its own teacher here: nothing is left to learn of the distributions.
+        assert heard.steps[0].measures["divergence"] == pytest.approx(0, abs=1e-5)
+        assert result.finished.manifest.lineage["teacher"]["answers"]["max_tokens"] == 60
+
+    def test_over_other_tokens_are_refused_before_any_row_is_read(self, site: Site, tmp_path: Path) -> None:
+        tokenizer = make_tokenizer()
+        tokenizer.add_tokens(["<|new|>"])
+        make_random_base(tmp_path / "other", tokenizer=tokenizer)
+        with pytest.raises(InputError, match="have different tokenizers"):
+            site.run(self.a_student(site, tmp_path / "other"))
+        assert not site.workspace.objects.exists() or not list(site.workspace.objects.glob("dataset-*"))
