@@ -29,12 +29,16 @@ def watched(serve: Callable[..., Site], browse: Callable[..., Any]) -> Any:
     made: list[Site] = []
     contexts: list[Any] = []
 
+    def opened_dialog(dialog: Any) -> None:
+        found.append(f"dialog {dialog.message}")
+        dialog.dismiss()
+
     def start(desk: FakeDesk, **rest: Any) -> tuple[Site, Any]:
         site = serve(desk, **rest)
         made.append(site)
         context = browse()
         contexts.append(context)
-        context.on("dialog", lambda dialog: (found.append(f"dialog {dialog.message}"), dialog.dismiss()))
+        context.on("dialog", opened_dialog)
         context.on("request", lambda request: found.append(request.url) if _foreign(request.url, site) else None)
         context.on("page", lambda page: found.append("window") if len(context.pages) > 1 else None)
         return site, context

@@ -148,7 +148,12 @@ def test_the_browser_warns_on_leaving_only_while_something_is_unsent(rate: Rate)
     desk = FakeDesk(tasks("pairwise"))
     site, tab = rate(desk)
     asked: list[str] = []
-    tab.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
+
+    def noted(dialog: Any) -> None:
+        asked.append(dialog.type)
+        dialog.accept()
+
+    tab.on("dialog", noted)
     press(tab, "2")
     tab.reload()
     ready(tab)
@@ -238,7 +243,7 @@ def _refuses(desk: FakeDesk) -> Any:
 def test_a_lease_is_extended_while_the_rater_is_at_work(rate: Rate) -> None:
     desk = FakeDesk(tasks("pairwise"))
     real = desk._seen
-    desk._seen = lambda one: _ending(real(one))  # type: ignore[method-assign]
+    desk._seen = lambda task: _ending(real(task))  # type: ignore[method-assign]
     _, tab = rate(desk)
     until(lambda: "assignment-0" in desk.extended, "extension")
     press(tab, "1", "Enter")

@@ -63,7 +63,8 @@ def test_a_rating_is_acknowledged_and_its_repetition_too(client: TestClient) -> 
 
 
 def test_refusals_name_their_kind(site: Site, client: TestClient) -> None:
-    for body in (given(verdict={"kind": "pairwise", "step": 9}), given(id="x"), given(extra=1), []):
+    bodies: tuple[Any, ...] = (given(verdict={"kind": "pairwise", "step": 9}), given(id="x"), given(extra=1), [])
+    for body in bodies:
         answer = client.post("/api/ratings", json=body)
         assert (answer.status_code, answer.json()["kind"]) == (422, "invalid")
     assert client.get("/api/assignments/other").json()["kind"] == "unknown"
