@@ -47,14 +47,14 @@ def assembled(service: FeedbackService, workspace: Workspace, *, port: int, say:
         entrance,
         port=port,
         openid=openid,
-        routers=routers_of(engine, entrance.accounts),
+        routers=pages_of(engine, entrance.accounts),
         ready=lambda: _answers(engine),
         tell=say,
     )
 
 
-def routers_of(engine: Engine, accounts: Accounts) -> list[APIRouter]:
-    """The pages of all parts. What is added here is in the test of who may ask what, which fails until it says who."""
+def pages_of(engine: Engine, accounts: Accounts) -> list[APIRouter]:
+    """All pages that campaigns have; a route added here fails the test of who may ask what until it says who."""
     return [rating_pages_of(engine, accounts)]
 
 
