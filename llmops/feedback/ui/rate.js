@@ -27,13 +27,25 @@ let timer = 0;
 let undoTimer = 0;
 let failures = 0;
 
-const store = await open(mine);
+const store = await opened();
 const outbox = new Outbox(store, mine);
 const views = new Views(say);
 const keys = new Keys(run);
 const showKeys = keysDialog(keys);
 const showSaved = saved(outbox, { draft: () => (current?.draft.input ? (current.draft.kept ? "Draft kept" : "Keeping…") : ""), say, open: () => showNeeding() });
 const showNeeding = needing(outbox, rateAgain);
+
+// Without a place to keep ratings none would be safe, so none is asked for.
+async function opened() {
+  try {
+    if (!isSecureContext) throw new Error("this address is neither HTTPS nor this computer's own");
+    return await open(mine);
+  } catch (error) {
+    place.innerHTML = '<section class="state"><h1 tabindex="-1">This browser keeps nothing</h1><p></p></section>';
+    place.querySelector("p").textContent = `Ratings are kept in the browser until the server has them, and here that is not possible (${error.message}). Allow this site to store data, or use another browser.`;
+    return new Promise(() => {});
+  }
+}
 
 function say(words) {
   document.getElementById("said").textContent = words;
@@ -281,13 +293,15 @@ function offerUndo() {
 }
 
 async function undo() {
-  if (!last || busy) return;
+  if (!last) return undefined;
+  if (busy) return setTimeout(undo, 30);
   const { given, ...item } = last;
   last = null;
   undoToast.hidden = true;
   setAside();
   await show(item, { filled: fields(given), supersedes: given.id });
   say("Back at the rating before. Submitting replaces it.");
+  return undefined;
 }
 
 // After the rubric was changed, or a rating was refused.

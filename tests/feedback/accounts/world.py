@@ -11,7 +11,7 @@ from typing import Any
 from fastapi.routing import APIRoute
 from sqlalchemy import Engine
 
-from llmops.feedback.assembly import rating_pages_of
+from llmops.feedback.assembly import pages_of
 from llmops.feedback.campaign import Campaign
 from llmops.feedback.desk import Desk
 from llmops.feedback.items import NewItem, Response
@@ -136,7 +136,7 @@ def _house(engine: Engine) -> Service:
         engine,
         FeedbackService(openid=openid),
         openid=Provider(openid, fetch=provider_says),
-        routers=lambda accounts: [rating_pages_of(engine, accounts)],
+        routers=lambda accounts: pages_of(engine, accounts),
     )
     return house
 
