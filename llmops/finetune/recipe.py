@@ -20,9 +20,9 @@ from pydantic import (
 )
 
 from llmops.config import Settings, Where, refuse
-from llmops.data.section import ROWS, DataSection, TrainOrigin
+from llmops.data.section import ROWS, DataSection, PreferenceRows, TrainOrigin
 from llmops.errors import InputError
-from llmops.finetune.method import METHODS, SFT, Dpo, Method
+from llmops.finetune.method import METHODS, SFT, Dpo, Method, Reward
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -267,9 +267,55 @@ class Recipe(Settings):
                 problems["optimizer.name"] = "fsdp cannot split the state of adamw8bit; use adamw, or ddp"
         if self.validation.patience is not None and self.data.validation == 0:
             problems["validation.patience"] = "nothing is held out to stop early on; give data.validation a share"
+        problems |= self._unscored() if self.scores else {}
         placed: dict[Where, str] = {tuple(key.split(".")): problem for key, problem in problems.items()}
-        refuse({**dict(self._rows_of_another_method()), **placed})
+        refuse({**dict(self._rows_of_another_method()), **dict(self._unread_margins()), **placed})
         return self
+
+    @property
+    def scores(self) -> bool:
+        """Whether what is trained gives answers a number, a reward model, instead of making them."""
+        return isinstance(self.method, Reward)
+
+    def _unscored(self) -> dict[str, str]:
+        """What a model that answers nothing cannot do, by key."""
+        found = {}
+        if self.evaluate is not None:
+            found["evaluate"] = (
+                "a reward model answers no suite; leave the section out: its accuracy on the held-out rows is told "
+                "while it trains, and suites score other models' answers with it"
+            )
+        if isinstance(self.adapter, Lora):
+            if self.adapter.merge:
+                found["adapter.merge"] = "a reward model's adapter is not merged; leave the key out"
+            named = [
+                *self.adapter.modules_to_save,
+                *([] if self.adapter.targets == "all-linear" else self.adapter.targets),
+            ]
+            if "lm_head" in named:
+                found["adapter.targets" if "lm_head" in self.adapter.targets else "adapter.modules_to_save"] = (
+                    "a reward model has a score in the place of lm_head, which is always trained; leave the name out"
+                )
+        return found
+
+    def _unread_margins(self) -> Iterator[tuple[Where, str]]:
+        """Margins of rows without a method that reads them, and the other way round, each by its key."""
+        wanted = isinstance(self.method, Reward) and self.method.margin > 0
+        for at, source in self._sources_at():
+            if not isinstance(source, PreferenceRows):
+                continue
+            if wanted and source.margin is None:
+                yield at, "method.margin needs the column it multiplies; name it as `margin`, or set method.margin to 0"
+            if not wanted and source.margin is not None:
+                fix = "set method to {kind: reward, margin: 1}, or leave the key out"
+                yield (*at, "margin"), f"is read by nothing; {fix}"
+
+    def _sources_at(self) -> Iterator[tuple[Where, TrainOrigin]]:
+        """Every source of rows with its key."""
+        validation = self.data.validation if isinstance(self.data.validation, list) else []
+        for side, sources in (("train", self.data.train), ("validation", validation)):
+            for number, source in enumerate(sources):
+                yield ("data", side, number), source
 
     def _rows_of_another_method(self) -> Iterator[tuple[Where, str]]:
         """Sources whose rows the method does not train on, each by its key."""
