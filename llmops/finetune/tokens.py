@@ -172,6 +172,7 @@ class _Encoder:
         self.conversations = False
         self.samples: list[tuple[int, list[Encoded]]] = []
         self.refused: InputError | None = None
+        self.before: list[Row] = []  # the last row of the chunk before, where answers of others are needed
 
     def chunk(self, rows: list[Row]) -> Iterator[tuple[Row, list[Encoded]]]:
         """The rows that are kept, in order, with their sequences."""
@@ -221,7 +222,9 @@ class _Encoder:
         self.conversations = self.conversations or any(row.kind != "text" for row in rows)
         told = [None if row.kind == "text" else conversations(row) for row in rows]
         if self.method.item == LABELLED:
-            told = [[*(own or ()), other] for own, other in zip(told, mismatched(rows), strict=True)]
+            others = mismatched([*self.before, *rows])[len(self.before) :]
+            told = [[*(own or ()), other] for own, other in zip(told, others, strict=True)]
+            self.before = rows[-1:]
         return told
 
     def _rendered(self, told: list[Conversation] | None) -> list[list[Turn]] | TemplateRefused | None:

@@ -399,6 +399,15 @@ def test_a_labelled_answer_comes_with_the_answer_of_another_prompt_behind_its_ow
     assert TokenStore.open(tmp_path / "t").digest == store.digest
 
 
+def test_a_row_that_begins_a_chunk_takes_the_answer_before_it_too(tmp_path: Path) -> None:
+    """Rows are encoded twenty, then some hundred at a time; the 21st is alone here."""
+    tokenizer = made.make(made.CHATML)
+    rows = [labelled(f"q{line}", f"a{line}", True, line) for line in range(1, 22)]
+    store, _, _ = encode(rows, tokenizer, max_length=64, path=tmp_path / "t", method=KTO)
+    ids, trained = store.row(2 * 20 + 1)
+    assert tokenizer.decode(ids[trained].tolist(), skip_special_tokens=True).strip() == "a20"
+
+
 def test_a_mismatched_answer_that_is_too_long_is_cut_and_no_row_is_lost_for_it(tmp_path: Path) -> None:
     tokenizer = made.make(made.CHATML)
     rows = [labelled("q", "b " * 20, True, 1), labelled("r " * 20, "a", False, 2)]
