@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -32,11 +33,11 @@ class Consensus:
     votes: Votes
     posterior: Values
     method: str
-    places: Places = field(init=False)
-    """`(items,)` position of the likeliest category; −1 where two are equally likely, which decides nothing."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "places", winners(self.posterior))
+    @cached_property
+    def places(self) -> Places:
+        """`(items,)` position of the likeliest category; −1 where two are equally likely, which decides nothing."""
+        return winners(self.posterior)
 
     @property
     def labels(self) -> list[Hashable | None]:

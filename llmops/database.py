@@ -19,6 +19,7 @@ Survives = Literal["kill", "power loss"]
 SCHEMA = "0003"
 """The newest revision in `migrations/versions/`."""
 _BUSY_MS = 10_000
+_CACHE_KIB = 16_384
 _CONNECT_S = 10
 _SILENCE_MS = 30_000
 _MIGRATING = 0x6C6C6D6F7073
@@ -53,6 +54,8 @@ def open_database(workspace: Workspace, *, keep: int | None = None, survives: Su
             engine = create_engine(url, poolclass=QueuePool, pool_size=keep, max_overflow=keep)
         if local:
             event.listen(engine, "connect", _prepare_sqlite)
+            if keep is not None:
+                event.listen(engine, "connect", _prepare_service)
             if survives == "kill":
                 event.listen(engine, "connect", _trust_the_system)
         event.listen(engine, "handle_error", _told, retval=True)
@@ -125,6 +128,13 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
     cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _prepare_service(connection: Any, _: Any) -> None:
+    # Of a database of gigabytes, the pages that every request needs stay with the connection.
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
     cursor.close()
 
 

@@ -136,8 +136,8 @@ def ranking(
 
     Args:
         first, second: `(n,)` the models of each rating's two answers, in the order they were shown.
-        outcome: `(n,)` above 0 where the first was preferred, below 0 the second, 0 where they are alike; the steps of
-            a rubric will do, by how much is not used.
+        outcome: `(n,)` above 0 where the first was preferred, below 0 the second, 0 where they are alike (also
+            both bad); the steps of a rubric will do, by how much is not used.
         clusters: `(n,)` what was asked (the prompt); ratings of one are drawn together. None: all independent.
         shown_first: whether to estimate, and so take out, what being shown first is worth.
 

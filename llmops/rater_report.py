@@ -102,14 +102,14 @@ def rater_reports(
     return [
         RaterReport(
             name,
-            numbers[at],
-            speed[at],
-            first[at],
-            longer[at],
-            not_theirs[at],
-            agreeing[at],
-            right[at],
-            same[at],
+            ratings=numbers[at],
+            seconds=speed[at],
+            shown_first=first[at],
+            longer=longer[at],
+            others_longer=not_theirs[at],
+            agreement=agreeing[at],
+            gold=right[at],
+            consistency=same[at],
         )
         for at, name in enumerate(votes.rater_names)
     ]
@@ -119,9 +119,8 @@ def _said(column: Sequence[bool | None] | None, n: int) -> tuple[Known, Known]:
     """Whether true, and whether known."""
     if column is None:
         return np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
-    return np.fromiter((one is True for one in column), bool, n), np.fromiter(
-        (one is not None for one in column), bool, n
-    )
+    known = np.fromiter((one is not None for one in column), bool, n)
+    return np.fromiter((bool(one) for one in column), bool, n), known
 
 
 def _matches(votes: Votes, labels: Sequence[Hashable | None] | None) -> tuple[Known, Known]:

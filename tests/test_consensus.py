@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
 import pytest
@@ -126,8 +128,6 @@ def test_one_rater_alone_is_believed() -> None:
 
 @pytest.mark.benchmark
 def test_a_million_ratings_take_a_minute() -> None:
-    import time
-
     draw = np.random.default_rng(0)
     items = np.repeat(np.arange(333_334), 3)[:1_000_000]
     truth = draw.integers(0, 3, 333_334)[items]

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations, permutations
+from random import Random
 
 import choix
 import numpy as np
@@ -127,10 +128,10 @@ def test_being_shown_first_is_told_from_being_better() -> None:
 @settings(max_examples=40, deadline=None)
 @given(ratings_of_four, st.booleans(), st.permutations(range(4)), st.randoms(use_true_random=False))
 def test_any_ratings_give_finite_strengths_whatever_the_names_and_order(
-    ratings: list[Rating], shown_first: bool, names: list[int], random: object
+    ratings: list[Rating], shown_first: bool, names: list[int], random: Random
 ) -> None:
     other = [(names[one], names[two], outcome) for one, two, outcome in ratings]
-    random.shuffle(other)  # type: ignore[attr-defined]
+    random.shuffle(other)
     one, two = ranked(ratings, shown_first=shown_first), ranked(other, shown_first=shown_first)
     assert one.held is two.held
     assert {frozenset(names[model] for model in group) for group in one.groups} == set(map(frozenset, two.groups))  # type: ignore[call-overload]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from statistics import median
 from typing import Any
@@ -101,6 +102,13 @@ def test_a_leaning_to_one_side_is_told_from_luck() -> None:
     assert leaning == {"fair": False, "left": True}
 
 
+def test_a_database_may_say_one_for_yes() -> None:
+    votes = votes_of([1, 2, 3], ["ann"] * 3, [0, 1, 0], categories=(0, 1))
+    said: list[Any] = [1, np.True_, 0]
+    (report,) = rater_reports(votes, first_preferred=said)
+    assert counted(report.shown_first) == (2, 3)
+
+
 def test_a_column_of_another_length_is_a_bug_of_the_caller() -> None:
     votes = votes_of([1], ["ann"], [0], categories=(0, 1))
     with pytest.raises(ValueError, match="2 gold of 1 ratings"):
@@ -146,8 +154,6 @@ def test_pandalms_raters_on_answers_of_which_six_are_no_text() -> None:
 
 @pytest.mark.benchmark
 def test_a_million_ratings_take_seconds() -> None:
-    import time
-
     n = 1_000_000
     draw = np.random.default_rng(0)
     items = np.repeat(np.arange(333_334), 3)[:n].tolist()

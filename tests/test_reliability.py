@@ -6,6 +6,7 @@ import json
 import math
 import time
 from itertools import permutations
+from random import Random
 
 import krippendorff
 import numpy as np
@@ -98,11 +99,11 @@ def test_krippendorffs_own_example() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(grids, st.randoms(use_true_random=False))
-def test_who_is_called_what_and_in_which_order_changes_nothing(grid: list[list[int]], random: object) -> None:
+def test_who_is_called_what_and_in_which_order_changes_nothing(grid: list[list[int]], random: Random) -> None:
     shuffled = [list(row) for row in grid]
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    random.shuffle(shuffled)
     order = list(range(len(grid[0])))
-    random.shuffle(order)  # type: ignore[attr-defined]
+    random.shuffle(order)
     shuffled = [[row[place] for place in order] for row in shuffled]
     renamed = [[said if said == MISSING else (2, 0, 3, 1)[said] for said in row] for row in shuffled]
     one, other = reliability_in(grid), reliability_in(renamed)

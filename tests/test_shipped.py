@@ -86,6 +86,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "configs/gateway.yaml": gateway,
     "configs/quickstart-gateway.yaml": gateway,
     "configs/compose-gateway.yaml": gateway,
+    "configs/feedback-gateway.yaml": gateway,
     "configs/feedback.yaml": feedback_service,
     "configs/compose.yaml": checked_with_the_image,
     "configs/monitoring": checked_with_the_image,

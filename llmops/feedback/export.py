@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +29,7 @@ from llmops.votes import votes_of
 Purpose = Literal["sft", "dpo", "kto", "reward"]
 PURPOSES: tuple[Purpose, ...] = ("sft", "dpo", "kto", "reward")
 Split = Literal["train", "validation"]
+_USUAL: dict[str, Purpose] = {"pairwise": "dpo", "ranking": "dpo", "correction": "sft"}
 _NO_TARGET = "the answer is not good enough to be learned by itself"
 Question = tuple[str, int, int] | tuple[str, int]
 
@@ -77,17 +79,21 @@ class Settled:
     method: dict[str, str] = field(default_factory=dict)
 
 
-def counted(rated: Rated) -> tuple[list[Rating], list[Excluded]]:
-    """The ratings that count, the first of each rater, and why the others do not."""
-    item = rated.item
-    if item.kind == "gold":
-        return [], [Excluded(one.id, item.id, "gold: its answer was known") for one in rated.ratings]
-    flags = [one for one in rated.ratings if one.content.get("flag")]
+def usual_purpose(kind: str) -> Purpose:
+    """What the ratings of a kind of campaign are mostly exported for."""
+    return _USUAL.get(kind, "kto")
+
+
+def counted(item: str, ratings: Sequence[Rating]) -> tuple[list[Rating], list[Excluded]]:
+    """The ratings of an item that count, the first of each rater, and why the others do not."""
+    flags = [one for one in ratings if one.content.get("flag")]
     good: dict[str, Rating] = {}
     out: list[Excluded] = []
-    for one in rated.ratings:
+    for one in ratings:
         reason = None
-        if flags:
+        if one.kind == "gold":
+            reason = "gold: its answer was known"
+        elif flags:
             reason = f"the item was flagged: {flags[0].content['flag']}"
         elif one.kind == "training":
             reason = "practice"
@@ -100,21 +106,20 @@ def counted(rated: Rated) -> tuple[list[Rating], list[Excluded]]:
         if reason is None:
             good[one.rater] = one
         else:
-            out.append(Excluded(one.id, item.id, reason))
+            out.append(Excluded(one.id, item, reason))
     return list(good.values()), out
 
 
-def settle(items: Iterable[Rated], rubric: Rubric) -> Settled:
+def settle(ratings: Iterable[Rating], rubric: Rubric) -> Settled:
     """Every question answered by all who answered it, weighing raters where there is enough to weigh them by."""
     better, worth = _Answers(), _Answers()
-    for rated in items:
-        item = rated.item
-        for one in counted(rated)[0]:
+    for item, group in groupby(ratings, key=lambda one: one.item):
+        for one in counted(item, tuple(group))[0]:
             verdict = by_place(one.content["verdict"], one.shown)
             for first, second, said, strength in comparisons(verdict, rubric):
-                better.add((item.id, first, second), one, said, strength)
+                better.add((item, first, second), one, said, strength)
             for place, said_worth in worths(verdict, rubric):
-                worth.add((item.id, place), one, said_worth, 1.0)
+                worth.add((item, place), one, said_worth, 1.0)
     settled = Settled()
     better.into(settled, BETTER, "comparisons")
     worth.into(settled, WORTH, "answers by themselves")
@@ -178,32 +183,34 @@ def _opposed(categories: tuple[Hashable, ...]) -> Any:
 class Exporting:
     """One campaign on its way to rows.
 
-    Args:
+    Attributes:
         sure: how sure the raters together must be of a question, 0 to 1.
-        validation: share of clusters of prompts whose rows are held out.
+        held_out: whether the rows of a cluster of prompts are for validation.
         personal_data: whether rows in which personal data is found are kept.
+        clusters: of prompts that have rows.
+        longer: of pairs, `chosen` longer, `rejected` longer, `equal`.
     """
 
     purpose: Purpose
     rubric: Rubric
     settled: Settled
     sure: float = 0.5
-    validation: float = 0.0
+    held_out: Callable[[str], bool] = lambda cluster: False
     personal_data: bool = False
     reasons: Counter[str] = field(default_factory=Counter)
+    clusters: set[str] = field(default_factory=set)
     rows: Counter[str] = field(default_factory=Counter)
     raters: set[str] = field(default_factory=set)
     longer: Counter[str] = field(default_factory=Counter)
-    """Of pairs: `chosen` longer, `rejected` longer, `equal`."""
 
     def of(self, rated: Rated) -> Iterator[Row | Excluded]:
         """The rows of an item, then its ratings that gave none."""
         item = rated.item
-        used, out = counted(rated)
+        used, out = counted(item.id, rated.ratings)
         yield from self._noted(out)
         why: dict[str, str] = {}
         cited: set[str] = set()
-        split = split_of(item.cluster, self.validation)
+        split: Split = "validation" if self.held_out(item.cluster) else "train"
         for ids, columns in self._drafts(item, used, why):
             problem = self._problem(item, columns)
             if problem is not None:
@@ -211,6 +218,7 @@ class Exporting:
                 continue
             cited.update(ids)
             self.rows[split] += 1
+            self.clusters.add(item.cluster)
             self._measure(columns)
             yield Row(split, {**columns, **self._lineage(item, ids, used)})
         self.raters.update(one.rater for one in used if one.id in cited)
@@ -393,31 +401,30 @@ class Exporting:
         }
 
 
-def split_of(cluster: str, validation: float) -> Split:
-    """By hash, so that a cluster stays on its side whatever else is rated."""
-    share = int.from_bytes(hashlib.sha256(cluster.encode()).digest()[:8], "big") / 2**64
-    return "validation" if share < validation else "train"
-
-
-Reading = Callable[[], Iterable[Rated]]
+def fraction(cluster: str) -> float:
+    """Where a cluster falls between 0 and 1, by its hash: with a share of validation it stays on its side whatever
+    else is rated."""
+    return int.from_bytes(hashlib.sha256(cluster.encode()).digest()[:8], "big") / 2**64
 
 
 def export(
-    reading: Reading,
+    ratings: Iterable[Rating],
+    rated: Iterable[Rated],
     purpose: Purpose,
     rubric: Rubric,
     *,
     sure: float = 0.5,
-    validation: float = 0.0,
+    held_out: Callable[[str], bool] = lambda cluster: False,
     personal_data: bool = False,
 ) -> tuple[Exporting, Iterator[Row | Excluded]]:
     """What the numbers are gathered in, and the rows themselves, which must be read to their end first.
 
     Args:
-        reading: reads the campaign from its start; called twice.
+        ratings: all of the campaign, those of an item beside each other; read at once.
+        rated: the same with their items, in the order rows are to have; read as rows are.
     """
-    made = Exporting(purpose, rubric, settle(reading(), rubric), sure, validation, personal_data)
-    return made, (one for item in reading() for one in made.of(item))
+    made = Exporting(purpose, rubric, settle(ratings, rubric), sure, held_out, personal_data)
+    return made, (one for item in rated for one in made.of(item))
 
 
 def _blame(why: dict[str, str], ratings: Iterable[str], reason: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
@@ -138,9 +139,15 @@ def _rating(row: Row[Any]) -> Rating:
         content=json.loads(row.content),
         kind=row.kind,
         round=row.round,
-        shown=tuple(json.loads(row.shown)),
+        shown=_order(row.shown),
         surplus=bool(row.surplus),
     )
+
+
+@lru_cache(10_000)
+def _order(shown: str) -> tuple[int, ...]:
+    """Places out of JSON; most campaigns have two orders."""
+    return tuple(json.loads(shown))
 
 
 def _items(connection: Connection, names: Sequence[str]) -> list[Item]:

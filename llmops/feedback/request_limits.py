@@ -18,7 +18,8 @@ Receive = Callable[[], Awaitable[Message]]
 _JSON_DEPTH = 32
 _JSON_OPENINGS = 10_000
 _FIELDS = 200
-_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+# Also one that does not end: were that no match, each quote in it would be tried as a beginning.
+_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.?)*+(?:"|\Z)', re.DOTALL)
 _BRACKETS = re.compile(rb"[][{}]")
 
 

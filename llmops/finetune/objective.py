@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from llmops.catalog import Catalog
+from llmops.finetune.distillation import Logits
 from llmops.finetune.items import Items
 from llmops.finetune.losses import step_scale
-from llmops.finetune.method import Dpo, Kto, Orpo, Reward, Sft
+from llmops.finetune.method import SFT, Distill, Dpo, Kto, Orpo, Reward, Sft
+from llmops.finetune.model import LossModel
 from llmops.finetune.passes import Pass
 from llmops.finetune.preference import dpo_losses, kto_losses, log_odds_ratio, reward_losses
 
@@ -82,6 +84,35 @@ class Likelihood(Objective):
         return model(**one.inputs) * step_scale(int(totals["labels"])), known.new_zeros(0)
 
 
+@OBJECTIVES.add("distill")
+def _distilled(method: Distill) -> Objective:
+    """On the teacher's answers alone a student trains as on any others."""
+    return Likelihood(SFT) if method.logits is None else Alike(method.logits)
+
+
+class Alike(Objective):
+    """Distillation: the mean over trained tokens of `distillation_sums`, in nats per token.
+
+    Attributes:
+        teacher: to be set before the first pass.
+    """
+
+    measures: Mapping[str, str] = {"cross_entropy": "labels", "divergence": "labels"}
+
+    def __init__(self, method: Logits) -> None:
+        self.method = method
+        self.teacher: LossModel | None = None
+
+    def totals(self, items: Items, numbers: Sequence[int]) -> Totals:
+        return {"labels": int(items.trained_counts[list(numbers)].sum())}
+
+    def loss(self, model: nn.Module, one: Pass, totals: Totals, known: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.teacher is not None
+        taught = self.teacher.teach(**one.inputs)
+        sums = model(**one.inputs, taught=taught, logits=self.method)
+        return sums[0] * step_scale(int(totals["labels"])), sums[1:].detach().double()
+
+
 def log_probs(model: nn.Module, one: Pass) -> Tensor:
     """Log-probability of every label of a pass, `(trained,)`, in nats."""
     return -model(**one.inputs, each=True)
@@ -90,8 +121,8 @@ def log_probs(model: nn.Module, one: Pass) -> Tensor:
 def by_sequence(each: Tensor, one: Pass) -> Tensor:
     """Sums of what each label has, by sequence: `(items, sequences of an item)`."""
     # In one order on every device, unlike an index_add on a GPU, so that a resumed run adds up alike.
-    sums = torch.segment_reduce(each, "sum", lengths=one.labels, initial=0.0)
-    return sums.reshape(one.items, -1)
+    sums = torch.segment_reduce(each, "sum", lengths=one.labels, initial=0.0) if one.items else each
+    return sums.reshape(one.items, one.together)
 
 
 def kl_of_labels(log_ratios: Tensor) -> Tensor:
@@ -139,7 +170,7 @@ class Preferred(Objective):
         assert one.reference is not None
         ratios = each - one.reference
         chosen, rejected = by_sequence(ratios, one).unbind(1)
-        chosen_tokens, rejected_tokens = one.labels.reshape(one.items, 2).unbind(1)
+        chosen_tokens, rejected_tokens = one.labels.reshape(one.items, one.together).unbind(1)
         losses = dpo_losses(self.method, chosen, rejected, chosen_tokens=chosen_tokens, rejected_tokens=rejected_tokens)
         share = losses.sum() / totals["pairs"]
         if self.method.sft_weight:
@@ -166,7 +197,7 @@ class Likelier(Objective):
 
     def loss(self, model: nn.Module, one: Pass, totals: Totals, known: Tensor) -> tuple[Tensor, Tensor]:
         said = by_sequence(log_probs(model, one), one)
-        chosen, rejected = (said / one.labels.reshape(one.items, 2)).unbind(1)
+        chosen, rejected = (said / one.labels.reshape(one.items, one.together)).unbind(1)
         odds = -logsigmoid(log_odds_ratio(chosen, rejected)).sum()
         share = self.method.beta * odds / totals["pairs"] - said[:, 0].sum() / totals["chosen_labels"]
         return share, preferred(self.method.beta * chosen, self.method.beta * rejected)

@@ -30,28 +30,30 @@ def plots(
         made.append(_picture(out / "loss.png", lambda axes: _loss(axes, steps, unit)))
         made.append(_picture(out / "learning_rate.png", lambda axes: _learning_rate(axes, steps)))
         made.append(_picture(out / "gradient_norm.png", lambda axes: _gradient_norm(axes, steps)))
-        for name in dict.fromkeys(name for step in steps for name in step.measures):
-            draw = partial(_measure, steps=steps, name=name)
-            made.append(_picture(out / f"{name}.png", draw))
+        if names := list(dict.fromkeys(name for step in steps for name in step.measures)):
+            draws = [partial(_measure, steps=steps, name=name) for name in names]
+            made.append(_picture(out / "measures.png", *draws))
     if lengths:
         made.append(_picture(out / "lengths.png", lambda axes: _lengths(axes, lengths)))
     return made
 
 
-def _picture(path: Path, draw: Callable[[Any], None]) -> Path:
+def _picture(path: Path, *draws: Callable[[Any], None]) -> Path:
+    """One frame a function, one below the other."""
     # pyplot keeps global state and may look for a display; a bare figure does neither.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 4.0), dpi=144, layout="constrained")
+    height = 4.0 if len(draws) == 1 else 2.4 * len(draws)
+    figure = Figure(figsize=(7.2, height), dpi=144, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_GREY)
-    axes.tick_params(color=_GREY, labelsize=9)
-    axes.grid(axis="y", color="#e5e8eb", linewidth=0.8)
-    axes.set_axisbelow(True)
-    draw(axes)
+    for axes, draw in zip(figure.subplots(len(draws), squeeze=False)[:, 0], draws, strict=True):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(_GREY)
+        axes.tick_params(color=_GREY, labelsize=9)
+        axes.grid(axis="y", color="#e5e8eb", linewidth=0.8)
+        axes.set_axisbelow(True)
+        draw(axes)
     figure.savefig(path, format="png", metadata={"Software": None})
     return path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -66,4 +67,5 @@ def item(*ratings: Rating, answers: Sequence[str] = ("one answer", "another"), *
         "expected": None,
         "responses": tuple(Response(text, f"model{place}", {}) for place, text in enumerate(answers)),
     }
-    return Rated(Item(**{**fields, **other}), tuple(ratings))
+    made = Item(**{**fields, **other})
+    return Rated(made, tuple(replace(rating, item=made.id, place=made.place) for rating in ratings))

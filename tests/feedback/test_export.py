@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmops.feedback.export import Excluded, Purpose, Row, counted, export, split_of
+from llmops.feedback.export import Excluded, Purpose, Row, counted, export, fraction
 from llmops.feedback.items import Rated
 from llmops.rubric import Rubric
 from tests.feedback.rated_items import LIKERT, PAIRWISE, item, pair, said
@@ -19,7 +19,8 @@ def exported(
     items: Sequence[Rated], purpose: Purpose, rubric: Rubric = PAIRWISE, **settings: Any
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """The rows' columns, and the reason of each rating that made none."""
-    _, found = export(lambda: items, purpose, rubric, **settings)
+    everybody = [rating for one in items for rating in one.ratings]
+    _, found = export(everybody, items, purpose, rubric, **settings)
     everything = list(found)
     rows = [dict(one.columns) for one in everything if isinstance(one, Row)]
     return rows, {one.rating: one.reason for one in everything if isinstance(one, Excluded)}
@@ -136,7 +137,7 @@ def test_what_does_not_count_is_left_out_with_its_reason(rating: dict[str, Any],
 
 
 def test_skipped_items_and_gold_are_left_out() -> None:
-    skipped, gold = said(None, skip="not my field"), item(said(pair(2)), kind="gold", expected=pair(2))
+    skipped, gold = said(None, skip="not my field"), item(said(pair(2), kind="gold"), kind="gold", expected=pair(2))
     _, out = exported([item(skipped, said(pair(1))), gold], "dpo")
     assert out[skipped.id] == "skipped: not my field"
     assert out[gold.ratings[0].id] == "gold: its answer was known"
@@ -156,14 +157,19 @@ def test_rows_that_must_not_be_trained_on_are_left_out(answers: list[str], reaso
     assert list(out.values()) == [reason]
 
 
-def test_a_cluster_stays_on_one_side_and_about_the_share_is_held_out() -> None:
-    clusters = [f"c{number}" for number in range(2_000)]
-    sides = [split_of(cluster, 0.1) for cluster in clusters]
-    assert sides == [split_of(cluster, 0.1) for cluster in clusters]
-    assert 150 < sides.count("validation") < 250
-    assert {split_of(cluster, 0.05) for cluster, side in zip(clusters, sides, strict=True) if side == "train"} == {
-        "train"
-    }, "a smaller share holds out a part of what a larger one does"
+def test_a_cluster_falls_somewhere_between_0_and_1_and_always_there() -> None:
+    places = [fraction(f"c{number}") for number in range(2_000)]
+    assert places == [fraction(f"c{number}") for number in range(2_000)]
+    assert 150 < sum(place < 0.1 for place in places) < 250
+
+
+def test_rows_of_clusters_held_out_are_for_validation() -> None:
+    items = [item(said(pair(2)), cluster=f"c{number % 3}") for number in range(9)]
+    ratings = [rating for one in items for rating in one.ratings]
+    made, found = export(ratings, items, "dpo", PAIRWISE, held_out={"c1"}.__contains__)
+    rows = [one for one in found if isinstance(one, Row)]
+    assert {one.columns["cluster"] for one in rows if one.split == "validation"} == {"c1"}
+    assert made.rows == {"train": 6, "validation": 3}
 
 
 VERDICTS = st.sampled_from([pair(step) for step in (3, 2, 1, 0, -1, -2, -3, None)])
@@ -184,5 +190,5 @@ def test_every_rating_is_in_a_row_or_has_a_reason_and_never_both(items: list[Rat
     assert cited.isdisjoint(out)
     assert cited | set(out) == {rating.id for one in items for rating in one.ratings}
     for one in items:
-        good, _ = counted(one)
+        good, _ = counted(one.item.id, one.ratings)
         assert len({rating.rater for rating in good}) == len(good), "one of each rater"

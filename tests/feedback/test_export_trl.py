@@ -22,7 +22,9 @@ def exported(folder: Path, purpose: Purpose, *, file_format: Any = "jsonl") -> P
     else:
         items = [item(said(pair(2)), said(pair(1)), answers=[f"good {n}", f"bad {n}"]) for n in range(6)]
         items += [item(said(pair(-3), edits=edit)), item(said(pair(0)))]
-    made, rows = export(lambda: items, purpose, LIKERT if purpose == "sft" else PAIRWISE)
+    made, rows = export(
+        [rating for one in items for rating in one.ratings], items, purpose, LIKERT if purpose == "sft" else PAIRWISE
+    )
     write(folder, made, rows, campaign={"name": "c"}, file_format=file_format)
     return folder / f"train.{file_format}"
 

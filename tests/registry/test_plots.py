@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,14 @@ def test_odd_runs_are_drawn_without_a_warning(tmp_path: Path, steps: list[Step])
 def test_what_is_not_there_is_not_drawn(tmp_path: Path) -> None:
     assert plots([], [], tmp_path) == []
     assert [path.name for path in plots([], [3, 3_000_000], tmp_path)] == ["lengths.png"]
+
+
+def test_what_a_method_measures_is_one_picture_with_a_frame_for_each(tmp_path: Path) -> None:
+    steps = [replace(step(index), measures={"accuracy": 0.5, "margin": float(index)}) for index in range(1, 6)]
+    steps[-1] = replace(steps[-1], validation_measures={"accuracy": 0.75, "margin": 2.0})
+    made = plots(steps, [], tmp_path, unit="per pair")
+    assert made[-1].name == "measures.png"
+    assert size(made[-1]) == (1036, 691), "7.2 × 4.8 inches at 144 dots: two frames"
 
 
 @given(st.floats(-1e6, 1e6), st.integers(1, 200))

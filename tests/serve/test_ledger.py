@@ -18,9 +18,9 @@ from sqlalchemy.exc import OperationalError
 
 from llmops.database import open_database
 from llmops.errors import EnvironmentFault
-from llmops.serve.capture import DAY_S
 from llmops.serve.entry import Captured, Entry
 from llmops.serve.hooks import Feedback
+from llmops.serve.keeping import DAY_S
 from llmops.serve.ledger import EVERY_S, Ledger
 from llmops.serve.ledger_tables import captured, feedback, requests
 from llmops.serve.ledger_usage import entries

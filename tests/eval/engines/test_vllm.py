@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
+import torch
 
 from llmops.errors import EnvironmentFault, InputError
 from llmops.eval.cache import AnswerCache
 from llmops.eval.engines import transformers, transformers_reading, vllm
 from llmops.eval.items import Item
+from llmops.eval.loading import asked_ids, end_tokens, load
 from llmops.eval.parity import statistics_of
 from llmops.eval.suite import Generation
 from tests.eval.engines.test_reading import passages
@@ -50,9 +54,28 @@ def test_greedy_answers_are_those_of_transformers_and_are_kept(model: Path, item
     ]
     # Two implementations of the same sums in 32 bits: where two tokens are nearly as likely they may differ.
     assert sum(same) >= 11
+    sure = _mean_probabilities(model, items)
+    found = [answer.confidence or 0.0 for answer in made.answers]
+    assert np.isclose(found, sure, atol=1e-4)[same].all()
     assert made.seconds >= max(answer.seconds or 0 for answer in made.answers) > 0
     again = vllm.generate(model, items, GREEDY, precision="fp32", cache=cache)
     assert (again.answers, len(again.kept)) == (made.answers, len(items))
+
+
+def _mean_probabilities(folder: Path, items: list[Item]) -> list[float]:
+    """Of the tokens of transformers' own greedy decoding, one at a time over the whole text so far."""
+    model, tokenizer = load(folder, device="cpu", precision="fp32")
+    closing, means = end_tokens(model, tokenizer), []
+    for item in items:
+        ids = asked_ids(tokenizer, item.messages, "chat")
+        found: list[float] = []
+        while len(found) < GREEDY.max_tokens and not (found and ids[-1] in closing):
+            with torch.inference_mode():
+                chances = model(torch.tensor([ids])).logits[0, -1].softmax(-1)
+            found.append(float(chances.max()))
+            ids.append(int(chances.argmax()))
+        means.append(float(np.mean(found)))
+    return means
 
 
 def test_an_adapter_is_applied_and_a_stop_text_ends_the_answer(model: Path, adapter: Path, items: list[Item]) -> None:
@@ -112,3 +135,15 @@ def test_what_it_reads_is_what_transformers_reads(model: Path, adapter: Path) ->
     base = transformers_reading.read(model, asked, at=[one.ids for one in served], precision="fp32")
     apart = np.stack([statistics_of(one, other) for one, other in zip(base, served, strict=True)]).sum(0)
     assert apart[0] / apart[2] > 0.1
+
+
+@pytest.mark.parametrize(("free_gib", "taken_gib"), [(1, 1), (3, 1), (12, 3), (100, 8)])
+def test_of_the_memory_that_is_free_a_quarter_is_for_keys_and_values_where_nothing_else_is_said(
+    monkeypatch: pytest.MonkeyPatch, free_gib: int, taken_gib: int
+) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free_gib << 30))
+    name = "VLLM_CPU_KVCACHE_SPACE"
+    monkeypatch.delenv(name)
+    assert vllm._environment("/tmp", on_gpu=False)[name] == str(taken_gib)
+    monkeypatch.setenv(name, "5")
+    assert vllm._environment("/tmp", on_gpu=False)[name] == "5"
