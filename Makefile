@@ -28,7 +28,8 @@ $(VENV)/.ready-cuda: requirements/cuda.txt pyproject.toml
 	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
-# What tests drive and pip does not have: a browser, a database server and Prometheus, from Debian's packages.
+# What pip does not have, from Debian's packages. Tests drive a browser, a database server and Prometheus; targets that
+# need other ones name them.
 DEBIAN := chromium postgresql prometheus
 
 debian:
@@ -54,9 +55,10 @@ for headers in ({}, {"x-llmops-size": "large"}):
     print("\n" + raw.headers["x-llmops-version"], "because", raw.headers["x-llmops-route"])
     print(raw.parse().choices[0].message.content)
 endef
-export ASK
 
-serve-demo: quickstart
+serve-demo: DEBIAN := curl
+serve-demo: export ASK := $(ASK)
+serve-demo: debian quickstart
 	$(BIN)/llmops models show quickstart@champion >/dev/null 2>&1 || { \
 	  $(BIN)/llmops models approve quickstart/1 --as somebody-else && $(BIN)/llmops models promote quickstart/1; }
 	$(BIN)/llmops quantize models:/quickstart@champion --scheme w4a16

@@ -6,13 +6,15 @@ the other j, so that resampling items that share a prompt together costs one mat
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
 
-from llmops.stats import Estimate, Resampled, Values, resampled
+from llmops.stats import RESAMPLES, Estimate, Resampled, Values, resampled
+from llmops.votes import Votes
 
 Weights = Literal["none", "linear", "quadratic"]
 
@@ -41,6 +43,7 @@ def agreement(
     categories: Sequence[Hashable],
     weights: Weights = "none",
     clusters: Sequence[int] | None = None,
+    resamples: int = RESAMPLES,
 ) -> Agreement:
     """Share and kappa of paired judgements, their intervals by bootstrap.
 
@@ -62,6 +65,7 @@ def agreement(
         parts,
         lambda sums: np.stack([sums[..., 0] / sums[..., 1], kappa_of(sums[..., 2:], weighing)], axis=-1),
         clusters,
+        resamples=resamples,
     )
     total = tables.sum(0)
     kappa, chance = float(kappa_of(total, weighing)), float(chance_of(total, weighing))
@@ -73,6 +77,40 @@ def agreement(
         len(tables),
         weights,
     )
+
+
+def agreement_by_pair(
+    votes: Votes,
+    *,
+    weights: Weights = "none",
+    clusters: Mapping[Hashable, Hashable] | None = None,
+    resamples: int = RESAMPLES,
+) -> dict[tuple[Hashable, Hashable], Agreement]:
+    """Agreement of each two raters on what both rated, in the order of `votes.rater_names`; those who share nothing
+    are left out.
+
+    Args:
+        clusters: what each item belongs to (its prompt); items of one cluster are drawn together.
+    """
+    names, categories = votes.rater_names, votes.categories
+    together = votes.clusters_of(clusters)
+    order = np.argsort(votes.raters * len(votes.item_names) + votes.items)
+    own = np.split(order, np.cumsum(np.bincount(votes.raters))[:-1])
+    found: dict[tuple[Hashable, Hashable], Agreement] = {}
+    for one, other in combinations(range(len(names)), 2):
+        shared, at_one, at_other = np.intersect1d(
+            votes.items[own[one]], votes.items[own[other]], assume_unique=True, return_indices=True
+        )
+        if len(shared):
+            found[names[one], names[other]] = agreement(
+                votes.labels[own[one][at_one]].tolist(),
+                votes.labels[own[other][at_other]].tolist(),
+                categories=range(len(categories)),
+                weights=weights,
+                clusters=None if together is None else together[shared].tolist(),
+                resamples=resamples,
+            )
+    return found
 
 
 def cohen_kappa(

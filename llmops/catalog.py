@@ -1,8 +1,8 @@
-"""A table of swappable parts by name: ours by decorator, others' by entry point."""
+"""A table of swappable parts by name: ours by decorator or from a list, others' by entry point."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
@@ -14,9 +14,9 @@ Part = TypeVar("Part")
 class Catalog(Generic[Part]):
     """Parts of one kind. Packages add theirs under the entry-point group `llmops.<kind>s`."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, parts: Mapping[str, Part] | None = None) -> None:
         self.kind = kind
-        self._parts: dict[str, Part] = {}
+        self._parts = dict(parts or {})
 
     def add(self, name: str) -> Callable[[Part], Part]:
         """Decorator that files a part under `name`; a name is given once."""

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from llmops.errors import EnvironmentFault
 from llmops.workspace import Workspace
@@ -15,17 +15,25 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine
     from sqlalchemy.engine import ExceptionContext
 
-SCHEMA = "0002"
+Survives = Literal["kill", "power loss"]
+SCHEMA = "0003"
 """The newest revision in `migrations/versions/`."""
 _BUSY_MS = 10_000
+_CACHE_KIB = 16_384
 _CONNECT_S = 10
 _SILENCE_MS = 30_000
 _MIGRATING = 0x6C6C6D6F7073
 """Number of PostgreSQL's advisory lock: the bytes of `llmops`."""
 
 
-def open_database(workspace: Workspace) -> Engine:
+def open_database(workspace: Workspace, *, keep: int | None = None, survives: Survives = "power loss") -> Engine:
     """The database, with all tables of this version.
+
+    Args:
+        keep: connections a service keeps open, as many as it has threads that ask at once; more are opened for a
+            moment where they are needed. None, for a command, keeps none.
+        survives: what a change survives once it is made, on SQLite. `kill` of this or any process costs nothing;
+            surviving a power loss too, each change waits for the disk. A server has settings of its own for it.
 
     Raises:
         EnvironmentFault: it cannot be opened, its packages are missing, or a newer llmops has changed its schema.
@@ -33,16 +41,23 @@ def open_database(workspace: Workspace) -> Engine:
     try:
         from sqlalchemy import create_engine, event
         from sqlalchemy.exc import SQLAlchemyError
-        from sqlalchemy.pool import NullPool
+        from sqlalchemy.pool import NullPool, QueuePool
     except ImportError as error:
         raise EnvironmentFault("SQLAlchemy is not installed", fix="run `pip install 'llmops[train]'`") from error
     url = _url(workspace)
     local = url.get_backend_name() == "sqlite"
     try:
-        # A command makes a few short visits; a connection kept open would leave SQLite's side files behind.
-        engine = create_engine(url, poolclass=NullPool)
+        if keep is None:
+            # A command makes a few short visits; a connection kept open would leave SQLite's side files behind.
+            engine = create_engine(url, poolclass=NullPool)
+        else:
+            engine = create_engine(url, poolclass=QueuePool, pool_size=keep, max_overflow=keep)
         if local:
             event.listen(engine, "connect", _prepare_sqlite)
+            if keep is not None:
+                event.listen(engine, "connect", _prepare_service)
+            if survives == "kill":
+                event.listen(engine, "connect", _trust_the_system)
         event.listen(engine, "handle_error", _told, retval=True)
         with _alone(workspace) if local else nullcontext():
             _migrate(engine)
@@ -113,6 +128,21 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
     cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _prepare_service(connection: Any, _: Any) -> None:
+    # Of a database of gigabytes, the pages that every request needs stay with the connection.
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+    cursor.close()
+
+
+def _trust_the_system(connection: Any, _: Any) -> None:
+    # In WAL mode the log is then synced at checkpoints alone: what was written is in the system's hands, which a
+    # killed process leaves whole; a power loss may cost the last changes, never a part of one.
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.close()
 
 

@@ -31,7 +31,7 @@ def keys(model: type[BaseModel], prefix: str = "") -> Iterator[Key]:
     Alternatives of a union follow each other, each under the value of its `kind`.
     """
     for name, field in model.model_fields.items():
-        path = f"{prefix}{name}"
+        path = f"{prefix}{field.alias or name}"
         yield Key(path, _type(field.annotation), _default(field), _one_line(field.description))
         inner = list(dict.fromkeys(models_in(field.annotation)))
         below = f"{path}.<name>" if _is_map(field.annotation) else path
@@ -61,7 +61,7 @@ def _without_alternatives(path: str) -> str:
 
 
 def _alternative(model: type[BaseModel]) -> str:
-    kind = model.model_fields.get("kind")
+    kind = model.model_fields.get("kind") or model.model_fields.get("from_")
     values = get_args(kind.annotation) if kind is not None else ()
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", model.__name__).lower()
     return f"({values[0]})" if values else f"({words})"

@@ -1,14 +1,17 @@
-"""What many tests share: a small random model made here, and the embedded base, each made once."""
+"""What many tests share: a small random model, an MLflow store and a PostgreSQL, each made once; a workspace."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from filelock import FileLock
+
+from llmops.workspace import Workspace
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -37,42 +40,25 @@ def random_base(shared_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def lively_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama with large random weights, so that each prompt has its own answer and none repeats one token."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+def migrated(shared_folder: Path) -> Path:
+    """An empty MLflow store in a file; making one takes two seconds, copying it none."""
+    from llmops.registry.connection import connect
 
-    from tests.finetune.small_models import make_tokenizer
-
-    folder = tmp_path_factory.mktemp("lively")
-    tokenizer = make_tokenizer()
-    torch.manual_seed(3)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        tie_word_embeddings=False,
-        initializer_range=0.5,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    database = shared_folder / "mlflow.db"
+    connect(f"sqlite:///{database}")  # who comes second waits and finds it made
+    return database
 
 
 @pytest.fixture(scope="session")
-def tiny_base(shared_folder: Path) -> Path:
-    """The embedded base `builtin:tiny` as a user gets it; its pre-training takes about a minute."""
-    from llmops.builtin.bases import base
+def make_workspace(migrated: Path) -> Callable[[Path], Workspace]:
+    """Call it with the folder that becomes a workspace with an empty MLflow store."""
 
-    cache = Path(os.environ["LLMOPS_TEST_CACHE"]) if "LLMOPS_TEST_CACHE" in os.environ else shared_folder / "cache"
-    return base("tiny", cache=cache)
+    def make(home: Path) -> Workspace:
+        home.mkdir(parents=True)
+        shutil.copy(migrated, home / "mlflow.db")
+        return Workspace(home)
+
+    return make
 
 
 @pytest.fixture(scope="session")
@@ -100,6 +86,36 @@ def postgresql_database(postgresql: str) -> str:
     return f"{postgresql}/{name}"
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def each_database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Workspaces have their database in a file, and then on a server; which of them it is."""
+    monkeypatch.delenv("LLMOPS_DATABASE_URL", raising=False)
+    if request.param == "postgresql":
+        monkeypatch.setenv("LLMOPS_DATABASE_URL", request.getfixturevalue("postgresql_database"))
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Torch computes on one thread, here and in processes that are started: the same sums in the same order."""
+    import torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        yield
+        torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def small_vllm_cache() -> Iterator[None]:
+    """A gigabyte for keys and values: filling the several that llmops takes where they are free takes ten seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+        yield
+
+
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty workspace, and the repository as the current folder."""
@@ -108,3 +124,11 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(REPOSITORY)
     return home
+
+
+@pytest.fixture(scope="session")
+def lively_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama with large random weights, so that each prompt has its own answer and none repeats one token."""
+    from tests.eval.lively_models import small_llama
+
+    return small_llama(tmp_path_factory.mktemp("lively"), hidden=32, spread=0.5)

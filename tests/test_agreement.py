@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
-from llmops.agreement import Weights, agreement, cohen_kappa
+from llmops.agreement import Weights, agreement, agreement_by_pair, cohen_kappa
+from llmops.votes import votes_of
 
 PANDALM = Path(__file__).parents[2] / "shared" / "data" / "pandalm" / "testset-v1.json"
 STEPS = (1, 2, 3, 4, 5)
@@ -51,6 +52,41 @@ def test_the_published_kappas_of_pandalms_three_raters() -> None:
     # The PandaLM paper and README say 0.85, 0.88 and 0.86.
     assert [round(kappa, 2) for kappa in found] == [0.85, 0.88, 0.86]
     assert found == pytest.approx([0.852, 0.879, 0.862], abs=5e-4)
+
+
+def test_each_two_raters_agree_on_what_both_rated() -> None:
+    said = {
+        "ann": {"p": "A", "q": "B", "r": "A", "s": "TIE"},
+        "ben": {"s": "TIE", "q": "A", "p": "A"},
+        "cleo": {"r": "B", "t": "A"},
+        "dan": {"u": "A"},
+    }
+    cells = [(item, rater, label) for rater, labels in said.items() for item, label in labels.items()]
+    votes = votes_of(*zip(*cells, strict=True), categories=("A", "B", "TIE"))
+    found = agreement_by_pair(votes, weights="quadratic", clusters=dict.fromkeys("pqrstu", "one"), resamples=2)
+    assert list(found) == [("ann", "ben"), ("ann", "cleo")]
+    both = found["ann", "ben"]
+    assert (both.pairs, both.kappa.clusters) == (3, 1)
+    assert both.share.value == pytest.approx(2 / 3)
+    kappa = cohen_kappa("ABT", "AAT", categories="ABT", weights="quadratic")
+    assert both.kappa.value == pytest.approx(kappa)
+
+
+def test_pandalms_kappas_pair_by_pair_with_clustered_intervals() -> None:
+    if not PANDALM.is_file():
+        pytest.skip(f"the PandaLM ratings are not at {PANDALM}")
+    rows = json.loads(PANDALM.read_text())
+    cells = [(row["idx"], rater, row[f"annotator{rater}"]) for row in rows for rater in (1, 2, 3)]
+    votes = votes_of(*zip(*cells, strict=True), categories=(0, 1, 2))
+    found = agreement_by_pair(votes, clusters={row["idx"]: (row["instruction"], row["input"]) for row in rows})
+    assert {pair: round(both.kappa.value, 3) for pair, both in found.items()} == {
+        (1, 2): 0.852,
+        (1, 3): 0.879,
+        (2, 3): 0.862,
+    }
+    for both in found.values():
+        low, high = both.kappa.interval(0.95)
+        assert 0.8 < low < both.kappa.value < high < 0.95
 
 
 def judging(number: int, accuracy: float, seed: int) -> tuple[list[int], list[int]]:

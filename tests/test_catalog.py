@@ -38,6 +38,14 @@ def test_the_decorator_returns_the_part_itself() -> None:
     assert Catalog[Callable[[], None]]("test-part").add("one")(part) is part
 
 
+def test_parts_may_be_given_at_once() -> None:
+    given = {"b": 2, "a": 1}
+    catalog = Catalog("test-part", given)
+    catalog.add("c")(3)
+    assert [catalog[name] for name in catalog] == [1, 2, 3]
+    assert len(given) == 2
+
+
 def test_a_name_is_given_once(scorers: Catalog[Scorer]) -> None:
     with pytest.raises(ValueError, match="test-scorer 'length' is defined twice"):
         scorers.add("length")(len)

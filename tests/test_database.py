@@ -17,20 +17,17 @@ from llmops.errors import EnvironmentFault
 from llmops.registry.decisions import append, chain, check_chain
 from llmops.registry.verdicts import attach, sealed, verdicts_of
 from llmops.workspace import Workspace
-from tests.postgresql_server import free_port
+from tests.local_server import free_port
 
 AT_ONCE = 8
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    monkeypatch.delenv("LLMOPS_DATABASE_URL", raising=False)
-    if request.param == "postgresql":
-        monkeypatch.setenv("LLMOPS_DATABASE_URL", request.getfixturevalue("postgresql_database"))
+@pytest.fixture
+def place(each_database: str, tmp_path: Path) -> Workspace:
     return Workspace(tmp_path / "home")
 
 
-ON_SERVER = pytest.mark.parametrize("place", ["postgresql"], indirect=True)
+ON_SERVER = pytest.mark.parametrize("each_database", ["postgresql"], indirect=True)
 
 TOGETHER = """
 import sys

@@ -45,7 +45,24 @@ def stages() -> dict[str, list[tuple[str, str]]]:
 STAGES = stages()
 
 
-# Dockerfile.cuda. Numbers are those of hadolint's rules.
+# Dockerfile.cuda.
+
+
+def linted(*options: str) -> subprocess.CompletedProcess[str]:
+    """What hadolint says, which reads shell commands with shellcheck."""
+    hadolint = Path(sys.executable).with_name("hadolint")
+    file = str(ROOT / "Dockerfile.cuda")
+    return subprocess.run([hadolint, "--no-color", *options, file], capture_output=True, text=True, check=False)
+
+
+def test_the_linter_finds_no_fault() -> None:
+    done = linted()
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_but_for_the_packages_of_debian_whose_versions_do_not_last() -> None:
+    found = json.loads(linted("--disable-ignore-pragma", "--format", "json").stdout)
+    assert [one["code"] for one in found] == ["DL3008"]
 
 
 def test_the_three_images_are_there() -> None:
@@ -53,45 +70,26 @@ def test_the_three_images_are_there() -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_stands_on_an_exact_version_or_another_stage(stage: str) -> None:  # DL3006, DL3007
+def test_a_stage_stands_on_an_exact_version_or_another_stage(stage: str) -> None:
     for word, base in STAGES[stage]:
         if word == "FROM" and base not in STAGES:
             assert re.fullmatch(r"[\w./-]+:\d+\.\d+\.\d+[\w.-]*", base)
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_instructions_are_known_and_written_as_the_linter_wants_them(stage: str) -> None:
-    known = {
-        *("FROM", "RUN", "COPY", "ENV", "USER", "WORKDIR", "EXPOSE"),
-        *("HEALTHCHECK", "ENTRYPOINT", "CMD", "STOPSIGNAL"),
-    }
+def test_python_packages_are_those_of_a_lock_or_of_an_exact_version(stage: str) -> None:
     for word, rest in STAGES[stage]:
-        assert word in known  # no ADD (DL3020), no SHELL, no MAINTAINER (DL4000)
-        if word in ("CMD", "ENTRYPOINT"):  # DL3025
-            assert all(isinstance(part, str) for part in json.loads(rest))
-        if word == "WORKDIR":  # DL3000
-            assert rest.startswith("/")
-        if word == "RUN":
-            assert "sudo" not in rest  # DL3004
-            assert not re.search(r"\bcd\b", rest)  # DL3003
-            assert "| " not in rest  # DL4006: a pipe hides a failure
-        if "apt-get install" in rest:
-            assert {"--yes", "--no-install-recommends"} <= set(rest.split())  # DL3014, DL3015
-            assert "rm -rf /var/lib/apt/lists/*" in rest  # DL3009
-        if "pip install" in rest and word == "RUN":
-            assert "--no-deps" in rest or "==" in rest  # DL3013
+        if word == "RUN" and "pip install" in rest:
+            assert "--no-deps" in rest or "==" in rest
 
 
 @pytest.mark.parametrize("stage", FINAL)
 def test_an_image_runs_without_rights_and_says_how_it_is(stage: str) -> None:
     words = [word for word, _ in STAGES[stage]]
     last = dict(STAGES[stage])
-    assert re.fullmatch(r"[1-9]\d*", last["USER"])  # DL3002; a number, which Kubernetes can check
+    assert re.fullmatch(r"[1-9]\d*", last["USER"])  # a number, which Kubernetes can check
     assert words.index("USER") > max(place for place, word in enumerate(words) if word in ("RUN", "COPY"))
-    assert words.count("HEALTHCHECK") == words.count("ENTRYPOINT") == words.count("CMD") == 1  # DL3012, DL4003, DL4004
-    assert ("PIP_NO_CACHE_DIR", "1") in [
-        tuple(part.split("=", 1)) for word, rest in STAGES[stage] if word == "ENV" for part in rest.split()
-    ]  # DL3042
+    assert words.count("HEALTHCHECK") == words.count("ENTRYPOINT") == words.count("CMD") == 1
 
 
 def test_a_health_check_is_python_that_runs_and_notices_a_server_that_is_not_there(tmp_path: Path) -> None:
@@ -178,10 +176,22 @@ def test_the_gateway_starts_with_its_packages_alone(image: Path) -> None:
 
 # configs/compose.yaml.
 
-KEYS = {
-    *("image", "build", "command", "environment", "volumes", "ports", "healthcheck", "depends_on", "restart"),
-    *("deploy", "shm_size", "stop_grace_period"),
-}
+
+def held_against_its_schema(file: Path) -> subprocess.CompletedProcess[str]:
+    """The schema of the Compose Specification is part of the package; nothing is fetched."""
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(file)]
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **nowhere})
+
+
+def test_it_is_what_compose_reads(tmp_path: Path) -> None:
+    done = held_against_its_schema(CONFIGS / "compose.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    misspelt = (CONFIGS / "compose.yaml").read_text().replace("condition: service_started", "condition: started")
+    (tmp_path / "compose.yaml").write_text(misspelt)
+    done = held_against_its_schema(tmp_path / "compose.yaml")
+    assert done.returncode == 1
+    assert "'started' is not one of" in done.stdout
 
 
 def test_all_the_services_are_there() -> None:
@@ -191,7 +201,6 @@ def test_all_the_services_are_there() -> None:
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_is_pinned_checked_and_started_again(name: str) -> None:
     service = SERVICES[name]
-    assert set(service) <= KEYS
     assert re.fullmatch(r"[\w./-]+:v?\d+\.\d+(\.\d+)?(-\w+)?", service["image"])
     assert service["restart"] == "unless-stopped"
     if "build" in service:
@@ -208,10 +217,9 @@ def test_a_service_waits_only_for_services_that_are_there_and_in_no_circle(name:
     seen: set[str] = set()
     waiting = [name]
     while waiting:
-        for other, how in SERVICES[waiting.pop()].get("depends_on", {}).items():
+        for other in SERVICES[waiting.pop()].get("depends_on", {}):
             assert other in SERVICES
             assert other != name
-            assert how["condition"] in ("service_started", "service_healthy")
             if other not in seen:
                 seen.add(other)
                 waiting.append(other)

@@ -18,7 +18,10 @@ from llmops.serve.settings import Gateway
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("recipes", "configs", "eval", "feedback")
 SHIPPED = sorted(
-    path.relative_to(ROOT) for folder in FOLDERS for end in ("*.yaml", "*.yml") for path in (ROOT / folder).rglob(end)
+    path.relative_to(ROOT)
+    for folder in FOLDERS
+    for end in ("*.yaml", "*.yml", "*.jsonl")
+    for path in (ROOT / folder).rglob(end)
 )
 
 
@@ -51,16 +54,40 @@ def gateway(path: Path) -> Gateway:
     return load(path, Gateway, what="gateway")
 
 
+def campaign(path: Path) -> Settings:
+    from llmops.feedback.campaign import Campaign
+
+    return load(path, Campaign, what="campaign")
+
+
+def gold(path: Path) -> object:
+    """Gold items of a campaign of the same name, each with a verdict of its kind."""
+    from llmops.lifecycle.rated_items import gold_of
+
+    wanted = campaign(ROOT / "feedback/campaigns" / f"{path.stem}.yaml")
+    return list(gold_of(str(path), wanted.kind))  # type: ignore[attr-defined]
+
+
+def feedback_service(path: Path) -> object:
+    from llmops.feedback.settings import FeedbackService
+
+    return load(path, FeedbackService, what="feedback")
+
+
 # Folder, or one file of it, → what reads it. A file that none of these reads fails.
 READERS: dict[str, Callable[[Path], object]] = {
     "recipes": recipe,
     "eval/suites": suite,
     "eval/gates": gate,
     "feedback/rubrics": load_rubric,
+    "feedback/campaigns": campaign,
+    "feedback/gold": gold,
     "configs/prices.yaml": prices,
     "configs/gateway.yaml": gateway,
     "configs/quickstart-gateway.yaml": gateway,
     "configs/compose-gateway.yaml": gateway,
+    "configs/feedback-gateway.yaml": gateway,
+    "configs/feedback.yaml": feedback_service,
     "configs/compose.yaml": checked_with_the_image,
     "configs/monitoring": checked_with_the_image,
 }
@@ -72,7 +99,7 @@ def test_a_shipped_file_loads(path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.delenv(name, raising=False)
     reader = READERS.get(path.as_posix()) or READERS.get(path.parent.as_posix())
     assert reader is not None, f"nothing reads {path}: say in READERS what does"
-    assert path.suffix == ".yaml"
+    assert path.suffix == (".jsonl" if path.parent.name == "gold" else ".yaml")
     reader(ROOT / path)
 
 
@@ -199,12 +226,23 @@ rules:
 """
 
 
+E2E_CAMPAIGN = """\
+name: e2e-preferences
+kind: pairwise                           # pairwise | rating | ranking | thumbs | correction
+rubric: feedback/rubrics/fluency.yaml
+items: {from: ledger, route: auto, sample: 500}      # or a jsonl of prompts and responses
+overlap: 3                               # ratings per item, exactly
+gold: {share: 0.05, source: feedback/gold/e2e.jsonl}
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "read", "shipped"),
     [
         pytest.param(E2E_FULL, recipe, "recipes/e2e-full.yaml", id="a recipe"),
         pytest.param(E2E_SUITE, suite, "eval/suites/e2e.yaml", id="a suite"),
         pytest.param(E2E_GATE, gate, "eval/gates/e2e.yaml", id="a gate"),
+        pytest.param(E2E_CAMPAIGN, campaign, "feedback/campaigns/e2e.yaml", id="a campaign"),
     ],
 )
 def test_an_example_of_the_design_loads_and_is_the_shipped_file(

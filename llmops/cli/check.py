@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 
-KINDS = ("recipe", "suite", "gate", "gateway", "rubric", "prices")
+KINDS = ("recipe", "suite", "gate", "gateway", "rubric", "prices", "campaign", "feedback")
 
 
 def _model(kind: str) -> type[BaseModel]:
@@ -42,13 +42,23 @@ def _model(kind: str) -> type[BaseModel]:
         from llmops.finetune.prices import Prices
 
         return Prices
+    if kind == "campaign":
+        from llmops.feedback.campaign import Campaign
+
+        return Campaign
+    if kind == "feedback":
+        from llmops.feedback.settings import FeedbackService
+
+        return FeedbackService
     raise InputError(
         f"there is no kind of file called {kind!r}{nearest(kind, KINDS)}", fix=f"use one of: {', '.join(KINDS)}"
     )
 
 
 def explain(
-    kind: Annotated[str, typer.Argument(help="A kind of file: recipe, suite, gate, gateway, rubric or prices.")],
+    kind: Annotated[
+        str, typer.Argument(help="A kind of file: recipe, suite, gate, gateway, rubric, prices, campaign or feedback.")
+    ],
     key: Annotated[str | None, typer.Argument(help="Only this key and those below it, as in `batch.packing`.")] = None,
     json_schema: Annotated[bool, typer.Option("--json-schema", help="The JSON schema, for editors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The keys as JSON.")] = False,

@@ -18,6 +18,7 @@ from llmops.cli import (
     data,
     doctor,
     evaluate,
+    feedback,
     finetune,
     judge,
     merge,
@@ -29,6 +30,7 @@ from llmops.cli import (
     serve,
 )
 from llmops.errors import Interrupted, LlmopsError
+from llmops.libraries import quieten
 
 app = typer.Typer(
     name="llmops",
@@ -57,6 +59,7 @@ for group in (
     route,
     batch,
     bench,
+    feedback,
     models,
     reproduce,
     data,
@@ -73,6 +76,7 @@ def main() -> None:
     shows; ours in exit code 1, with the traceback in the workspace's log file.
     """
     signal.signal(signal.SIGINT, _interrupted)
+    quieten()
     try:
         app()
     except LlmopsError as error:

@@ -92,7 +92,22 @@ def show(
     for key, value in facts.items():
         if value:
             typer.echo(f"  {key:<14} {value}")
-    typer.echo(f"next: llmops finetune RECIPE --set base={one.reference}")
+    typer.echo(f"next: {_next(one, judged['verdicts'])}")
+
+
+def _next(one: ModelVersion, verdicts: Sequence[str]) -> str:
+    """What is done with a version: it is trained on; quantized it is served in its original's place, once it passes."""
+    from llmops.quantize.schemes import SCHEMES
+    from llmops.registry.derived import SCHEME_TAG, VERSION_TAG
+    from llmops.registry.reference import registry_name
+
+    scheme, original = one.tags.get(SCHEME_TAG), one.tags.get(VERSION_TAG, "")
+    if scheme is None:
+        return f"llmops finetune RECIPE --set base={one.reference}"
+    passed = bool(verdicts) and verdicts[-1].startswith("PASS")
+    if passed and registry_name(original) and SCHEMES[scheme].served_by == "vllm":
+        return f"llmops serve GATEWAY, an engine of which says {{model: {original}, quantization: {scheme}}}"
+    return f"llmops models card {one.name}/{one.version}"
 
 
 def _judged(one: ModelVersion, workspace: Workspace) -> dict[str, list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,7 +64,7 @@ def quantize(
     workspace = Workspace.current()
     here = machine()
     with watching(quiet=as_json) as listener:
-        from llmops.lifecycle.quantize import ITERS, Options, look, prepare, quantize_model, runnable
+        from llmops.lifecycle.quantize import ITERS, Options, checked, look, prepare, quantize_model, runnable
 
         options = Options(
             iters=0 if fast else iters or ITERS,
@@ -75,16 +76,21 @@ def quantize(
             gate=gate,
         )
         original = look(model, workspace=workspace, listener=listener)
+        named = [scheme] if scheme else list(SCHEMES)
         if dry_run:
-            _told(original, options, here, scheme, as_json=as_json)
+            _print_expected(_expected(original, options, here, named), original, scheme, as_json=as_json)
             return
         if scheme is not None:
-            _check(original, options, here, scheme)
-        left_out = runnable(original, options, here) if every else {}
-        wanted = [scheme] if scheme else [name for name, why in left_out.items() if why is None]
+            checked(original, scheme, options, here)
+        left_out = {name: why for name, why in runnable(original, options, here).items() if why} if every else {}
+        wanted = [name for name in named if name not in left_out]
+        if not wanted:
+            reasons = "".join(f"\n  {name}: {why}" for name, why in left_out.items())
+            raise InputError(f"no scheme makes {model} smaller here:{reasons}", fix="serve it as it is")
         for name, why in left_out.items():
-            if why is not None:
-                listener.say(f"{name}: left out: {why}")
+            listener.say(f"{name}: left out: {why}")
+        for line in _lines(_expected(original, options, here, wanted)):
+            listener.say(line)
         prepared = prepare(original, wanted, options, workspace=workspace)
         results = [
             quantize_model(prepared, name, options, machine=here, workspace=workspace, listener=listener)
@@ -101,24 +107,13 @@ def register(app: typer.Typer) -> None:
     app.command()(quantize)
 
 
-def _check(original: Original, options: Options, here: Machine, scheme: str) -> None:
-    """All that can be said before anything is loaded, the shape first: it holds on every machine."""
-    from llmops.lifecycle.quantize import predict
-    from llmops.quantize.run import check_packages
-    from llmops.quantize.schemes import SCHEMES, check_machine
-
-    predict(original, SCHEMES[scheme], options)
-    check_machine(SCHEMES[scheme], here)
-    check_packages(SCHEMES[scheme])
-
-
-def _told(original: Original, options: Options, here: Machine, scheme: str | None, *, as_json: bool) -> None:
-    """What `--dry-run` says; a scheme that does not fit, or not here, is told with its reason."""
+def _expected(original: Original, options: Options, here: Machine, schemes: Sequence[str]) -> list[dict[str, Any]]:
+    """What is known of each scheme before anything is loaded; one that does not fit, or not here, with its reason."""
     from llmops.lifecycle.quantize import predict
     from llmops.quantize.schemes import SCHEMES, where, why_not
 
     rows = []
-    for name in [scheme] if scheme else list(SCHEMES):
+    for name in schemes:
         one = SCHEMES[name]
         row: dict[str, Any] = {
             "scheme": name,
@@ -135,20 +130,29 @@ def _told(original: Original, options: Options, here: Machine, scheme: str | Non
         except InputError as error:
             row["here"] = error.problem
         rows.append(row)
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
-        return
+    return rows
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for row in rows:
-        typer.echo(f"{row['scheme']}: {row['what']}")
-        typer.echo(f"  runs on {row['runs_on']}; served by {row['served_by']}; here: {row['here']}")
+        yield f"{row['scheme']}: {row['what']}"
+        yield f"  runs on {row['runs_on']}; served by {row['served_by']}; here: {row['here']}"
         if "disk_bytes" in row:
             share = row["disk_bytes"] / row["original_bytes"]
-            typer.echo(
+            yield (
                 f"  about {_size(row['disk_bytes'])} on disk and in memory where it is served, {share:.0%} of the "
                 f"original; about {_size(row['memory_bytes'])} of memory to make it"
             )
-    chosen = scheme or "w4a16"
-    typer.echo(f"next: llmops quantize {original.source.reference} --scheme {chosen}")
+
+
+def _print_expected(rows: list[dict[str, Any]], original: Original, scheme: str | None, *, as_json: bool) -> None:
+    """What `--dry-run` says."""
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    for line in _lines(rows):
+        typer.echo(line)
+    typer.echo(f"next: llmops quantize {original.source.reference} --scheme {scheme or 'w4a16'}")
 
 
 def _print(results: list[Result], *, alone: bool) -> None:

@@ -94,6 +94,11 @@ def calibrate(
         typer.echo(sentence)
     if done.router.confidence is not None:
         _cascade(done.router.confidence)
+    else:
+        typer.echo(
+            "as a cascade: not known how sure the small model was; evaluate it with --engine vllm --no-cache, or give "
+            "a csv with --confidence"
+        )
     typer.echo(f"router: {out}, threshold {done.router.threshold:.3f}")
     same = _again(data, metric=metric, prompt=prompt, small=small, large=large, leave_out=leave_out)
     typer.echo(f"next: llmops route report {same} --router {out}")

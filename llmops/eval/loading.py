@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -48,8 +47,6 @@ def load(folder: Path, *, base: Path | None = None, device: str, precision: Prec
             local_files_only=True,
         )
         if whole != folder:
-            # peft imports bitsandbytes, which looks for kernels of a hub and says so where it finds none.
-            logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, str(folder))

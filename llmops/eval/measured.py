@@ -21,9 +21,14 @@ ALL = ""
 """The group of all items, beside those of the slices."""
 
 
+BESIDE = ("digest", "measures", "seconds", "confidence")
+"""Of a report's file: what its digest is not taken over."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One item as a model answered it; `scores` by metric, `seconds` until its last token, None where not known.
+    """One item as a model answered it; `scores` by metric, `seconds` until its last token, `confidence` as the mean
+    probability of its tokens; None where not known.
 
     Scorers are given it before there are scores.
     """
@@ -39,6 +44,7 @@ class Answered:
     seconds: float | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
     choices: tuple[str, ...] = ()
+    confidence: float | None = None
 
     @property
     def prompt(self) -> str:
@@ -105,7 +111,8 @@ class Measured:
 def content_of(
     measured: Measured, *, scores: Sequence[Mapping[str, Any]], slices: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> dict[str, Any]:
-    """What a report's digest is taken over: everything but times and places.
+    """What a report's digest is taken over: everything but times, places, and probabilities, whose last digits depend
+    on what was answered beside.
 
     Args:
         scores, slices: the values with their intervals, for readers of the file.
@@ -159,7 +166,7 @@ def read(file: Path) -> Measured:
         raise InputError(f"{file} is no report of llmops", fix="give a file that `llmops eval` wrote")
     if record["format"] != FORMAT:
         raise InputError(f"{file} has format {record['format']}, this version reads format {FORMAT}", fix=again)
-    content = {key: value for key, value in record.items() if key not in ("digest", "measures", "seconds")}
+    content = {key: value for key, value in record.items() if key not in BESIDE}
     if digest_of(content) != record.get("digest"):
         raise InputError(f"the report {file} was changed after it was written: its digest does not fit", fix=again)
     return from_record(record, file)
@@ -176,7 +183,7 @@ def from_record(record: Mapping[str, Any], file: Path | None = None) -> Measured
         )
         for one in record["metrics"]
     )
-    seconds = record.get("seconds", {})
+    seconds, confidence = record.get("seconds", {}), record.get("confidence", {})
     return Measured(
         digest=record["digest"],
         model=record["model"],
@@ -195,6 +202,7 @@ def from_record(record: Mapping[str, Any], file: Path | None = None) -> Measured
                 seconds=seconds.get(item["id"]),
                 scores={name: _value(value) for name, value in item["scores"].items()},
                 choices=tuple(item.get("choices", ())),
+                confidence=confidence.get(item["id"]),
             )
             for item in items
         ),

@@ -149,7 +149,9 @@ def written(measured: Measured, out: Path | None) -> Report:
     if out is not None:
         file = out / f"{suite.replace(':', '-').replace('/', '-')}-{digest[:12]}.json"
         times = {item.id: round(item.seconds, 4) for item in measured.items if item.seconds is not None}
-        write_json(file, {**content, "digest": digest, "measures": measured.measures, "seconds": times})
+        sure = {item.id: round(item.confidence, 6) for item in measured.items if item.confidence is not None}
+        beside = {"measures": measured.measures, "seconds": times, **({"confidence": sure} if sure else {})}
+        write_json(file, {**content, "digest": digest, **beside})
     return Report(
         suite=suite,
         model=measured.name,
@@ -218,6 +220,7 @@ def _answered(item: Item, answer: Answer) -> Answered:
         finish=answer.finish,
         tokens=answer.tokens,
         seconds=answer.seconds,
+        confidence=answer.confidence,
     )
 
 

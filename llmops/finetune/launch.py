@@ -20,6 +20,7 @@ from llmops.finetune.hold import end_with_launcher, held
 from llmops.finetune.job import Outcome, read_error, read_outcome, read_steps, work, write_error
 from llmops.finetune.parallel import joined
 from llmops.finetune.signals import asked_to_stop
+from llmops.libraries import quieten
 from llmops.processes import end_with_parent
 from llmops.records import Step
 
@@ -141,6 +142,7 @@ def _tell(run: Path, told: int, on_step: Callable[[Step], None]) -> int:
 def main() -> None:
     """One process of a run."""
     run = Path(sys.argv[1])
+    quieten()
     # torchrun puts its processes into sessions of their own: they outlive it when it is killed.
     end_with_parent()
     if _LAUNCHED in os.environ:

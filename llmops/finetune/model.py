@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -168,8 +167,6 @@ def load_model(recipe: Recipe, base: Path, placement: Placement) -> LossModel:
     Raises:
         InputError: the adapter's targets or rank do not fit the model.
     """
-    # On import it looks for kernels of a hub, which are for inference, and says so where it finds none.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     adapter = recipe.adapter
     causal = _base(recipe, base, placement)
     if placement.liger:
@@ -215,8 +212,6 @@ def _base(recipe: Recipe, base: Path, placement: Placement) -> Any:
             bnb_4bit_quant_storage=compute,
         )
     elif bits == 8:
-        # Said once for every layer and pass otherwise: int8 multiplies in float16 by design.
-        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
     if bits < 16:
         options["device_map"] = {"": placement.device}

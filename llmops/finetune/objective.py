@@ -121,8 +121,8 @@ def log_probs(model: nn.Module, one: Pass) -> Tensor:
 def by_sequence(each: Tensor, one: Pass) -> Tensor:
     """Sums of what each label has, by sequence: `(items, sequences of an item)`."""
     # In one order on every device, unlike an index_add on a GPU, so that a resumed run adds up alike.
-    sums = torch.segment_reduce(each, "sum", lengths=one.labels, initial=0.0)
-    return sums.reshape(one.items, -1)
+    sums = torch.segment_reduce(each, "sum", lengths=one.labels, initial=0.0) if one.items else each
+    return sums.reshape(one.items, one.together)
 
 
 def kl_of_labels(log_ratios: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ class Preferred(Objective):
         assert one.reference is not None
         ratios = each - one.reference
         chosen, rejected = by_sequence(ratios, one).unbind(1)
-        chosen_tokens, rejected_tokens = one.labels.reshape(one.items, 2).unbind(1)
+        chosen_tokens, rejected_tokens = one.labels.reshape(one.items, one.together).unbind(1)
         losses = dpo_losses(self.method, chosen, rejected, chosen_tokens=chosen_tokens, rejected_tokens=rejected_tokens)
         share = losses.sum() / totals["pairs"]
         if self.method.sft_weight:
@@ -197,7 +197,7 @@ class Likelier(Objective):
 
     def loss(self, model: nn.Module, one: Pass, totals: Totals, known: Tensor) -> tuple[Tensor, Tensor]:
         said = by_sequence(log_probs(model, one), one)
-        chosen, rejected = (said / one.labels.reshape(one.items, 2)).unbind(1)
+        chosen, rejected = (said / one.labels.reshape(one.items, one.together)).unbind(1)
         odds = -logsigmoid(log_odds_ratio(chosen, rejected)).sum()
         share = self.method.beta * odds / totals["pairs"] - said[:, 0].sum() / totals["chosen_labels"]
         return share, preferred(self.method.beta * chosen, self.method.beta * rejected)

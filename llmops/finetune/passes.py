@@ -29,7 +29,7 @@ class Pass:
     Attributes:
         inputs: what `LossModel.forward` takes.
         tokens: computed in it, padding left out.
-        items: how many of them are in it; 0 where a process only takes part.
+        items: how many of them are in it; 0 where a process only takes part. Each has `together` sequences here.
         labels: `(sequences of these items,)` trained tokens of each, in the order of `inputs["targets"]`.
         values: `(items,)` what their rows say of them.
         reference: `(trained,)` log-probabilities of the targets by the untrained base, where the method asks for them.
@@ -39,6 +39,7 @@ class Pass:
     inputs: dict[str, Any]
     tokens: int
     items: int
+    together: int
     labels: Tensor
     values: Tensor
     reference: Tensor | None
@@ -149,6 +150,7 @@ class Feed:
             inputs=inputs,
             tokens=int((batch.documents >= 0).sum()) if taking_part else 0,
             items=len(numbers),
+            together=len(part(0)),
             labels=moved(self.items.store.trained_counts[np.asarray(sequences, dtype=np.int64)]),
             values=moved(self.items.values(numbers)),
             reference=None if self.reference is None else moved(self.reference.of(sequences)),

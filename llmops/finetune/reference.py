@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from llmops.errors import EnvironmentFault
+from llmops.finetune.tensor_files import system_errors
 from llmops.finetune.tokens import TokenStore
 
 _NAME = "log_probs"
@@ -54,13 +57,26 @@ class Reference:
             begin += size
 
     def save(self, path: Path) -> None:
-        """Write them; the file appears whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Write them; the file appears whole or not at all.
+
+        Raises:
+            EnvironmentFault: the disk is full, or the cache may not be written.
+        """
         fresh = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file({_NAME: self.log_probs}, fresh)
-        with fresh.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
+        try:
+            with system_errors():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_file({_NAME: self.log_probs}, fresh)
+                with fresh.open("rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(fresh, path)
+        except OSError as error:
+            with suppress(OSError):
+                fresh.unlink()
+            raise EnvironmentFault(
+                f"what the base thinks of the rows could not be kept in {path.parent}: {error.strerror}",
+                fix="free disk space, or choose another disk with LLMOPS_HOME",
+            ) from error
 
 
 def read_reference(path: Path, store: TokenStore) -> Reference | None:

@@ -43,7 +43,7 @@ def graded_answers(
 
 
 def of_reports(one: Measured, two: Measured, *, metric: str | None = None) -> Graded:
-    """The items that both reports have, by id.
+    """The items that both reports have, by id, with the small model's confidence where its report has it for all.
 
     Raises:
         InputError: they are of two suites, have no such metric, or one's values are no grades from 0 to 1.
@@ -76,7 +76,7 @@ def of_reports(one: Measured, two: Measured, *, metric: str | None = None) -> Gr
                 fix="name a metric of shares with --metric, such as exact_match",
             )
         if item.prompt.strip():
-            rows.append((item.prompt, item.cluster, *grades, None))
+            rows.append((item.prompt, item.cluster, *grades, item.confidence))
     return graded(
         f"{one.suite['name']} ({name})", rows, small=one.name, large=two.name, left_out=len(one.items) - len(rows)
     )

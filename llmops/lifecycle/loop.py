@@ -118,6 +118,8 @@ def finetune(
         listener.say(
             f"plan: {plan.updates} updates, {plan.tokens.used:,.0f} tokens, about {gib(plan.memory.total)} at the peak"
         )
+        if recipe.method.reference:
+            listener.say("reference: what the base thinks of every answer comes before the first update, once")
         tracker = _tracker(workspace, folder, recipe, parts)
         with _recorded(tracker, listener):
             manifest = train_run(

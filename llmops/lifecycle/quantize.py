@@ -25,7 +25,16 @@ from llmops.hardware import Machine, device_of
 from llmops.lifecycle.measure import Suites
 from llmops.lifecycle.quantized_gate import Kept, Pair, judged
 from llmops.quantize import calibration
-from llmops.quantize.run import Quantized, Request, check_plain, check_room, packages, quantize
+from llmops.quantize.run import (
+    Quantized,
+    Request,
+    check_packages,
+    check_plain,
+    check_room,
+    packages,
+    quantize,
+    weights_bytes,
+)
 from llmops.quantize.schemes import SCHEMES, Forecast, Scheme, check_machine, check_shape, forecast
 from llmops.records import ModelSource, RunManifest, Verdict
 from llmops.registry.bom import write_bom
@@ -158,6 +167,26 @@ def predict(original: Original, scheme: Scheme, options: Options) -> Forecast:
     return forecast(scheme, shape, samples=options.samples, length=length, iters=options.iters)
 
 
+def checked(original: Original, name: str, options: Options, machine: Machine) -> Forecast:
+    """All that can be said of a scheme before anything is loaded, the shape first: it holds on every machine.
+
+    Raises:
+        InputError: the shape does not fit the scheme, or an adapter is asked beside a base and there is none.
+        EnvironmentFault: this machine cannot run it, or the library that makes it is not installed.
+    """
+    scheme = SCHEMES[name]
+    expected = predict(original, scheme, options)
+    check_machine(scheme, machine)
+    check_packages(scheme)
+    if options.beside and original.base is None:
+        raise InputError(
+            f"{original.source.reference} is no adapter, so nothing can stand beside its base", fix="leave --beside out"
+        )
+    if options.beside and scheme.served_by != "vllm":
+        raise InputError(f"adapters are not served on a base in {name}", fix="use a scheme that vLLM serves")
+    return expected
+
+
 def prepare(original: Original, schemes: Collection[str], options: Options, *, workspace: Workspace) -> Prepared:
     """Suites, gate and rows for these schemes, found and checked; nothing of the model is loaded.
 
@@ -188,18 +217,10 @@ def quantize_model(
     """Make, judge and register one scheme; what was made or judged before is not done again.
 
     Raises:
-        InputError: the shape does not fit the scheme, or an adapter is asked beside a base and there is none.
-        EnvironmentFault: this machine cannot run it, or has too little memory or disk.
+        InputError, EnvironmentFault: as `checked`; or there is too little memory or disk.
     """
     original, scheme = prepared.original, SCHEMES[name]
-    expected = predict(original, scheme, options)
-    check_machine(scheme, machine)
-    if options.beside and original.base is None:
-        raise InputError(
-            f"{original.source.reference} is no adapter, so nothing can stand beside its base", fix="leave --beside out"
-        )
-    if options.beside and scheme.served_by != "vllm":
-        raise InputError(f"adapters are not served on a base in {name}", fix="use a scheme that vLLM serves")
+    expected = checked(original, name, options, machine)
     beneath = original.base if options.beside else None
     whole = beneath or _whole(original, workspace, listener)
     told = beneath or original.source
@@ -242,17 +263,10 @@ def runnable(original: Original, options: Options, machine: Machine) -> dict[str
     found: dict[str, str | None] = {}
     for name in SCHEMES:
         try:
-            check_machine(SCHEMES[name], machine)
-            predict(original, SCHEMES[name], options)
+            checked(original, name, options, machine)
             found[name] = None
         except (InputError, EnvironmentFault) as error:
             found[name] = error.problem
-    if options.beside:
-        found |= {
-            one: "adapters are not served on it"
-            for one, why in found.items()
-            if why is None and SCHEMES[one].served_by != "vllm"
-        }
     return found
 
 
@@ -334,7 +348,12 @@ def _manifest(
         validation_loss=None,
         tokens_per_s=found.tokens / found.seconds,
         predicted={"peak_bytes": expected.memory, "disk_bytes": expected.disk},
-        measured={"peak_bytes": found.peak_bytes, "disk_bytes": found.disk_bytes, "seconds": found.seconds},
+        measured={
+            "peak_bytes": found.peak_bytes,
+            "disk_bytes": found.disk_bytes,
+            "original_bytes": weights_bytes(whole.folder),
+            "seconds": found.seconds,
+        },
         environment={
             **packages(),
             "device": device.name if device.kind == "cuda" else f"CPU, {machine.threads} threads",

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from llmops.libraries import quieten
 from llmops.processes import end_with_parent, peak_resident
 
 Say = Callable[[Mapping[str, Any]], None]
@@ -21,6 +22,7 @@ Say = Callable[[Mapping[str, Any]], None]
 
 def main() -> None:
     end_with_parent()
+    quieten()
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     with os.fdopen(int(sys.argv[2]), "w", encoding="utf-8", buffering=1) as pipe:
 

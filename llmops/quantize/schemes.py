@@ -99,11 +99,8 @@ class Scheme:
         return weights // 2 + weights // 64 + 4 * -(-weights // (64 * 256)) + 4 * (16 + 256) + 100
 
 
-SCHEMES: Catalog[Scheme] = Catalog("scheme")
-
-
 # Kernels and what they ask for: vLLM 0.32, `get_min_capability` and `can_implement` of its linear methods.
-for _one in (
+_OURS = (
     Scheme(
         name="w4a16",
         weight_bits=4,
@@ -174,8 +171,8 @@ for _one in (
         calibrated=False,
         words="4-bit weights as QLoRA trains on them; for transformers, vLLM does not load it",
     ),
-):
-    SCHEMES.add(_one.name)(_one)
+)
+SCHEMES = Catalog("scheme", {one.name: one for one in _OURS})
 
 
 # Does it fit the model, and this machine

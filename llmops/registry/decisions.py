@@ -17,7 +17,7 @@ from llmops.files import digest_of
 if TYPE_CHECKING:
     from sqlalchemy import Engine, Table
 
-Kind = Literal["register", "approve", "reject", "promote", "rollback"]
+Kind = Literal["register", "approve", "reject", "promote", "rollback", "erase"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +130,7 @@ def sentence(link: Decision) -> str:
         "reject": f"{link.actor} rejected {reference}",
         "promote": f"{link.actor} made {reference} champion",
         "rollback": f"{link.actor} went back to {reference}",
+        "erase": f"{link.actor} erased a rater whose ratings {reference} was trained on",
     }[link.kind]
     if link.verdict:
         said += f" on verdict {link.verdict[:12]}"

@@ -187,6 +187,13 @@ def reject(version: ModelVersion, actor: str, *, reason: str, workspace: Workspa
     return _decide(engine, links, "reject", version, actor, workspace=workspace, reason=reason)
 
 
+def mark_erased(version: ModelVersion, actor: str, *, reason: str, workspace: Workspace) -> Decision:
+    """Record that somebody whose data a version was trained on has been erased since. It moves no alias: whether the
+    version goes on being served is for people to decide, who see it with `llmops models show`."""
+    engine, links = _begin(version.name, workspace)
+    return _decide(engine, links, "erase", version, actor, workspace=workspace, reason=reason)
+
+
 def promote(
     version: ModelVersion,
     actor: str,

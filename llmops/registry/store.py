@@ -324,13 +324,13 @@ def _score_tags(reports: Sequence[Report]) -> dict[str, str]:
 
 
 def _description(manifest: RunManifest) -> str:
-    base = manifest.recipe.get("base", "a base model")
+    base = without_credentials(str(manifest.recipe.get("base", "a base model")))
     if manifest.kind == "quantized":
-        return (
-            f"{(manifest.recipe.get('method') or {}).get('scheme', 'quantized')} from {without_credentials(str(base))}"
-        )
+        sizes = [manifest.measured.get(key, 0) / 1e6 for key in ("disk_bytes", "original_bytes")]
+        size = f", {sizes[0]:,.1f} MB of weights instead of {sizes[1]:,.1f} MB" if all(sizes) else ""
+        return f"{manifest.recipe['method']['scheme']} from {base}{size}"
     validation = "" if manifest.validation_loss is None else f", validation {manifest.validation_loss:.4f}"
     return (
-        f"{manifest.kind} from {without_credentials(str(base))}, {manifest.steps} steps on "
+        f"{manifest.kind} from {base}, {manifest.steps} steps on "
         f"{manifest.trained_tokens} trained tokens, loss {manifest.final_loss:.4f}{validation} {manifest.loss_unit}"
     )

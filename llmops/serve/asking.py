@@ -18,7 +18,7 @@ from llmops.serve.intake import Asked
 from llmops.serve.refusal import Refusal
 from llmops.serve.settings import AnyRoute
 from llmops.serve.targets import Replica
-from llmops.serve.upstream import Failure
+from llmops.serve.upstream import TOO_LONG, Failure
 
 
 @dataclass(slots=True, eq=False)
@@ -55,10 +55,14 @@ class Asking:
         try:
             small = await self.first([choice.engine], cascade.changes(self._asked))
         except Refusal as refusal:
-            if refusal.status < 500:
+            too_long = refusal.code == TOO_LONG
+            if refusal.status < 500 and not too_long:
                 raise
             answered = await self.first([choice.larger, *fallback])
-            self._entry.fallback = True
+            if too_long:
+                self._entry.escalated = True
+            else:
+                self._entry.fallback = True
             return answered
         assert isinstance(small.answer, Whole)
         if not self._core.policy.sure(ask, cascade.logprobs_of(small.answer.value)):

@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import html
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from llmops.markup import Markup, escaped, facts, grid, joined, tag
 from llmops.serve.bench import Benched, Found
 from llmops.serve.bench_summary import KINDS, Difference, Summary, times_of
+from llmops.serve.page import document
 
 _COLOURS = ("#2563a8", "#d9691e")
 _GREY = "#9aa5b1"
 _SHOWN = {**KINDS, "gap": "time between two pieces", "lag": "lateness of the load generator"}
-_STYLE = """
-:root { color-scheme: light; } body { margin: 0; background: #fcfcfa; color: #1d2126;
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", "Noto Sans", sans-serif; }
-main { max-width: 68rem; margin: 0 auto; padding: 2.5rem 1.25rem 5rem; } h1 { font-size: 1.7rem; margin: 0; }
-h2 { font-size: 1.2rem; margin: 2.5rem 0 .75rem; } .scroll { overflow-x: auto; }
-.warning { border-left: 4px solid #a8322a; padding: .5rem 1rem; background: #f9dedb; }
-.lead, caption, dt, thead th { color: #565d66; } figure { margin: 0; min-width: 0; } svg { width: 100%; height: auto; }
-.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 28rem), 1fr)); gap: 1rem 2.5rem; }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; padding-bottom: .4rem; } th, td { text-align: right; padding: .4rem 1rem .4rem 0;
-  border-bottom: 1px solid #dcdfe3; white-space: nowrap; } th:first-child { text-align: left; font-weight: 500; }
-dl div { display: grid; grid-template-columns: 14rem 1fr; gap: 1rem; border-bottom: 1px solid #dcdfe3; }
-dd { margin: 0; overflow-wrap: anywhere; }
-"""
 
 
 def as_json(
@@ -48,34 +35,35 @@ def page(
 ) -> str:
     """The page; `asked` is shown as it is given."""
     warnings = [
-        f'<p class="warning">The load generator may be what was measured at {_text(one.url)}: '
-        f"{_text(one.summary.bottleneck)}. Use a faster machine, or a lower rate.</p>"
+        tag(
+            "p",
+            f"The load generator may be what was measured at {one.url}: {one.summary.bottleneck}. "
+            "Use a faster machine, or a lower rate.",
+            class_="warning",
+        )
         for one in benched
         if one.summary.bottleneck
     ]
-    parts = [
-        "<h1>Load test</h1>",
-        f'<p class="lead">{_text(" and ".join(one.url for one in benched))}</p>',
+    return document(
+        "Load test",
+        tag("p", " and ".join(one.url for one in benched), class_="lead"),
         *warnings,
-        "<h2>Figures</h2>",
+        tag("h2", "Figures"),
         _figures(benched),
         *(_percentiles(one) for one in benched),
         _differences(differences),
         _largest(found),
-        f'<h2>Plots</h2><div class="plots">{"".join(_plots(benched, found))}</div>',
-        "<h2>What was asked</h2><dl>"
-        + "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in asked.items())
-        + "</dl>",
-        '<p class="lead">Times count from when a request was to be sent, not from when it was: a server that stalls '
-        "delays all that would have come meanwhile. Intervals have 95&nbsp;% confidence, by order statistics; near a "
-        "target's limit requests wait for each other, and the truth may lie further off.</p>",
-    ]
-    policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><title>Load test</title>'
-        f"<style>{_STYLE}</style></head><body><main>{''.join(parts)}</main></body></html>\n"
+        tag("h2", "Plots"),
+        tag("div", *_plots(benched, found), class_="plots"),
+        tag("h2", "What was asked"),
+        facts({name: str(value) for name, value in asked.items()}),
+        tag(
+            "p",
+            "Times count from when a request was to be sent, not from when it was: a server that stalls delays all "
+            "that would have come meanwhile. Intervals have 95\N{NO-BREAK SPACE}% confidence, by order statistics; "
+            "near a target's limit requests wait for each other, and the truth may lie further off.",
+            class_="lead",
+        ),
     )
 
 
@@ -84,22 +72,6 @@ def milliseconds(seconds: float | None) -> str:
     if seconds is None:
         return ""
     return f"{1000 * seconds:,.1f} ms" if seconds < 1 else f"{1000 * seconds:,.0f} ms"
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))
-
-
-def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    cells = "".join(f'<th scope="col">{_text(one)}</th>' for one in head)
-    body = "".join(
-        f'<tr><th scope="row">{_text(row[0])}</th>{"".join(f"<td>{_text(cell)}</td>" for cell in row[1:])}</tr>'
-        for row in rows
-    )
-    return (
-        f'<div class="scroll"><table><caption>{_text(caption)}</caption><thead><tr>{cells}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
 
 
 def figures(summary: Summary) -> dict[str, str]:
@@ -118,20 +90,20 @@ def figures(summary: Summary) -> dict[str, str]:
     }
 
 
-def _figures(benched: Sequence[Benched]) -> str:
+def _figures(benched: Sequence[Benched]) -> Markup:
     columns = [figures(one.summary) for one in benched]
     rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
-    return _table("Rates and counts", ["", *(one.url for one in benched)], rows)
+    return grid(["", *(one.url for one in benched)], rows, caption="Rates and counts")
 
 
-def _percentiles(one: Benched) -> str:
+def _percentiles(one: Benched) -> Markup:
     rows = []
     for kind, name in _SHOWN.items():
         points = one.summary.times[kind]
         if points:
             rows.append([name, *(_point(point.value, point.low, point.high) for point in points)])
     head = ["", *(f"p{100 * point.share:g}" for point in one.summary.times["lag"])]
-    return _table(f"Times at {one.url}", head, rows)
+    return grid(head, rows, caption=f"Times at {one.url}")
 
 
 def _point(value: float, low: float | None, high: float | None) -> str:
@@ -139,9 +111,9 @@ def _point(value: float, low: float | None, high: float | None) -> str:
     return f"{milliseconds(value)} [{ends[0]}, {ends[1]}]"
 
 
-def _differences(differences: Sequence[Difference]) -> str:
+def _differences(differences: Sequence[Difference]) -> Markup:
     if not differences:
-        return ""
+        return Markup()
     rows = [
         [
             f"{KINDS[one.kind]}, p{100 * one.share:g}",
@@ -149,23 +121,24 @@ def _differences(differences: Sequence[Difference]) -> str:
         ]
         for one in differences
     ]
-    return _table("By how much the second is slower", ["", "difference", "from", "to"], rows)
+    return grid(["", "difference", "from", "to"], rows, caption="By how much the second is slower")
 
 
-def _largest(found: Found | None) -> str:
+def _largest(found: Found | None) -> Markup:
     if found is None:
-        return ""
+        return Markup()
     said = f"{found.rate:,.2f} requests/s" + (" or more" if found.open_ended else "")
     rows = [
         [f"{one.rate:,.2f}", f"{one.attained:.2%}", f"{one.achieved:,.2f}", one.bottleneck or ""]
         for one in found.trials
     ]
-    return f"<h2>Largest load within the objective: {_text(said)}</h2>" + _table(
-        "What was tried", ["requests/s", "within the objective", "answered/s", "generator"], rows
+    headings = ["requests/s", "within the objective", "answered/s", "generator"]
+    return joined(
+        tag("h2", f"Largest load within the objective: {said}"), grid(headings, rows, caption="What was tried")
     )
 
 
-def _plots(benched: Sequence[Benched], found: Found | None) -> list[str]:
+def _plots(benched: Sequence[Benched], found: Found | None) -> list[Markup]:
     plots = [
         _plot("Time to the first token, by share of requests", lambda axes: _shares(axes, benched, "ttft")),
         _plot("Time to the last token, by share of requests", lambda axes: _shares(axes, benched, "e2e")),
@@ -177,7 +150,7 @@ def _plots(benched: Sequence[Benched], found: Found | None) -> list[str]:
     return plots
 
 
-def _plot(title: str, draw: Callable[[Any], None]) -> str:
+def _plot(title: str, draw: Callable[[Any], None]) -> Markup:
     """A picture as SVG inside the page, its words as paths: nothing of it is text that a server wrote."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -196,8 +169,8 @@ def _plot(title: str, draw: Callable[[Any], None]) -> str:
     with matplotlib.rc_context({"svg.hashsalt": title}):
         figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
     svg = drawn.getvalue()
-    svg = svg[svg.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{_text(title)}" ', 1)
-    return f"<figure><figcaption>{_text(title)}</figcaption>{svg}</figure>"
+    svg = svg[svg.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{escaped(title)}" ', 1)
+    return tag("figure", tag("figcaption", title), Markup(svg))
 
 
 def _shares(axes: Any, benched: Sequence[Benched], kind: str) -> None:

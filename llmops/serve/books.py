@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmops.database import open_database
@@ -40,7 +39,6 @@ class Books:
         telemetry = settings.telemetry
         self._spending = Spending()
         self._keys: KeyFile | None = None
-        self._keys_at: Path | None = None
         self._traces = Traces(telemetry.traces, telemetry.trace_share) if telemetry.traces else None
         self.log = RequestLog(telemetry.log)
         self.ledger = Ledger(
@@ -59,19 +57,20 @@ class Books:
         self.ledger.start()
 
     def gatekeeper(self, settings: Gateway) -> Gatekeeper:
-        """Who lets in as `settings` say; while the file of keys is the same, what keys took is not forgotten.
+        """Who would let in as `settings` say; while the file of keys is the same, what keys took is not forgotten.
 
         Raises:
             LlmopsError: the file of keys cannot be read.
         """
         if settings.keys is None:
-            self._keys = self._keys_at = None
             return Everybody()
-        file = settings.keys.file
-        if self._keys is None or self._keys_at != file:
-            self._keys = KeyFile(file, self._spending, tell=self._tell)
-            self._keys_at = file
-        return self._keys
+        if self._keys is not None and self._keys.file == settings.keys.file:
+            return self._keys
+        return KeyFile(settings.keys.file, self._spending, tell=self._tell)
+
+    def follow(self, gatekeeper: Gatekeeper) -> None:
+        """From now on this one lets in; the metrics say of it where its file cannot be read."""
+        self._keys = gatekeeper if isinstance(gatekeeper, KeyFile) else None
 
     def record(self, entry: Entry) -> None:
         self.ledger.record(entry)

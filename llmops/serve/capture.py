@@ -10,8 +10,6 @@ from llmops.data.privacy import redact_all
 from llmops.serve.entry import Captured
 from llmops.serve.whole_answer import whole_answer
 
-DAY_S = 86_400.0
-
 
 @dataclass(slots=True)
 class Capturing:

@@ -174,7 +174,7 @@ class Dispatch:
             standing.breaker.failed(now)
         if self._lines:
             self._serve_lines()
-        price = place.target.usd_per_hour
+        price = replica.usd_per_hour
         return None if price is None else price / 3600 * (standing.shared_s - place.since)
 
     def _askable(self, engine: str, tried: Collection[Replica]) -> list[Target]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -198,20 +198,13 @@ class Fleet:
         local = _local(settings)
         options = await asyncio.to_thread(self._options, local)
         plan = servers(local, models)
-        taken: dict[int, Replicas] = {}
-        for number, server in enumerate(plan):
-            free = [one for one in self._usable() if one not in taken.values()]
-            if (match := next((one for one in free if could_take(one.server, server)), None)) is not None:
-                taken[number] = match
+        taken = self._taken(plan)
         fresh = [server for number, server in enumerate(plan) if number not in taken]
         leaving = [one for one in self.servers if one not in taken.values()]
         # Whether all that is wanted fits once what is not wanted has gone.
         self._places.find(fresh, without=[place for one in leaving for place in one.places])
-        remotes = {
-            name: self._remote(name, engine)
-            for name, engine in settings.engines.items()
-            if isinstance(engine, RemoteEngine)
-        }
+        elsewhere = {name: engine for name, engine in settings.engines.items() if isinstance(engine, RemoteEngine)}
+        remotes = {name: self._remote(name, engine) for name, engine in elsewhere.items()}
         # Nothing below can be refused.
         self.wanted = dict(models)
         self._by = {}
@@ -220,6 +213,8 @@ class Fleet:
             running.serve(server)
             self._by |= dict.fromkeys(server.members, running)
         self._replace_remotes(remotes)
+        for name, engine in elsewhere.items():
+            remotes[name].serve(engine)
         for gone in [name for name in self.serving if name not in models]:
             self._retire(*self.serving.pop(gone), self.targets.of(gone))
             if gone not in remotes:
@@ -227,6 +222,18 @@ class Fleet:
         self.notes = {name: note for name, note in self.notes.items() if name in settings.engines}
         self._settle()
         self._changed.set()  # what could not be done at once is tried again until it can
+
+    def _taken(self, plan: Sequence[Server]) -> dict[int, Replicas]:
+        """What runs, by the place in `plan` of the server it can be; first of all that of its own engines."""
+        taken: dict[int, Replicas] = {}
+        for own in (True, False):
+            for number, server in enumerate(plan):
+                free = [one for one in self._usable() if one not in taken.values()]
+                fit = [one for one in free if could_take(one.server, server)]
+                fit = [one for one in fit if one.server.name == server.name or not own]
+                if fit and number not in taken:
+                    taken[number] = fit[0]
+        return taken
 
     def _options(self, engines: Mapping[str, LocalEngine]) -> dict[str, list[str]]:
         """The checked `vllm:` options of each engine."""
@@ -256,7 +263,7 @@ class Fleet:
 
     def _remote(self, name: str, engine: RemoteEngine) -> Remote:
         known = self.remotes.get(name)
-        if known is not None and known.settings == engine:
+        if known is not None and known.could_take(engine):
             return known
         return Remote(name, engine, listener=self.listener, changed=self._changed.set)
 

@@ -63,6 +63,9 @@ class KeyFile:
     """The gatekeeper of a gateway with keys. The file is read again within a second of a change.
 
     A file that cannot be read changes nothing: the keys stay as they were and `problem` says why.
+
+    Attributes:
+        file: the keys.
     """
 
     def __init__(
@@ -84,7 +87,7 @@ class KeyFile:
         Raises:
             LlmopsError: it cannot be read at the start.
         """
-        self._file = file
+        self.file = file
         self._spending = spending
         self._tell = tell
         self._clock = clock
@@ -167,18 +170,18 @@ class KeyFile:
             return
         self._seen = mark
         try:
-            self._take(read(self._file))
+            self._take(read(self.file))
         except LlmopsError as error:
             self.problem = " ".join(error.problem.split())
             self._tell(f"the keys stay as they were: {self.problem}")
         else:
             self.problem = None
-            self._tell(f"keys read again from {self._file}: {len(self._holders)}")
+            self._tell(f"keys read again from {self.file}: {len(self._holders)}")
 
     def _mark(self) -> tuple[int, ...] | None:
         """What changes when the file does; None where it cannot be looked at."""
         try:
-            found = os.stat(self._file)
+            found = os.stat(self.file)
         except OSError:
             return None
         return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino

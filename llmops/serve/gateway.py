@@ -21,10 +21,12 @@ class Assembled:
         self._targets = targets
         self._books = books
         self._routing = Routing(routers_of(settings), targets)
+        gatekeeper = books.gatekeeper(settings)
+        books.follow(gatekeeper)
         self._app = build(
             settings,
             targets,
-            gatekeeper=books.gatekeeper(settings),
+            gatekeeper=gatekeeper,
             policy=self._routing,
             recorder=books,
             metrics=books.metrics,
@@ -34,7 +36,8 @@ class Assembled:
         await self._app(scope, receive, send)
 
     def prepare(self, settings: Gateway) -> Callable[[], None]:
-        """What makes these settings hold for new requests; all that can be refused is refused before.
+        """What makes these settings hold for new requests; all that can be refused is refused before, and changes
+        nothing.
 
         Raises:
             LlmopsError: keys or a router cannot be read.
@@ -44,6 +47,7 @@ class Assembled:
 
         def apply() -> None:
             self._routing = routing
+            self._books.follow(gatekeeper)
             self._app.reload(settings, gatekeeper=gatekeeper, policy=routing)
 
         return apply

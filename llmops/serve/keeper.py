@@ -78,11 +78,14 @@ class Keeper:
     def begin(self, place: Place) -> None:
         """Start it there, in the background."""
         self.place = place
+        self._set_price()
         self._task = asyncio.create_task(self._keep(), name=f"engine {self.called}")
 
     def serve(self, server: Server) -> None:
         """From now on it should serve the members of `server`, which its process can; what is new is loaded."""
         self.server = server
+        self._restarts.settings = server.settings.restart
+        self._set_price()
         self._models |= {one.name: one for one in server.members.values()}
         if not self.loaded.issuperset(self._models):
             self._wake.set()
@@ -100,6 +103,10 @@ class Keeper:
         if self.replica.state == "failed":
             self._restarts = Restarts(self.server.settings.restart)
             self.begin(self.place)
+
+    def _set_price(self) -> None:
+        price = self.server.settings.usd_per_gpu_hour
+        self.replica.usd_per_hour = None if price is None else price * (len(self.place.gpus) or 1)
 
     async def stop(self) -> None:
         """End it; nothing of it is left then."""
@@ -177,11 +184,10 @@ class Keeper:
 
     async def _life(self, process: ServerProcess) -> str:
         """From the start to the first reason to end it."""
-        until = process.started + self.server.settings.ready_timeout_s
         progress = asyncio.create_task(self._tell_progress(process))
         try:
             while not await process.healthy():
-                if time.monotonic() > until:
+                if time.monotonic() > self._ready_until(process):
                     why = server_log.why(self._last_lines(process), None)
                     return f"not ready within {self.server.settings.ready_timeout_s:g} s: {why}"
                 await asyncio.sleep(_LOOK_S)
@@ -189,7 +195,7 @@ class Keeper:
             progress.cancel()
         pooling = self.server.settings.vllm.get("runner") == "pooling"
         try:
-            async with asyncio.timeout(until - time.monotonic()):
+            async with asyncio.timeout(self._ready_until(process) - time.monotonic()):
                 await process.generate(self.server.first.base_name, pooling=pooling)
             self.loaded.add(self.server.first.base_name)
         except Refused as error:
@@ -204,6 +210,9 @@ class Keeper:
         self._listener.say(f"engine {self.called}: ready after {time.monotonic() - process.started:.1f} s")
         self._state("ready")
         return await self._watch(process)
+
+    def _ready_until(self, process: ServerProcess) -> float:
+        return process.started + self.server.settings.ready_timeout_s
 
     async def _watch(self, process: ServerProcess) -> str:
         deaf = 0

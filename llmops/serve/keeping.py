@@ -10,7 +10,7 @@ from llmops.serve.settings import AnyRoute, Capture
 
 MOST_BYTES = 1_000_000
 """Of a request and its answer together; longer ones are not kept."""
-_DAY_S = 86_400
+DAY_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,4 +40,4 @@ class Keeping:
         """With the answer as the client got it, which may be a stream; None where it is too long."""
         if len(self.request) + len(answer) > MOST_BYTES:
             return None
-        return Captured(entry.id, self.probability, self.request, answer, entry.at + self.settings.keep_days * _DAY_S)
+        return Captured(entry.id, self.probability, self.request, answer, entry.at + self.settings.keep_days * DAY_S)

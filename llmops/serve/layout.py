@@ -10,6 +10,10 @@ from llmops.serve.gpus import UTILIZATION
 from llmops.serve.served import Served
 from llmops.serve.settings import LocalEngine
 
+_OF_THE_MODEL = {"model", "quantization", "require"}
+_AROUND_IT = {"restart", "ready_timeout_s", "usd_per_gpu_hour"}
+"""What a process does not know of itself: how it is waited for, started again and paid."""
+
 
 @dataclass(frozen=True, slots=True)
 class Server:
@@ -18,7 +22,8 @@ class Server:
     Attributes:
         name: of its engines, with `+` between.
         settings: of its engines, which differ in their models only.
-        key: equal for what the same processes could serve, adapters' ranks aside.
+        key: equal for what the same processes could serve, adapters' ranks aside; what they cost and how long they
+            are waited for is nothing to them.
         members: by engine, what it serves.
         rank: of the adapters it must have room for; None where it has none.
     """
@@ -58,11 +63,12 @@ class Server:
 
 def servers(engines: Mapping[str, LocalEngine], models: Mapping[str, Served]) -> list[Server]:
     """The servers of all engines; engines with one base, one tokenizer and all other options alike share one."""
-    groups: dict[str, list[str]] = {}
+    groups: dict[tuple[str, str], list[str]] = {}
     for name, engine in engines.items():
-        groups.setdefault(_key(engine, models[name]), []).append(name)
+        around = engine.model_dump_json(include=_AROUND_IT)
+        groups.setdefault((_key(engine, models[name]), around), []).append(name)
     found = []
-    for key, names in groups.items():
+    for (key, _), names in groups.items():
         members = {name: models[name] for name in names}
         ranks = [one.rank for one in members.values() if one.rank is not None]
         found.append(Server("+".join(names), engines[names[0]], key, members, max(ranks, default=None)))
@@ -75,5 +81,5 @@ def could_take(running: Server, wanted: Server) -> bool:
 
 
 def _key(engine: LocalEngine, model: Served) -> str:
-    options = engine.model_dump(mode="json", exclude={"model", "quantization", "require"})
+    options = engine.model_dump(mode="json", exclude=_OF_THE_MODEL | _AROUND_IT)
     return digest_of([model.base_digest, model.tokenizer_digest, options])

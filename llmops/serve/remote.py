@@ -35,20 +35,23 @@ class Remote:
             )
         self.settings = settings
         url = settings.url.rstrip("/").removesuffix("/v1")
-        self.replica = Replica(name, 0, url=url, key=key)
-        self.target = Target(
-            self.replica,
-            settings.model,
-            settings.model,
-            max_length=settings.max_length,
-            usd_per_hour=settings.usd_per_gpu_hour,
-        )
+        self.replica = Replica(name, 0, url=url, key=key, usd_per_hour=settings.usd_per_gpu_hour)
+        self.target = Target(self.replica, settings.model, settings.model, max_length=settings.max_length)
         self._listener, self._changed = listener, changed
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
         """Ask after it from now on."""
         self._task = asyncio.create_task(self._watch(), name=f"engine {self.replica.engine}")
+
+    def could_take(self, settings: RemoteEngine) -> bool:
+        """Whether it is the same model of the same server, whatever it costs."""
+        return settings == self.settings.model_copy(update={"usd_per_gpu_hour": settings.usd_per_gpu_hour})
+
+    def serve(self, settings: RemoteEngine) -> None:
+        """What `could_take` allows: another price from now on."""
+        self.settings = settings
+        self.replica.usd_per_hour = settings.usd_per_gpu_hour
 
     async def stop(self) -> None:
         """Ask no more; what runs there goes on."""

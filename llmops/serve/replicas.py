@@ -42,7 +42,7 @@ class Replicas:
             keeper.begin(place)
 
     def serve(self, server: Server) -> None:
-        """What `could_take` allows: other members from now on."""
+        """What `could_take` allows: other members, price and patience from now on."""
         self.server = server
         for keeper in self.keepers:
             keeper.serve(server)
@@ -71,16 +71,7 @@ class Replicas:
 
     def targets(self, model: Served) -> tuple[Target, ...]:
         """Where requests for `model` go."""
-        price = self.server.settings.usd_per_gpu_hour
-        on = [len(place.gpus) or 1 for place in self.places] or [1] * len(self.keepers)
+        most = self.server.settings.max_length or model.footprint.context
         return tuple(
-            Target(
-                keeper.replica,
-                model.name,
-                model.version,
-                model.digest,
-                max_length=self.server.settings.max_length or model.footprint.context,
-                usd_per_hour=None if price is None else price * machines,
-            )
-            for keeper, machines in zip(self.keepers, on, strict=True)
+            Target(keeper.replica, model.name, model.version, model.digest, max_length=most) for keeper in self.keepers
         )

@@ -11,7 +11,7 @@ class Restarts:
     """The ends of one server so far. Times are in seconds on a clock that never goes back."""
 
     def __init__(self, settings: Restart) -> None:
-        self._settings = settings
+        self.settings = settings
         self._ends: deque[float] = deque()
         self._in_a_row = 0
 
@@ -21,7 +21,7 @@ class Restarts:
         Args:
             ran_s: how long it had been serving. As long as `window_s` counts as recovered: waits begin anew.
         """
-        settings = self._settings
+        settings = self.settings
         if ran_s >= settings.window_s:
             self._in_a_row = 0
         self._ends.append(now)

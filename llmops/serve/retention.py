@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from llmops.serve.capture import DAY_S
+from llmops.serve.keeping import DAY_S
 from llmops.serve.ledger_tables import captured, feedback, requests
 
 if TYPE_CHECKING:

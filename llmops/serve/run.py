@@ -101,6 +101,7 @@ class Service:
         self.ending = ending
         self.refused = ""
         """Why the file was not taken when it was last read again."""
+        self._reloading = asyncio.Lock()
         self._socket = listening_socket
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -119,6 +120,10 @@ class Service:
         Raises:
             LlmopsError: it cannot be used; everything goes on as before.
         """
+        async with self._reloading:
+            return await self._reload()
+
+    async def _reload(self) -> Answer:
         try:
             fresh = load(self.file, Gateway, what="gateway")
             if fresh.listen != self.fleet.settings.listen:
@@ -127,6 +132,7 @@ class Service:
                     fix="set it back, or end the gateway and start it again",
                 )
             apply = self.app.prepare(fresh)
+            had_keys = self.fleet.settings.keys is not None
             await self.fleet.reload(fresh)
             apply()
         except LlmopsError as error:
@@ -135,6 +141,8 @@ class Service:
             raise
         self.refused = ""
         self.listener.say(f"{self.file} was read again")
+        if had_keys:
+            self._say_who_may_ask()
         return await self.state()
 
     def hang_up(self) -> None:
@@ -186,11 +194,20 @@ class Service:
     async def _announce(self) -> None:
         fleet = self.fleet
         self.listener.say(f"gateway on {self.address}; engines are starting")
+        self._say_who_may_ask()
         if await fleet.ready():
             self.listener.say(f"ready: {', '.join(fleet.settings.routes)} on {self.address}")
         else:
             lacking = [name for name in fleet.settings.engines if not fleet.targets.ready(name)]
             self.listener.say(f"not ready: {', '.join(lacking)}; `llmops serve status` says why")
+
+    def _say_who_may_ask(self) -> None:
+        """Aloud where it is everybody; that it is nobody beyond this machine has been checked with the settings."""
+        settings = self.fleet.settings
+        if settings.keys is None:
+            self.listener.say(
+                f"no `keys`: everybody on this machine may ask, and nobody else, for it listens on {settings.host} only"
+            )
 
 
 @contextlib.contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -186,19 +188,19 @@ class Direct(AnyRoute):
         yield from super().engines()
 
 
-class BySize(AnyRoute):
-    """A small model for routine requests, a large one for hard ones, decided from the request alone."""
+class TwoSizes(AnyRoute):
+    """A small and a large model, and what both policies between them decide from the request alone."""
 
-    policy: Literal["size"]
-    """size: decided before the first byte, from the request alone."""
     small: Name
-    """The engine for routine requests."""
+    """The engine for routine requests; in a cascade the one that answers first."""
     large: Name
-    """The engine for hard ones, and for what cannot be told."""
+    """The engine for hard ones, and for what cannot be told; in a cascade where the small one was not sure."""
     router: Path | None = None
-    """What `llmops route calibrate` learned; null decides by length and marks alone."""
+    """What `llmops route calibrate` learned. null decides by length and marks alone, and in a cascade takes
+    `confidence`."""
     small_tokens: PositiveInt = 512
-    """Without a router: prompts estimated to be longer than this many tokens go to the large model."""
+    """Without a router: prompts estimated to be longer than this many tokens go to the large model. In a
+    cascade: of what is routed by size there, which is streams and endpoints that tell no probabilities."""
     session_hours: PositiveFloat = 24.0
     """Hours for which a conversation that went to the large model stays there."""
 
@@ -208,24 +210,20 @@ class BySize(AnyRoute):
         yield from super().engines()
 
 
-class Cascade(AnyRoute):
+class BySize(TwoSizes):
+    """A small model for routine requests, a large one for hard ones, decided from the request alone."""
+
+    policy: Literal["size"]
+    """size: decided before the first byte, from the request alone."""
+
+
+class Cascade(TwoSizes):
     """The small model answers first; where it is not sure enough, the large one answers instead."""
 
     policy: Literal["cascade"]
     """cascade: the small model first. A stream cannot be taken back, so it is routed by size instead."""
-    small: Name
-    """The engine that answers first."""
-    large: Name
-    """The engine that answers where the first was not sure."""
-    router: Path | None = None
-    """What `llmops route calibrate` learned: how sure is sure enough; null takes `confidence`."""
     confidence: Share = 0.8
     """Without a router: the mean probability of the answer's tokens below which the large model is asked."""
-
-    def engines(self) -> Iterator[tuple[Where, str]]:
-        yield ("small",), self.small
-        yield ("large",), self.large
-        yield from super().engines()
 
 
 Route = Annotated[Direct | BySize | Cascade, Discriminator("policy")]
@@ -287,7 +285,7 @@ class Gateway(Settings):
     routes: Annotated[dict[Name, Route], Field(min_length=1)]
     """By the model name that clients ask for."""
     keys: Keys | None = None
-    """Who may ask; null lets everybody on this machine."""
+    """Who may ask; null lets everybody on this machine, and nobody else."""
     limits: Limits = Limits()
     """What one request, and all together, may take."""
     ledger: Ledger = Ledger()
@@ -314,8 +312,10 @@ class Gateway(Settings):
 
     @property
     def loopback(self) -> bool:
-        """Only this machine can ask."""
-        return self.host in {"localhost", "::1"} or self.host.startswith("127.")
+        """Only this machine can ask. Of names localhost alone is known to be this machine."""
+        with suppress(ValueError):
+            return ip_address(self.host).is_loopback
+        return self.host == "localhost"
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

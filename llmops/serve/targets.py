@@ -19,6 +19,7 @@ class Replica:
         url: up to and without /v1.
         key: for the `Authorization` header of a server that wants one.
         reason: why it is not ready, in words for `llmops serve status`.
+        usd_per_hour: what it costs; None where it is not known.
         in_flight: requests under way, kept by the gateway.
     """
 
@@ -28,6 +29,7 @@ class Replica:
     key: str | None = field(default=None, repr=False)
     state: State = "starting"
     reason: str = ""
+    usd_per_hour: float | None = None
     in_flight: int = 0
 
 
@@ -47,7 +49,6 @@ class Target:
         version: what the ledger calls it, such as `models:/e2e-nlg/3`, a folder, or the name at a remote server.
         digest: sha256 of the artifact; None for a remote one, whose bytes are not seen.
         max_length: tokens of prompt and answer together; None where it is not known.
-        usd_per_hour: price of the replica; None where it is not known.
         use: requests under way at this model of the replica, kept by the gateway beside `Replica.in_flight`.
     """
 
@@ -56,7 +57,6 @@ class Target:
     version: str
     digest: str | None = None
     max_length: int | None = None
-    usd_per_hour: float | None = None
     use: Use = field(default_factory=Use)
 
 

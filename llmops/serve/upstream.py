@@ -21,6 +21,14 @@ LARGEST = 64 * 2**20
 
 _PASSED_ON = ("accept", "traceparent", "tracestate", "anthropic-version", "anthropic-beta")
 _SAID = 2000
+TOO_LONG = "context_length_exceeded"
+"""The code OpenAI gives to a prompt, or a prompt with its answer, that does not fit into the model."""
+_SAYS_TOO_LONG = re.compile(
+    # vLLM 0.32 (renderers/params.py, v1/engine/input_processor.py, entrypoints/serve/utils/api_utils.py), which gives
+    # no code of its own but the status; SGLang and llama.cpp.
+    r"maximum context length|maximum model length|cannot be greater than max_model_len=|model's context length"
+    r"|available context size"
+)
 
 
 class Failure(Exception):
@@ -160,7 +168,9 @@ def refuse(status: int, raw: bytes, headers: Mapping[str, str], target: Target, 
     if status in (400, 409, 413, 415, 422):
         own = 413 if status == 413 else 400
         raise Failure(
-            Refusal(own, message or "the engine refuses it", code=code, param=param), blame=False, again=False
+            Refusal(own, message or "the engine refuses it", code=code or _code_of(message), param=param),
+            blame=False,
+            again=False,
         )
     if status in (408, 504):
         raise Failure(Refusal(504, message or "the engine took too long", code=code or "engine_timeout"))
@@ -177,8 +187,13 @@ def refusal_in_stream(said: Any, target: Target, route: str) -> Refusal:
     status = error.get("code")
     message = str(error.get("message") or "the engine failed").replace(target.model, route)[:_SAID]
     if type(status) is int and 400 <= status < 500:
-        return Refusal(status, message)
+        return Refusal(status, message, code=_code_of(message))
     return Refusal(502, message, code=status if isinstance(status, str) else "engine_error")
+
+
+def _code_of(message: str) -> str | None:
+    """A word for programs where the engine gives none."""
+    return TOO_LONG if _SAYS_TOO_LONG.search(message) else None
 
 
 def said_by(raw: bytes) -> dict[str, Any]:

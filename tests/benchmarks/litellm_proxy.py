@@ -6,12 +6,11 @@ import os
 import secrets
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.local_server import local_server
 
 VERSION = "1.106.*"
 KEY = f"sk-{secrets.token_hex(32)}"
@@ -55,30 +54,7 @@ def proxy(python: Path, folder: Path, upstream: str, port: int, cores: set[int])
         "LITELLM_MASTER_KEY": KEY,
     }
     environment.pop("PYTHONPATH", None)
+    url = f"http://127.0.0.1:{port}"
     log = folder / "litellm.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, stdout=out, stderr=out, env=environment, preexec_fn=lambda: os.sched_setaffinity(0, cores)
-        )
-        try:
-            url = f"http://127.0.0.1:{port}"
-            _until_ready(process, url, log)
-            yield url
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    until = time.monotonic() + 120
-    while time.monotonic() < until and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{url}/health/liveliness", timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-    raise AssertionError(f"LiteLLM's proxy did not start:\n{log.read_text()[-3000:]}")
+    with local_server(command, ready=f"{url}/health/liveliness", log=log, environment=environment, cores=cores):
+        yield url

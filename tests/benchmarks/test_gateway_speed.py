@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -24,6 +21,8 @@ from typing import Any
 import pytest
 
 from tests.benchmarks.litellm_proxy import KEY, installed, proxy
+from tests.benchmarks.random_tiny import make_random_tiny
+from tests.local_server import end, free_port, local_server
 from tests.serve.vllm_server import served_by_vllm
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(1800)]
@@ -73,13 +72,6 @@ class Setting:
         return sum(one.memory_info().rss for one in (process, *process.children(recursive=True))) / 1e6
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
-
-
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
     if (os.cpu_count() or 1) < 2:
@@ -92,7 +84,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
             text=True,
             preexec_fn=lambda: os.sched_setaffinity(0, OTHERS),
         )
-        stack.callback(_end, upstream)
+        stack.callback(end, upstream)
         assert upstream.stdout is not None
         stack.callback(upstream.stdout.close)
         engine = f"http://127.0.0.1:{int(upstream.stdout.readline())}"
@@ -120,40 +112,11 @@ def gateway_before(engine: str, model: str, folder: Path, *, cores: set[int]) ->
         check=True,
         env=environment,
     )
-    with (folder / "gateway.log").open("wb") as log:
-        process = subprocess.Popen(
-            [LLMOPS, "serve", str(file)],
-            stdout=log,
-            stderr=log,
-            env=environment,
-            preexec_fn=lambda: os.sched_setaffinity(0, cores),
-        )
-        try:
-            url = f"http://127.0.0.1:{port}"
-            _until_ready(process, url, folder / "gateway.log")
-            yield Side("gateway", url, json.loads(made.stdout)["secret"]), process.pid
-        finally:
-            _end(process)
-
-
-def _end(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(20)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def _until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    until = time.monotonic() + 60
-    while time.monotonic() < until and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{url}/ready", timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    raise AssertionError(f"the gateway did not start:\n{log.read_text()[-3000:]}")
+    url, log = f"http://127.0.0.1:{port}", folder / "gateway.log"
+    with local_server(
+        [LLMOPS, "serve", str(file)], ready=f"{url}/ready", log=log, environment=environment, cores=cores
+    ) as process:
+        yield Side("gateway", url, json.loads(made.stdout)["secret"]), process.pid
 
 
 def added(rounds: list[tuple[dict[str, float], dict[str, float]]], what: str) -> float:
@@ -212,19 +175,7 @@ def test_memory_stays_flat_and_below_150_mb(setting: Setting) -> None:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shape of builtin:tiny with random weights."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from llmops.builtin.definition import definition_of
-    from llmops.builtin.tokenizer import train_tokenizer
-
-    made = tmp_path_factory.mktemp("model")
-    definition = definition_of("tiny")
-    torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(**definition.config())).to(torch.bfloat16).save_pretrained(made)
-    train_tokenizer(definition).save_pretrained(made)
-    return made
+    return make_random_tiny(tmp_path_factory.mktemp("model"), precision="bfloat16")
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole answers", "streams"])

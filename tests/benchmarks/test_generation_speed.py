@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.random_tiny import make_random_tiny
+from tests.real_vllm import ENVIRONMENT
+
 E2E = Path(__file__).parents[2].parent / "shared" / "data" / "e2e" / "testset_w_refs.csv"
 ROUNDS = 3
 
@@ -23,17 +26,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shape of builtin:tiny with random weights, its tokenizer, and the 630 prompts of E2E's test set."""
     if not E2E.is_file():
         pytest.skip(f"the E2E data is not at {E2E}")
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from llmops.builtin.definition import definition_of
-    from llmops.builtin.tokenizer import train_tokenizer
-
     made = tmp_path_factory.mktemp("generation")
-    definition = definition_of("tiny")
-    torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(**definition.config())).to(torch.bfloat16).save_pretrained(made / "model")
-    train_tokenizer(definition).save_pretrained(made / "model")
+    make_random_tiny(made / "model", precision="bfloat16")
     with E2E.open(newline="", encoding="utf-8") as file:
         prompts = list(dict.fromkeys(row["mr"] for row in csv.DictReader(file)))
     (made / "prompts.jsonl").write_text("".join(json.dumps({"prompt": one}) + "\n" for one in prompts))
@@ -42,21 +36,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def measure(side: str, folder: Path) -> dict[str, float]:
     command = [sys.executable, "-m", "tests.benchmarks.generation_speed", side]
-    environment = {
-        **os.environ,
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "TORCHDYNAMO_DISABLE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
     done = subprocess.run(
         [*command, str(folder / "model"), str(folder / "prompts.jsonl")],
         capture_output=True,
         text=True,
         check=False,
-        env=environment,
+        env={**os.environ, **ENVIRONMENT},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])

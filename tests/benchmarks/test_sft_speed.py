@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.random_tiny import make_random_tiny
+
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(1800)]
 
 E2E = Path(__file__).parents[3] / "shared" / "data" / "e2e" / "devset.csv"
@@ -28,17 +30,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shape of builtin:tiny with random weights, its tokenizer, and rows of E2E."""
     if not E2E.is_file():
         pytest.skip(f"the E2E data is not at {E2E}")
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from llmops.builtin.definition import definition_of
-    from llmops.builtin.tokenizer import train_tokenizer
-
     made = tmp_path_factory.mktemp("speed")
-    definition = definition_of("tiny")
-    torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(**definition.config())).save_pretrained(made / "base")
-    train_tokenizer(definition).save_pretrained(made / "base")
+    make_random_tiny(made / "base", precision="float32")
     with E2E.open(newline="", encoding="utf-8") as file, (made / "rows.jsonl").open("w") as rows:
         for number, row in enumerate(csv.DictReader(file)):
             if number < ROWS:

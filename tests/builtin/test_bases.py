@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +15,71 @@ from llmops.builtin.definition import Definition
 from llmops.errors import EnvironmentFault, InputError
 from llmops.files import folder_digest
 
+# Making one takes seconds: what one making shows is looked at from several sides, all in one worker.
+pytestmark = pytest.mark.xdist_group("bases")
+
+
+@dataclass(frozen=True)
+class Making:
+    """A base that was made where a killed process had left its half, and what its caller saw."""
+
+    folder: Path
+    said: list[tuple[int, int, str]]
+    drawn: tuple[list[float], list[float]]
+    """Random numbers of a caller that makes no base meanwhile, and of the one that did."""
+    abandoned: Path
+
 
 @pytest.fixture(scope="module")
-def made(short: Definition, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make(short, cache=tmp_path_factory.mktemp("cache"))
+def making(short: Definition, tmp_path_factory: pytest.TempPathFactory) -> Making:
+    import torch
+
+    cache = tmp_path_factory.mktemp("cache")
+    abandoned = cache / "builtin" / f".{short.name}-{short.digest()[:16]}.new.abc"
+    abandoned.mkdir(parents=True)
+    (abandoned / "model.safetensors").write_bytes(b"half")
+    said: list[tuple[int, int, str]] = []
+    torch.manual_seed(1)
+    expected = torch.rand(3).tolist()
+    torch.manual_seed(1)
+    folder = make(short, cache=cache, on_progress=lambda *one: said.append(one))
+    return Making(folder, said, (expected, torch.rand(3).tolist()), abandoned)
+
+
+@pytest.fixture(scope="module")
+def made(making: Making) -> Path:
+    return making.folder
+
+
+@dataclass(frozen=True)
+class Together:
+    """What two callers printed who asked for the same base at the same time, in another cache."""
+
+    cache: Path
+    said: list[list[str]]
+
+
+@pytest.fixture(scope="module")
+def together(short: Definition, tmp_path_factory: pytest.TempPathFactory) -> Together:
+    cache = tmp_path_factory.mktemp("together")
+    command = [sys.executable, "-c", CALLER, json.dumps(asdict(short)), str(cache)]
+    callers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [caller.communicate(timeout=200)[0].splitlines() for caller in callers]
+    assert [caller.returncode for caller in callers] == [0, 0]
+    return Together(cache, said)
+
+
+CALLER = """
+import resource; before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+import json, sys
+from pathlib import Path
+from llmops.builtin.bases import make
+from llmops.builtin.definition import Definition
+
+made = make(Definition(**json.loads(sys.argv[1])), cache=Path(sys.argv[2]), on_progress=lambda done, *_: print(done))
+print(made)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
 
 
 def test_transformers_loads_it_and_its_answer_can_end(made: Path) -> None:
@@ -39,8 +100,10 @@ def test_its_config_is_the_one_foretold(made: Path, short: Definition) -> None:
     assert {key: written[key] for key in short.config()} == short.config()
 
 
-def test_making_it_again_gives_the_same_bytes(made: Path, short: Definition, tmp_path: Path) -> None:
-    assert folder_digest(make(short, cache=tmp_path)) == folder_digest(made)
+def test_making_it_again_gives_the_same_bytes(made: Path, together: Together) -> None:
+    again = Path(together.said[0][-2])
+    assert again.is_relative_to(together.cache)
+    assert folder_digest(again) == folder_digest(made)
 
 
 def test_another_seed_gives_another_model(made: Path, short: Definition, tmp_path: Path) -> None:
@@ -49,14 +112,9 @@ def test_another_seed_gives_another_model(made: Path, short: Definition, tmp_pat
     assert folder_digest(other, suffixes=(".safetensors",)) != folder_digest(made, suffixes=(".safetensors",))
 
 
-def test_the_callers_random_numbers_go_on_undisturbed(short: Definition, tmp_path: Path) -> None:
-    import torch
-
-    torch.manual_seed(1)
-    expected = torch.rand(3)
-    torch.manual_seed(1)
-    make(short, cache=tmp_path)
-    assert torch.equal(torch.rand(3), expected)
+def test_the_callers_random_numbers_go_on_undisturbed(making: Making) -> None:
+    expected, found = making.drawn
+    assert found == expected
 
 
 def test_a_second_call_makes_nothing(made: Path, short: Definition) -> None:
@@ -66,11 +124,9 @@ def test_a_second_call_makes_nothing(made: Path, short: Definition) -> None:
     assert not heard
 
 
-def test_progress_counts_to_the_last_step_and_says_what_is_made(short: Definition, tmp_path: Path) -> None:
-    heard: list[tuple[int, int, str]] = []
-    make(short, cache=tmp_path, on_progress=lambda *said: heard.append(said))
-    assert [(done, total) for done, total, _ in heard] == [(done, short.steps) for done in range(short.steps + 1)]
-    assert {what for *_, what in heard} == {"pre-training builtin:tiny"}
+def test_progress_counts_to_the_last_step_and_says_what_is_made(making: Making, short: Definition) -> None:
+    assert [(done, total) for done, total, _ in making.said] == [(done, short.steps) for done in range(short.steps + 1)]
+    assert {what for *_, what in making.said} == {"pre-training builtin:tiny"}
 
 
 class Stop(Exception):
@@ -90,33 +146,15 @@ def test_interrupted_it_leaves_nothing_and_can_be_made_afterwards(
     assert folder_digest(make(short, cache=tmp_path)) == folder_digest(made)
 
 
-def test_what_a_killed_process_left_is_removed(short: Definition, tmp_path: Path) -> None:
-    wanted = f"{short.name}-{short.digest()[:16]}"
-    abandoned = tmp_path / "builtin" / f".{wanted}.new.abc"
-    abandoned.mkdir(parents=True)
-    (abandoned / "model.safetensors").write_bytes(b"half")
-    folder = make(short, cache=tmp_path)
-    assert not abandoned.exists()
-    assert (folder / "model.safetensors").stat().st_size > 4
+def test_what_a_killed_process_left_is_removed(making: Making) -> None:
+    assert not making.abandoned.exists()
+    assert (making.folder / "model.safetensors").stat().st_size > 4
 
 
-CALLER = """
-import json, sys
-from pathlib import Path
-from llmops.builtin.bases import make
-from llmops.builtin.definition import Definition
-
-make(Definition(**json.loads(sys.argv[1])), cache=Path(sys.argv[2]), on_progress=lambda done, *_: print(done))
-"""
-
-
-def test_callers_at_the_same_time_make_it_once(short: Definition, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", CALLER, json.dumps(asdict(short)), str(tmp_path)]
-    callers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [caller.communicate(timeout=200)[0] for caller in callers]
-    assert [caller.returncode for caller in callers] == [0, 0]
-    assert sorted(said) == ["", "".join(f"{done}\n" for done in range(short.steps + 1))]
-    assert len(list((tmp_path / "builtin").glob("tiny-*"))) == 1
+def test_callers_at_the_same_time_make_it_once(together: Together, short: Definition) -> None:
+    counted = sorted(said[:-2] for said in together.said)
+    assert counted == [[], [str(done) for done in range(short.steps + 1)]]
+    assert len(list((together.cache / "builtin").glob("tiny-*"))) == 1
 
 
 def test_an_unknown_name_is_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -133,12 +171,5 @@ def test_what_the_making_process_met_is_told_and_nothing_is_left(short: Definiti
     assert not [path for path in (tmp_path / "builtin").iterdir() if path.suffix != ".lock"]
 
 
-def test_the_callers_memory_does_not_grow_by_pre_training(short: Definition, tmp_path: Path) -> None:
-    script = (
-        "import resource; before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        + CALLER
-        + "\nprint((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
-    )
-    command = [sys.executable, "-c", script, json.dumps(asdict(short)), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert int(done.stdout.splitlines()[-1]) < 50, "MiB"
+def test_the_callers_memory_does_not_grow_by_pre_training(together: Together) -> None:
+    assert all(int(said[-1]) < 50 for said in together.said), "MiB"

@@ -19,14 +19,6 @@ from llmops.eval.engines import endpoint
 from llmops.registry import store
 from llmops.registry.promote import this_person
 from llmops.workspace import Workspace
-from tests.cli.test_decide import home as home
-from tests.cli.test_decide import two_versions as two_versions
-from tests.registry.conftest import licensed as licensed
-from tests.registry.conftest import manifest_of as manifest_of
-from tests.registry.conftest import migrated as migrated
-from tests.registry.conftest import write_model as write_model
-
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 
 Run = Callable[..., tuple[int, str]]
 

@@ -60,7 +60,7 @@ def test_editors_read_the_schema(kind: str, model: type[Recipe | Suite | Gate]) 
         pytest.param(
             ["recepie"],
             "error: there is no kind of file called 'recepie'; did you mean `recipe`?",
-            "  → use one of: recipe, suite, gate, gateway, rubric, prices",
+            "  → use one of: recipe, suite, gate, gateway, rubric, prices, campaign, feedback",
             id="a kind of file",
         ),
     ],

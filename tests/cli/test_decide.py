@@ -3,59 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 
-import pytest
 from typer.testing import CliRunner, Result
 
 from llmops.cli.main import app
 from llmops.errors import EnvironmentFault, InputError
-from llmops.eval.gates import Gate
-from llmops.eval.verdict import judge
-from llmops.records import RunManifest
-from llmops.registry import store
 from llmops.registry.connection import connect
-from llmops.registry.promote import registered
 from llmops.workspace import Workspace
-from tests.eval.measurements import right
-from tests.registry.conftest import licensed as licensed
-from tests.registry.conftest import manifest_of as manifest_of
-from tests.registry.conftest import migrated as migrated
-from tests.registry.conftest import write_model as write_model
-
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
-
-GATE = Gate.model_validate({"rules": [{"suite": "s", "metric": "exact_match", "at_least": 0.5}]})
-
-
-@pytest.fixture
-def home(migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("LLMOPS_HOME", str(tmp_path / "home"))
-    (tmp_path / "home").mkdir()
-    shutil.copy(migrated, tmp_path / "home" / "mlflow.db")
-    return Workspace(tmp_path / "home")
-
-
-@pytest.fixture
-def two_versions(
-    home: Workspace,
-    tmp_path: Path,
-    write_model: Callable[..., Path],
-    manifest_of: Callable[..., RunManifest],
-    licensed: dict[str, str],
-) -> Workspace:
-    """The first passed its gate, the second did not."""
-    for number, share in ((1, 0.9), (2, 0.1)):
-        folder = write_model(tmp_path / f"run{number}", value=float(number))
-        version = store.register("m", folder, manifest_of(folder), workspace=home, facts=licensed)
-        report = right([place < share * 100 for place in range(100)])
-        report = replace(report, model={**report.model, "digest": version.digest})
-        registered(version, judge(GATE, {"s": report}, {}, name="g.yaml", against=None), workspace=home)
-    return home
 
 
 def run(*arguments: str) -> Result:

@@ -13,10 +13,8 @@ from typer.testing import CliRunner, Result
 
 from llmops.cli import quantize
 from llmops.errors import EnvironmentFault, InputError, LlmopsError
-from tests.eval.vllm_models import small_llama
+from tests.eval.lively_models import small_llama
 from tests.finetune.small_models import make_random_base
-
-pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")]
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +71,12 @@ def test_a_gpu_that_is_not_there_is_said(workspace: Path, model: Path, monkeypat
     assert "w4a16" in refused.value.fix
 
 
+def test_where_no_scheme_can_be_made_each_says_why(workspace: Path, model: Path) -> None:
+    with pytest.raises(InputError, match=r"no scheme makes .* smaller here") as refused:
+        run(model, "--all", "--beside")
+    assert f"w4a16: {model} is no adapter" in refused.value.problem
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
@@ -94,6 +98,8 @@ def test_a_scheme_is_made_judged_and_registered(workspace: Path, model: Path, su
     asked = (model, "--scheme", "nf4", "--fast", "--suite", suite, "--gate", gate)
     done = run(*asked)
     assert done.exit_code == 0, done.output
+    beforehand = done.stderr.index("served by transformers; here: yes")
+    assert beforehand < done.stderr.index("of memory to make it") < done.stderr.index("answers through")
     assert "✓ PASS" in done.stdout
     assert "nf4: PASS → models:/small-nf4/1" in done.stdout
     assert done.stdout.splitlines()[-1] == "next: llmops models approve small-nf4/1 --as SOMEBODY-ELSE"

@@ -7,12 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from llmops.eval.items import Item
-from llmops.files import digest_of
-
-
-def item_of(prompt: str, *references: str, **slices: str) -> Item:
-    messages = ({"role": "user", "content": prompt},)
-    return Item(digest_of(list(messages)), messages, prompt, references or ("r",), slices)
+from tests.eval.asking import item_of
 
 
 @pytest.fixture(scope="session")

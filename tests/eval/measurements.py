@@ -18,6 +18,7 @@ def measured(
     seconds: Sequence[float] | None = None,
     ids: Sequence[str] | None = None,
     measures: Mapping[str, float] | None = None,
+    confidence: Sequence[float] | None = None,
 ) -> Measured:
     """A report of these metrics, all over the same items."""
     number = len(metrics[0].per_item)
@@ -34,6 +35,7 @@ def measured(
             tokens=3,
             seconds=seconds[place] if seconds else 0.1,
             scores={metric.name: float(metric.per_item[place]) for metric in metrics},
+            confidence=confidence[place] if confidence else None,
         )
         for place in range(number)
     )

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,9 @@ from llmops.eval.cache import AnswerCache, Kept, prompt_digest
 from llmops.eval.engines.engine import Answer
 from llmops.eval.items import Item
 from llmops.eval.suite import Generation
+from tests.eval.asking import asked, asked_slowly
+from tests.killable import KILLABLE, killable
+from tests.listener import Heard
 
 MakeItem = Callable[..., Item]
 GREEDY = Generation(max_tokens=8)
@@ -126,47 +126,18 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 # A whole evaluation
 
-ASKING = """
-import sys, time
-from pathlib import Path
-from llmops.eval.cache import AnswerCache
-from llmops.eval.engines.transformers import generate
-from llmops.eval.run import evaluate
-from llmops.records import ModelSource
-from tests.eval.conftest import item_of
-from tests.eval.test_run import SUITE
-from functools import partial
 
-class Slow:
-    def say(self, line): print(line, flush=True)
-    def step(self, step, total): pass
-    def advance(self, what, done, total):
-        print(what, done, total, flush=True)
-        if sys.argv[3] == "slow" and what == "answers": time.sleep(1)
-
-folder, kept, items = Path(sys.argv[1]), Path(sys.argv[2]), [item_of(f"question {k}") for k in range(8)]
-engine = partial(generate, folder, batch=2, precision="fp32", cache=AnswerCache(kept, "m"))
-print("digest", evaluate(SUITE, items, ModelSource("m", folder, None, "m"), generate=engine, listener=Slow()).digest)
-"""
-
-
-def asking(model: Path, kept: Path, how: str) -> subprocess.Popen[str]:
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-c", ASKING, str(model), str(kept), how]
-    return subprocess.Popen(command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, stdout=-1, text=True)
-
-
+@KILLABLE
 def test_an_evaluation_killed_in_the_middle_goes_on_where_it_stopped(lively_model: Path, tmp_path: Path) -> None:
-    whole, _ = asking(lively_model, tmp_path / "whole", "fast").communicate(timeout=120)
-    killed = asking(lively_model, tmp_path / "kept", "slow")
-    assert killed.stdout is not None
-    for line in killed.stdout:
-        if line == "answers 4 8\n":
-            break
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    went_on, _ = asking(lively_model, tmp_path / "kept", "fast").communicate(timeout=120)
-    assert "4 of 8 answers come from the cache" in went_on
-    assert [line for line in went_on.splitlines() if line.startswith("answers ")] == ["answers 2 4", "answers 4 4"]
-    assert went_on.splitlines()[-1] == whole.splitlines()[-1]
-    assert whole.splitlines()[-1].startswith("digest ")
+    whole = asked(lively_model, tmp_path / "whole", Heard())
+    here, there = Pipe()
+    killed = killable(asked_slowly, lively_model, tmp_path / "kept", there)
+    while here.recv() != ("answers", 4, 8):
+        pass
+    killed.kill()
+    killed.join()
+    heard = Heard()
+    went_on = asked(lively_model, tmp_path / "kept", heard)
+    assert any("4 of 8 answers come from the cache" in line for line in heard.lines)
+    assert [one for one in heard.advances if one[0] == "answers"] == [("answers", 2, 4), ("answers", 4, 4)]
+    assert went_on == whole

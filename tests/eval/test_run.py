@@ -13,23 +13,16 @@ import pytest
 from llmops.errors import InputError
 from llmops.eval.engines.engine import Answer, Engine, Generated
 from llmops.eval.items import Item, suite_digest
-from llmops.eval.measured import Answered
+from llmops.eval.measured import Answered, read
 from llmops.eval.metric import Metric, mean_of
 from llmops.eval.run import evaluate
 from llmops.eval.scorers.catalog import Scorer
 from llmops.eval.suite import Generation, Suite
 from llmops.events import Listener
 from llmops.records import ModelSource, Report
+from tests.eval.asking import SUITE
 
 MODEL = ModelSource("org/model", Path("/models/m"), "abc", "d" * 64)
-SUITE = Suite.model_validate(
-    {
-        "name": "s",
-        "items": {"source": "s.csv", "prompt": "{q}", "references": "{a}"},
-        "generation": {"max_tokens": 9},
-        "scorers": [{"bleu": {}}, {"chrf": {}}, {"rouge": {}}, {"exact_match": {}}],
-    }
-)
 
 
 @pytest.fixture
@@ -43,13 +36,24 @@ def items(make_item: Callable[..., Item]) -> list[Item]:
 
 
 def answering(
-    say: Callable[[Item], str], *, finish: Literal["stop", "length"] = "stop", seconds: float = 0.5
+    say: Callable[[Item], str],
+    *,
+    finish: Literal["stop", "length"] = "stop",
+    seconds: float = 0.5,
+    confidence: float | None = None,
 ) -> Engine:
-    """An engine that says what it is told, each answer of 4 tokens, in another order than it was asked."""
+    """An engine that says what it is told, each answer of 4 tokens, in another order than it was asked.
+
+    Args:
+        confidence: of the first answer; that of each further one is larger by it.
+    """
 
     def engine(items: Sequence[Item], generation: Generation, *, listener: Listener) -> Generated:
         assert generation == SUITE.generation
-        answers = [Answer(item.id, say(item), 4, finish, seconds * (1 + number)) for number, item in enumerate(items)]
+        answers = [
+            Answer(item.id, say(item), 4, finish, seconds * (1 + number), confidence and confidence * (1 + number))
+            for number, item in enumerate(items)
+        ]
         return Generated(tuple(reversed(answers)), 2.0, {"name": "stub"})
 
     return engine
@@ -132,11 +136,22 @@ def test_the_file_holds_everything_about_every_item(items: list[Item], tmp_path:
     assert content["seconds"][items[1].id] == 1.0
 
 
-def test_the_digest_is_of_what_was_found_not_of_how_long_it_took(items: list[Item]) -> None:
-    def digest(word: str, seconds: float, model: ModelSource = MODEL) -> str:
-        return evaluate(SUITE, items, model, generate=answering(lambda item: word, seconds=seconds)).digest
+def test_how_sure_the_model_was_stands_in_the_file_and_comes_back(items: list[Item], tmp_path: Path) -> None:
+    sure = answering(lambda item: "x", confidence=0.25)
+    report = evaluate(SUITE, items, MODEL, generate=sure, out=tmp_path)
+    assert report.file is not None
+    assert [item.confidence for item in read(report.file).items] == [0.25, 0.5, 0.75, 1.0]
+    unsure = evaluate(SUITE, items, MODEL, generate=answering(lambda item: "x"), out=tmp_path / "other")
+    assert unsure.file is not None
+    assert {item.confidence for item in read(unsure.file).items} == {None}
 
-    assert digest("x", 0.5) == digest("x", 0.25)
+
+def test_the_digest_is_of_what_was_found_not_of_how_long_it_took(items: list[Item]) -> None:
+    def digest(word: str, seconds: float, model: ModelSource = MODEL, sure: float | None = None) -> str:
+        say = answering(lambda item: word, seconds=seconds, confidence=sure)
+        return evaluate(SUITE, items, model, generate=say).digest
+
+    assert digest("x", 0.5) == digest("x", 0.25) == digest("x", 0.5, sure=0.1)
     assert digest("x", 0.5) != digest("y", 0.5)
     assert digest("x", 0.5) != digest("x", 0.5, ModelSource("org/model", MODEL.folder, "abc", "e" * 64))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,13 @@ from safetensors.torch import load_file
 from llmops.errors import TrainingStopped
 from llmops.finetune.job import Job, read_outcome, read_steps
 from llmops.finetune.launch import launch, torchrun_command
+from tests.finetune.alone import alone
 from tests.finetune.small_preferences import a_preference_recipe, make_preference_stores
 from tests.finetune.small_runs import PAD, Stores, a_recipe, as_source, make_stores
+from tests.killable import KILLABLE, killable
+
+# One worker: whole runs are shared.
+pytestmark = [pytest.mark.usefixtures("one_thread"), KILLABLE]
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -26,12 +31,6 @@ ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 @pytest.fixture(scope="module")
 def stores(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Stores:
     return make_stores(random_base, tmp_path_factory.mktemp("tokens"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
 
 
 def a_run(folder: Path, base: Path, stores: Stores, **changes: Any) -> Path:
@@ -49,32 +48,65 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def alone_in_a_process(run: Path) -> subprocess.Popen[bytes]:
-    """The run as `llmops finetune` has it, in a process that can be killed."""
-    script = f"from pathlib import Path; from llmops.finetune.launch import launch; launch(Path({str(run)!r}), world=1)"
-    return subprocess.Popen([sys.executable, "-c", script], env=ONE_THREAD, stderr=subprocess.DEVNULL)
+SHARDING = ("ddp", "fsdp")
+
+
+@pytest.fixture(scope="module")
+def finished(random_base: Path, stores: Stores, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A run that two processes made without a stop, by how they share the model: several passes an update."""
+    made: dict[str, Path] = {}
+
+    def run(parallel: str) -> Path:
+        if parallel not in made:
+            made[parallel] = a_run(tmp_path_factory.mktemp(parallel) / "run", random_base, stores, **shared(parallel))
+            launch(made[parallel], world=2)
+        return made[parallel]
+
+    return run
+
+
+def shared(parallel: str) -> dict[str, Any]:
+    return {
+        "batch": {"per_device": 2},
+        "parallel": {"kind": parallel},
+        "checkpoints": {"every": 2},
+        "schedule": {"steps": 14},
+    }
+
+
+@pytest.mark.parametrize("parallel", SHARDING)
+def test_two_processes_train_what_one_does(
+    random_base: Path, stores: Stores, finished: Callable[[str], Path], tmp_path: Path, parallel: str
+) -> None:
+    one = a_run(tmp_path / "one", random_base, stores, **shared("ddp"))
+    launch(one, world=1)
+    assert_same_training(one, finished(parallel))
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({"batch": {"per_device": 4}}, id="full-ddp"),
         pytest.param({"batch": {"per_device": 2, "packing": True}}, id="full-packed-ddp-accumulated"),
         pytest.param({"batch": {"per_device": 4}, "adapter": {"kind": "lora", "rank": 4}}, id="lora-ddp"),
-        pytest.param({"batch": {"per_device": 4}, "parallel": {"kind": "fsdp"}}, id="full-fsdp"),
         pytest.param(
-            {"batch": {"per_device": 2}, "parallel": {"kind": "fsdp"}, "adapter": {"kind": "lora", "rank": 4}},
-            id="lora-fsdp-accumulated",
+            {"batch": {"per_device": 4}, "parallel": {"kind": "fsdp"}, "adapter": {"kind": "lora", "rank": 4}},
+            id="lora-fsdp",
         ),
     ],
 )
-def test_two_processes_train_what_one_does(
+def test_two_processes_train_what_one_does_also(
     random_base: Path, stores: Stores, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    """Ranks hold unequal numbers of trained tokens; loss, gradient norm and weights are those of one process."""
+    """Packed, and of the adapters alone; in one pass an update and in several."""
     one = a_run(tmp_path / "one", random_base, stores, **{**changes, "parallel": {"kind": "ddp"}})
     two = a_run(tmp_path / "two", random_base, stores, **changes)
-    alone, together = launch(one, world=1), launch(two, world=2)
+    launch(one, world=1), launch(two, world=2)
+    assert_same_training(one, two)
+
+
+def assert_same_training(one: Path, two: Path) -> None:
+    """Ranks hold unequal numbers of trained tokens; loss, gradient norm and weights are those of one process."""
+    alone, together = read_outcome(one), read_outcome(two)
     assert together.trained_tokens == alone.trained_tokens
     assert together.tokens == alone.tokens
     for left, right in zip(read_steps(one), read_steps(two), strict=True):
@@ -123,24 +155,17 @@ def test_two_processes_prefer_what_one_does(
         torch.testing.assert_close(first[name], second[name], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("parallel", SHARDING)
 def test_a_stopped_run_of_two_processes_resumes_exactly(
-    random_base: Path, stores: Stores, tmp_path: Path, parallel: str
+    random_base: Path, stores: Stores, finished: Callable[[str], Path], tmp_path: Path, parallel: str
 ) -> None:
-    changes: dict[str, Any] = {
-        "batch": {"per_device": 2},
-        "parallel": {"kind": parallel},
-        "checkpoints": {"every": 2},
-        "schedule": {"steps": 14},
-    }
-    whole = a_run(tmp_path / "whole", random_base, stores, **changes)
-    launch(whole, world=2)
-    killed = a_run(tmp_path / "killed", random_base, stores, **changes)
+    whole = finished(parallel)
+    killed = a_run(tmp_path / "killed", random_base, stores, **shared(parallel))
     child = subprocess.Popen(
         torchrun_command(killed, 2, {}), env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
-    wait_for(lambda: len(list(read_steps(killed))) >= 5, child)
+    wait_for(lambda: steps_of(killed) >= 5, lambda: child.poll() is None)
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
     launch(killed, world=2)
@@ -149,10 +174,14 @@ def test_a_stopped_run_of_two_processes_resumes_exactly(
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def wait_for(condition: Any, child: subprocess.Popen[bytes], seconds: float = 120) -> None:
+def steps_of(run: Path) -> int:
+    return len(list(read_steps(run)))
+
+
+def wait_for(condition: Callable[[], bool], runs: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert child.poll() is None, "the run ended before it could be killed"
+        assert runs(), "the run ended before it could be killed"
         assert time.monotonic() < end
         time.sleep(0.02)
 
@@ -170,12 +199,12 @@ def test_a_run_killed_at_any_moment_ends_in_the_same_weights(random_base: Path, 
     killed = a_run(tmp_path / "killed", random_base, stores, **changes)
     # Moments chosen so that they fall into different parts of an update and of a save.
     for number, delay in enumerate((0.0, 0.007, 0.013, 0.031)):
-        child = alone_in_a_process(killed)
+        child = killable(alone, killed)
         goal = 8 * (number + 1)
-        wait_for(lambda: len(list(read_steps(killed))) >= goal, child)  # noqa: B023, called at once
+        wait_for(lambda: steps_of(killed) >= goal, child.is_alive)  # noqa: B023, called at once
         time.sleep(delay)
         child.kill()
-        child.wait()
+        child.join()
         assert not (killed / "artifact").exists()
     launch(killed, world=1)
     assert [step.index for step in read_steps(killed)] == list(range(1, 61))
@@ -186,15 +215,11 @@ def test_a_run_killed_at_any_moment_ends_in_the_same_weights(random_base: Path, 
 
 def test_sigterm_saves_and_exits_with_143(random_base: Path, stores: Stores, tmp_path: Path) -> None:
     run = a_run(tmp_path / "run", random_base, stores, schedule={"steps": 100_000}, checkpoints={"every": 50_000})
-    script = (
-        "import sys; from pathlib import Path; from llmops.errors import LlmopsError\n"
-        "from llmops.finetune.launch import launch\n"
-        f"try:\n    launch(Path({str(run)!r}), world=1)\nexcept LlmopsError as error:\n    sys.exit(error.exit_code)"
-    )
-    child = subprocess.Popen([sys.executable, "-c", script], env=ONE_THREAD)
-    wait_for(lambda: len(list(read_steps(run))) >= 3, child)
+    child = killable(alone, run)
+    wait_for(lambda: steps_of(run) >= 3, child.is_alive)
     child.terminate()
-    assert child.wait(60) == 143
+    child.join(60)
+    assert child.exitcode == 143
     assert list((run / "checkpoints").glob("update-*"))
 
 
@@ -216,7 +241,7 @@ def test_a_crashed_process_ends_all_within_30_seconds(random_base: Path, stores:
     thread = threading.Thread(target=train)
     thread.start()
     end = time.monotonic() + 120
-    while len(list(read_steps(run))) < 3 and time.monotonic() < end:
+    while steps_of(run) < 3 and time.monotonic() < end:
         time.sleep(0.1)
     ranks = [int(pid) for pid in ranks_of(run)]
     assert len(ranks) == 2

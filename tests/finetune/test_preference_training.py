@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,39 @@ def test_training_on_preferences_raises_what_is_measured_of_them(
     assert held_out["margin"] > 0.1
     assert held_out["margin"] == pytest.approx(held_out["chosen_reward"] - held_out["rejected_reward"])
     assert held_out["kl_k3_per_token"] > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_process_that_has_no_row_left_takes_part_with_a_gradient_of_zero(
+    random_base: Path, stores: dict[str, Stores], kind: str
+) -> None:
+    """In the last update of an epoch there may be fewer rows than processes; all must meet in the backward pass."""
+    from llmops.finetune.items import Items
+    from llmops.finetune.model import Placement, load_model
+    from llmops.finetune.objective import objective_of
+    from llmops.finetune.order import Update
+    from llmops.finetune.passes import Feed
+    from llmops.finetune.reference import Reference
+    from tests.finetune.small_runs import ALONE, PAD
+
+    recipe = a_preference_recipe(kind)
+    items = Items.of(stores[kind].train, recipe.method.item)
+    placement = Placement(ALONE.device, "sdpa", False)
+    other = replace(ALONE, rank=1, world=2)
+    feed = Feed(items, recipe, placement=placement, processes=other, pad_id=PAD, reference=Reference.empty(items.store))
+    # One pass: process 0 computes item 3, this one has none.
+    passes = feed._of_update(Update(1, 0.0, 1.0, ((((3,),), ()),)))
+    model, objective = load_model(recipe, random_base, placement), objective_of(recipe.method)
+    known = torch.zeros(0, dtype=torch.float64)
+    for one in passes.measured:
+        known = objective.measure(model, one)
+        assert known.tolist() == [0.0]
+    (one,) = passes.trained
+    share, measures = objective.loss(model, one, objective.totals(items, [3]), known)
+    share.backward()
+    assert share.item() == 0.0
+    assert not measures.any()
+    assert passes.tokens == 0
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert not parameter.grad.any(), name

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from llmops.errors import EnvironmentFault, InputError
 from llmops.events import Silent
@@ -34,14 +33,7 @@ from llmops.records import DatasetVersion, ModelSource, Row, RunManifest
 from tests.finetune.small_models import TEMPLATE, make_tokenizer
 from tests.finetune.small_runs import a_recipe, as_source, some_rows
 
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Counted:

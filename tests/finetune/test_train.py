@@ -14,6 +14,8 @@ from llmops.errors import EnvironmentFault, Interrupted, TrainingStopped
 from llmops.finetune import checkpoint
 from tests.finetune.small_runs import PAD, Stores, a_recipe, largest_difference, make_stores, run_here, stop_after
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 VARIANTS: list[Any] = [
     pytest.param({}, id="full"),
     pytest.param({"batch": {"packing": True}}, id="full-packed"),
@@ -32,14 +34,6 @@ VARIANTS: list[Any] = [
 @pytest.fixture(scope="module")
 def stores(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Stores:
     return make_stores(random_base, tmp_path_factory.mktemp("tokens"))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class TestASplitBatch:

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.real_vllm import ENVIRONMENT
+
 READY_S = 240
 """Seconds a start may take: 20 to 30 where nothing else runs, several times that on a busy machine."""
 
@@ -31,17 +33,11 @@ def environment(cache: Path, temporary: str) -> dict[str, str]:
     """
     return {
         **os.environ,
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
+        **ENVIRONMENT,
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
         "VLLM_CACHE_ROOT": str(cache),
         "TMPDIR": temporary,
-        # Otherwise the first request for log-probabilities compiles, which takes seconds and a C++ compiler.
-        "TORCHDYNAMO_DISABLE": "1",
     }
 
 

@@ -1,50 +1,23 @@
-"""A workspace with an MLflow store that is migrated once per test run and copied: migration costs two seconds."""
+"""A site to train at, on one thread."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
-from llmops.registry.connection import connect
 from llmops.workspace import Workspace
 from tests.lifecycle.sites import Site
 from tests.lifecycle.small_recipes import write_rows, write_suite
 
 
-@pytest.fixture(scope="session")
-def migrated(shared_folder: Path) -> Path:
-    """One for all workers: who comes second waits and finds it made."""
-    database = shared_folder / "mlflow.db"
-    connect(f"sqlite:///{database}")
-    return database
-
-
-@pytest.fixture(scope="module")
-def make_workspace(migrated: Path) -> Callable[[Path], Workspace]:
-    """Call it with the folder that becomes the workspace."""
-
-    def make(home: Path) -> Workspace:
-        home.mkdir(parents=True)
-        shutil.copy(migrated, home / "mlflow.db")
-        return Workspace(home)
-
-    return make
-
-
 @pytest.fixture(autouse=True, scope="module")
-def alone_on_this_machine() -> Iterator[None]:
-    """One thread, as processes of these tests have it too, and MLflow in the workspace."""
+def alone_on_this_machine(one_thread: None) -> Iterator[None]:
+    """One thread, and MLflow in the workspace."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.setenv("OMP_NUM_THREADS", "1")
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
         yield
-        torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

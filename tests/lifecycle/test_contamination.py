@@ -13,8 +13,9 @@ from llmops.eval.suite import Suite
 from llmops.lifecycle.contamination import contaminated_shares
 from llmops.lifecycle.loop import Result
 from llmops.records import ModelSource
-from tests.lifecycle.sites import Heard, Site
+from tests.lifecycle.sites import Site
 from tests.lifecycle.small_recipes import write_rows
+from tests.listener import Heard
 
 
 def share(site: Site, model: ModelSource, heard: Heard | None = None) -> float:

@@ -17,7 +17,8 @@ from llmops.files import digest_of
 from llmops.lifecycle.loop import Result
 from llmops.registry import promote
 from llmops.registry.verdicts import verdicts_of
-from tests.lifecycle.sites import Heard, Site
+from tests.lifecycle.sites import Site
+from tests.listener import Heard
 
 
 def gated(site: Site, *rules: str, against: str = "champion", **changes: Any) -> Any:

@@ -38,6 +38,15 @@ def test_an_item_that_one_report_lacks_is_left_out() -> None:
     assert dict(zip(one.prompts, one.small, strict=True)) == dict(zip(other.prompts, other.small, strict=True))
 
 
+def test_how_sure_the_small_model_was_is_taken_from_its_report() -> None:
+    sure = [place / 100 for place in range(80)]
+    strong, weak = right(STRONG, model="strong", confidence=[0.5] * 80), right(WEAK, model="weak", confidence=sure)
+    found = of_reports(strong, weak).confidence
+    assert found is not None
+    assert found.tolist() == sure
+    assert of_reports(strong, right(WEAK, model="weak")).confidence is None
+
+
 def test_the_first_metric_of_grades_is_taken_or_the_one_that_is_named() -> None:
     def both(model: str, hits: list[bool], share: float) -> Measured:
         points = mean_of("points", "v1", [50.0] * 80, span=100.0)

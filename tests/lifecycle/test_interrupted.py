@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,8 +21,10 @@ from llmops.files import folder_digest
 from llmops.finetune.job import read_steps
 from llmops.finetune.recipe import Recipe
 from llmops.records import Step
-from tests.lifecycle.sites import Heard, Site
+from tests.lifecycle.sites import Site
 from tests.lifecycle.small_recipes import a_small_recipe
+from tests.listener import Heard
+from tests.local_server import free_port
 
 
 class TestResume:
@@ -155,7 +156,7 @@ class TestMlflowDown:
         from mlflow import MlflowClient
 
         recipe = site.recipe()
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{closed_port()}")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
         heard = Heard()
         result = site.run(recipe, heard=heard)
         assert len(heard.steps) == 5
@@ -184,10 +185,3 @@ class TestMlflowDown:
         history = client.get_metric_history(again.version.run_id, "loss")
         assert [one.value for one in history] == pytest.approx([step.loss for step in heard.steps])
         assert client.get_run(again.version.run_id).info.status == "FINISHED"
-
-
-def closed_port() -> int:
-    """A port on which nobody listens, as far as one can know."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])

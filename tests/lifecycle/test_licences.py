@@ -18,7 +18,8 @@ from llmops.registry.licence_chain import Licensed, of_version, unknown
 from llmops.registry.promote import approve, promote
 from llmops.registry.store import ModelVersion
 from llmops.registry.verdicts import attach, sealed
-from tests.lifecycle.sites import Heard, Site
+from tests.lifecycle.sites import Site
+from tests.listener import Heard
 
 
 def rows(site: Site, **more: Any) -> dict[str, Any]:

@@ -25,8 +25,9 @@ from llmops.lifecycle.loop import Result
 from llmops.records import RunManifest, Step
 from llmops.registry.store import versions
 from tests.finetune.small_models import TEMPLATE, make_random_base
-from tests.lifecycle.sites import Heard, Site
+from tests.lifecycle.sites import Site
 from tests.lifecycle.small_recipes import ROWS, write_rows
+from tests.listener import Heard
 
 # Rows that are not trained on: the same as the first, without an answer, longer than `max_length`.
 BAD_ROWS = [ROWS[0], {"question": "what?", "answer": ""}, {"question": "long?", "answer": "x" * 100}]

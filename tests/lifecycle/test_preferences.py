@@ -14,7 +14,8 @@ from llmops.finetune.job import read_steps
 from llmops.finetune.recipe import Recipe
 from llmops.lifecycle.loop import Result
 from tests.finetune.small_preferences import LABELLED, PAIRS, some_labelled, some_pairs
-from tests.lifecycle.sites import Heard, Site
+from tests.lifecycle.sites import Site
+from tests.listener import Heard
 
 
 def turn(role: str, text: str) -> list[dict[str, str]]:

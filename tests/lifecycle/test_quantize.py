@@ -26,10 +26,12 @@ from llmops.registry.derived import made_beside, made_from
 from llmops.registry.licence_chain import of_version
 from llmops.registry.store import find
 from llmops.registry.verdicts import verdicts_of
-from tests.eval.vllm_models import small_llama
-from tests.lifecycle.sites import Heard, Site
+from tests.eval.lively_models import small_llama
+from tests.lifecycle.sites import Site
+from tests.listener import Heard
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")]
+# One worker, so that what is trained and quantized for all is made once.
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("quantized")]
 
 GATE = """\
 against: original
@@ -76,7 +78,7 @@ def test_it_is_a_version_that_says_what_it_was_made_of(trained: Site, made: Resu
     original = find("small", "1", workspace=trained.workspace)
     assert made.version is not None
     assert (made.version.reference, made.version.kind) == ("models:/small-nf4/1", "quantized")
-    assert made.version.description == "nf4 from models:/small/1"
+    assert made.version.description.startswith("nf4 from models:/small/1, ")
     assert made_from(str(original.digest), "nf4", workspace=trained.workspace) == made.version
     assert made_beside(str(original.digest), "nf4", workspace=trained.workspace) is None
     assert made.manifest.lineage["base_digest"] == made.version.tags["llmops.base_digest"] == original.digest
@@ -248,7 +250,8 @@ def test_what_a_cpu_cannot_run_is_left_out_with_its_reason(original: Original) -
     assert {name for name, why in found.items() if why is None} == {"nf4", "w4a16", "w8a8"}
     assert found["w8a16"] == "w8a16 needs a GPU of compute capability 7.5, and this machine has none"
     beside = runnable(original, Options(beside=True), replace(machine(), gpus=()))
-    assert beside["nf4"] == "adapters are not served on it"
+    assert beside["nf4"] == "adapters are not served on a base in nf4"
+    assert "is no adapter" in str(runnable(replace(original, base=None), Options(beside=True), machine())["w4a16"])
 
 
 def test_a_quantized_version_is_not_quantized_again(trained: Site, made: Result) -> None:

@@ -21,8 +21,9 @@ from llmops.lifecycle.reproduce import Margin, Reproduction, reproduce
 from llmops.lifecycle.run_again import Origin, find_run
 from llmops.registry.store import versions
 from tests.finetune.small_models import make_random_base
-from tests.lifecycle.sites import Heard, Site
+from tests.lifecycle.sites import Site
 from tests.lifecycle.small_recipes import ROWS, write_rows
+from tests.listener import Heard
 
 
 @pytest.fixture(scope="module")

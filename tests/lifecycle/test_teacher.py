@@ -19,8 +19,9 @@ from llmops.lifecycle.teacher import dataset_of, teacher_of
 from llmops.records import DatasetVersion, Split
 from tests.eval.chat_server import Reply, chat, echo, serving
 from tests.finetune.small_models import make_random_base, make_tokenizer
-from tests.lifecycle.sites import Heard, Site
+from tests.lifecycle.sites import Site
 from tests.lifecycle.small_recipes import ROWS, write_rows
+from tests.listener import Heard
 
 
 @dataclass

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from llmops.quantize.run import Quantized
-from tests.eval.vllm_models import small_llama
-from tests.quantize.made import Heard, make, write_rows
+from tests.eval.lively_models import small_llama
+from tests.listener import Heard
+from tests.quantize.made import make, write_rows
 
 
 @pytest.fixture(scope="session")

@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llmops.files import folder_digest
 from llmops.quantize.calibration import from_file
 from llmops.quantize.run import Quantized, Request, quantize
-from llmops.records import ModelSource, Step
+from llmops.records import ModelSource
 from llmops.workspace import Workspace
-
-
-@dataclass
-class Heard:
-    lines: list[str] = field(default_factory=list)
-    advances: list[tuple[str, int, int | None]] = field(default_factory=list)
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-    def advance(self, what: str, done: int, total: int | None) -> None:
-        self.advances.append((what, done, total))
-
-    def step(self, step: Step, total: int) -> None:
-        raise AssertionError("nothing is trained")
-
+from tests.listener import Heard
 
 ROWS = [{"prompt": f"what is {number}?", "completion": f"it is {number * 7}"} for number in range(24)]
 
@@ -43,7 +27,10 @@ def make(
     source = None if rows is None else from_file(rows)
     request = Request(scheme, "0" * 64, folder_digest(model), iters, 8, 1, source)
     whole = ModelSource("small", model, None, folder_digest(model))
-    return quantize(request, whole, out=out, workspace=Workspace(out.parent / "home"), listener=heard or Heard())
+    heard = heard or Heard()
+    made = quantize(request, whole, out=out, workspace=Workspace(out.parent / "home"), listener=heard)
+    assert not heard.steps, "nothing is trained"
+    return made
 
 
 def tensors(folder: Path) -> dict[str, Any]:

@@ -16,9 +16,11 @@ from llmops.hardware import Machine
 from llmops.quantize.calibration import Source
 from llmops.quantize.run import Quantized, Request, check_plain, check_room
 from llmops.quantize.schemes import SCHEMES, Forecast, forecast
-from tests.quantize.made import ROWS, Heard, make, tensors, unpacked, unpacked_model, write_rows
+from tests.listener import Heard
+from tests.quantize.made import ROWS, make, tensors, unpacked, unpacked_model, write_rows
 
-pytestmark = pytest.mark.timeout(300)
+# With the file that has vLLM serve what is made here, so that it is made once.
+pytestmark = pytest.mark.xdist_group("vllm")
 
 
 def nearest_by_hand(row: list[float], *, bits: int, group: int) -> tuple[list[int], list[float]]:

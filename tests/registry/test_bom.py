@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmops.files import file_digest, folder_digest
-from llmops.records import Report, RunManifest, Score
+from llmops.records import Report, Score
 from llmops.registry.bom import NAME, bom, files_of, write_bom
 from llmops.registry.card import CardFacts
 from llmops.registry.licence_chain import Licensed
+from tests.registry.artifacts import a_manifest, manifest_of, write_model
 
-ManifestOf = Callable[..., RunManifest]
 CHAIN = [
     Licensed("base", "org/base@main", "LicenseRef-llama3.1", "its model card"),
     Licensed("data", "hub:org/rows", "CC-BY-SA-4.0", "the recipe"),
@@ -45,12 +44,12 @@ def validated(written: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def artifact(tmp_path: Path, write_model: Callable[..., Path]) -> Path:
+def artifact(tmp_path: Path) -> Path:
     return write_model(tmp_path / "artifact")
 
 
 @pytest.fixture
-def facts(artifact: Path, manifest_of: ManifestOf) -> CardFacts:
+def facts(artifact: Path) -> CardFacts:
     scores = (Score("bleu", 30.0, "", 29.0, 31.0),)
     slices = {"family=yes": (Score("bleu", 20.0, "", 19.0, 21.0),), "family=no": (Score("bleu", 31.0, "", None, None),)}
     report = Report("e2e", "m", "r", 100, scores, {}, None, "s", "m", slices, {"family=yes": 50, "family=no": 50})
@@ -122,22 +121,7 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 @settings(max_examples=25, deadline=None)
 @given(name=NAMES, base=NAMES, source=NAMES, metric=NAMES)
 def test_any_names_give_a_valid_document(name: str, base: str, source: str, metric: str) -> None:
-    manifest = RunManifest(
-        name=name,
-        digest="d" * 64,
-        identity={},
-        recipe={"base": base, "data": {"train": [{"source": source}, {"source": source}]}},
-        kind="full",
-        artifact_digest="a" * 64,
-        steps=1,
-        tokens=1,
-        trained_tokens=1,
-        final_loss=1.0,
-        validation_loss=None,
-        tokens_per_s=1.0,
-        predicted={},
-        measured={},
-        environment={"python": "3", "torch": "1"},
-    )
+    recipe = {"base": base, "data": {"train": [{"source": source}, {"source": source}]}}
+    manifest = a_manifest(name=name, recipe=recipe, kind="full")
     report = Report(name, "m", "r", 1, (Score(metric, 1.0, ""), Score(metric, 1.0, "")), {})
     validated(bom(CardFacts(manifest, [report]), {}))

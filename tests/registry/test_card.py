@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.files import folder_digest
-from llmops.records import Report, RunManifest, Score
+from llmops.records import Report, Score
 from llmops.registry.card import CardFacts, card, write_card
 from llmops.registry.licence_chain import Licensed
-
-WriteModel = Callable[..., Path]
-ManifestOf = Callable[..., RunManifest]
+from tests.registry.artifacts import a_manifest, manifest_of, write_model
 
 
 def metadata_of(text: str) -> dict[str, Any]:
@@ -26,7 +23,7 @@ def metadata_of(text: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def artifact(tmp_path: Path, write_model: WriteModel) -> Path:
+def artifact(tmp_path: Path) -> Path:
     return write_model(tmp_path / "artifact", config="adapter_config.json")
 
 
@@ -34,7 +31,7 @@ def recipe(base: str, source: str, name: str = "m") -> dict[str, Any]:
     return {"name": name, "base": base, "data": {"train": [{"source": source}]}}
 
 
-def test_the_metadata_is_what_the_hub_reads(artifact: Path, manifest_of: ManifestOf) -> None:
+def test_the_metadata_is_what_the_hub_reads(artifact: Path) -> None:
     assert metadata_of(card(CardFacts(manifest_of(artifact)))) == {
         "library_name": "peft",
         "pipeline_tag": "text-generation",
@@ -47,7 +44,7 @@ def test_the_metadata_is_what_the_hub_reads(artifact: Path, manifest_of: Manifes
     }
 
 
-def test_the_licence_is_that_of_the_whole_chain(artifact: Path, manifest_of: ManifestOf) -> None:
+def test_the_licence_is_that_of_the_whole_chain(artifact: Path) -> None:
     chain = [Licensed("base", "org/base", "Apache-2.0", "its model card")]
     assert metadata_of(card(CardFacts(manifest_of(artifact), licences=chain)))["license"] == "apache-2.0"
     chain.append(Licensed("data", "rows.csv", "CC-BY-SA-4.0", "the recipe"))
@@ -60,9 +57,7 @@ def test_the_licence_is_that_of_the_whole_chain(artifact: Path, manifest_of: Man
 
 
 @pytest.mark.parametrize("base", ["builtin:tiny", "models:/m@champion", "/models/mine"])
-def test_a_base_that_is_not_the_hubs_is_named_in_the_text_only(
-    artifact: Path, manifest_of: ManifestOf, base: str
-) -> None:
+def test_a_base_that_is_not_the_hubs_is_named_in_the_text_only(artifact: Path, base: str) -> None:
     text = card(CardFacts(manifest_of(artifact, recipe=recipe(base, "rows.csv"), kind="full")))
     assert not {"base_model", "datasets"} & set(metadata_of(text))
     assert f"`{base}`" in text
@@ -70,14 +65,14 @@ def test_a_base_that_is_not_the_hubs_is_named_in_the_text_only(
     assert metadata_of(text)["library_name"] == "transformers"
 
 
-def test_scores_come_with_their_signature(artifact: Path, manifest_of: ManifestOf) -> None:
+def test_scores_come_with_their_signature(artifact: Path) -> None:
     report = Report("e2e", "m", "d", 1630, (Score("bleu", 32.912, "nrefs:var|case:lc"),), {})
     text = card(CardFacts(manifest_of(artifact), [report]))
     assert "| e2e | 1,630 | bleu | 32.91 | not known |  | `nrefs:var\\|case:lc` |" in text
     assert "Not evaluated." in card(CardFacts(manifest_of(artifact)))
 
 
-def test_it_holds_data_digest_losses_and_the_command_to_make_it_again(artifact: Path, manifest_of: ManifestOf) -> None:
+def test_it_holds_data_digest_losses_and_the_command_to_make_it_again(artifact: Path) -> None:
     manifest = manifest_of(artifact)
     text = card(CardFacts(manifest))
     assert f"| data digest | `{'a' * 64}` |" in text
@@ -89,7 +84,7 @@ def test_it_holds_data_digest_losses_and_the_command_to_make_it_again(artifact: 
     assert "llmops finetune recipe.yaml --gpus 2" in card(CardFacts(two))
 
 
-def test_credentials_stay_out(artifact: Path, manifest_of: ManifestOf) -> None:
+def test_credentials_stay_out(artifact: Path) -> None:
     manifest = manifest_of(artifact, recipe=recipe("org/base", "s3://key:secret@host/rows.csv"))
     text = card(CardFacts(manifest))
     assert "secret" not in text
@@ -98,23 +93,7 @@ def test_credentials_stay_out(artifact: Path, manifest_of: ManifestOf) -> None:
 
 @given(name=st.text(max_size=60), source=st.text(min_size=1, max_size=60))
 def test_no_name_breaks_out_of_its_place(name: str, source: str) -> None:
-    manifest = RunManifest(
-        name=name,
-        digest="d",
-        identity={},
-        recipe=recipe("org/base", source, name),
-        kind="full",
-        artifact_digest="a",
-        steps=1,
-        tokens=1,
-        trained_tokens=1,
-        final_loss=1.0,
-        validation_loss=None,
-        tokens_per_s=1.0,
-        predicted={},
-        measured={},
-        environment={},
-    )
+    manifest = a_manifest(name=name, recipe=recipe("org/base", source, name), kind="full")
     text = card(CardFacts(manifest, [Report(name, source, "d", 1, (Score(source, 1.0, name),), {})]))
     assert metadata_of(text)["base_model"] == "org/base"
     body = text.split("---\n", 2)[2]
@@ -129,13 +108,13 @@ def test_no_name_breaks_out_of_its_place(name: str, source: str) -> None:
     assert len(scored.strip().splitlines()) == 3
 
 
-def test_a_fence_inside_the_recipe_does_not_end_it(artifact: Path, manifest_of: ManifestOf) -> None:
+def test_a_fence_inside_the_recipe_does_not_end_it(artifact: Path) -> None:
     given_recipe = recipe("org/base", "```\n# not a heading of the card\n```")
     text = card(CardFacts(manifest_of(artifact, recipe=given_recipe)))
     assert yaml.safe_load(text.split("````yaml\n")[1].split("````")[0]) == given_recipe
 
 
-def test_writing_it_leaves_the_artifacts_digest_as_it_was(artifact: Path, manifest_of: ManifestOf) -> None:
+def test_writing_it_leaves_the_artifacts_digest_as_it_was(artifact: Path) -> None:
     before = folder_digest(artifact)
     path = write_card(artifact, CardFacts(manifest_of(artifact)))
     assert path == artifact / "README.md"
@@ -143,7 +122,7 @@ def test_writing_it_leaves_the_artifacts_digest_as_it_was(artifact: Path, manife
     assert folder_digest(artifact) == before
 
 
-def test_the_recipe_to_make_it_again_states_the_licences_it_stated(artifact: Path, manifest_of: ManifestOf) -> None:
+def test_the_recipe_to_make_it_again_states_the_licences_it_stated(artifact: Path) -> None:
     chain = [
         Licensed("data", "hub:org/rows", "CC-BY-4.0", "the recipe"),
         Licensed("data", "older.csv", "MIT", "the recipe", through="models:/m/1"),
@@ -162,9 +141,7 @@ def test_the_recipe_to_make_it_again_states_the_licences_it_stated(artifact: Pat
         ("0BSD", {"license": "other", "license_name": "0BSD"}),  # the hub has no name for it
     ],
 )
-def test_a_licence_is_spelt_as_the_hub_takes_it(
-    artifact: Path, manifest_of: ManifestOf, licence: str, metadata: dict[str, str]
-) -> None:
+def test_a_licence_is_spelt_as_the_hub_takes_it(artifact: Path, licence: str, metadata: dict[str, str]) -> None:
     found = metadata_of(card(CardFacts(manifest_of(artifact), licences=[Licensed("base", "b", licence, "here")])))
     assert {key: value for key, value in found.items() if key.startswith("license")} == metadata
 
@@ -173,7 +150,7 @@ def a_report(model: str, *scores: Score, items: int = 100, slices: Any = None, s
     return Report("e2e", model, model, items, scores, {}, None, "s", model, slices or {}, sizes or {})
 
 
-def test_the_hubs_own_library_reads_the_scores_with_their_intervals(artifact: Path, manifest_of: ManifestOf) -> None:
+def test_the_hubs_own_library_reads_the_scores_with_their_intervals(artifact: Path) -> None:
     from huggingface_hub import ModelCard
 
     report = a_report("m", Score("bleu", 32.5, "sig", 31.0, 34.0), Score("ter", 0.4, "", 0.3, None, "lower"))
@@ -186,7 +163,7 @@ def test_the_hubs_own_library_reads_the_scores_with_their_intervals(artifact: Pa
     assert (found["bleu"].task_type, found["bleu"].dataset_name) == ("text-generation", "e2e")
 
 
-def test_the_bases_score_stands_beside_it_and_not_among_its_own(artifact: Path, manifest_of: ManifestOf) -> None:
+def test_the_bases_score_stands_beside_it_and_not_among_its_own(artifact: Path) -> None:
     manifest = manifest_of(artifact, lineage={"base_digest": "base"})
     reports = [a_report("base", Score("bleu", 10.0, "")), a_report("m", Score("bleu", 32.5, "", 31.0, 34.0))]
     text = card(CardFacts(manifest, reports))
@@ -212,7 +189,7 @@ def limits_of(text: str) -> str:
     ],
 )
 def test_a_slice_is_a_limitation_when_its_whole_interval_is_worse(
-    artifact: Path, manifest_of: ManifestOf, better: Any, low: float | None, high: float | None, named: bool
+    artifact: Path, better: Any, low: float | None, high: float | None, named: bool
 ) -> None:
     part = Score("bleu", 25.0, "", low, high, better)
     report = a_report("m", Score("bleu", 30.0, "", 29, 31, better), slices={"a=b": (part,)}, sizes={"a=b": 50})
@@ -221,7 +198,7 @@ def test_a_slice_is_a_limitation_when_its_whole_interval_is_worse(
     assert "1 scores of slices were looked at" in said
 
 
-def test_a_slice_of_few_items_is_said_to_be_too_small(artifact: Path, manifest_of: ManifestOf) -> None:
+def test_a_slice_of_few_items_is_said_to_be_too_small(artifact: Path) -> None:
     part = (Score("bleu", 1.0, "", 0.0, 2.0),)
     report = a_report("m", Score("bleu", 30.0, ""), slices={"a=b": part, "a=c": part}, sizes={"a=b": 19, "a=c": 20})
     said = limits_of(card(CardFacts(manifest_of(artifact), [report])))

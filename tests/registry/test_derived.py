@@ -8,21 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from llmops.records import RunManifest
 from llmops.registry.derived import FROM_TAG, SCHEME_TAG, beside_tag, made_beside, made_from
 from llmops.registry.store import ModelVersion, register
 from llmops.workspace import Workspace
-
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+from tests.registry.artifacts import manifest_of, write_model
 
 Make = Callable[..., ModelVersion]
 ORIGINAL, ADAPTER = "1" * 64, "2" * 64
 
 
 @pytest.fixture
-def quantized(
-    workspace: Workspace, tmp_path: Path, write_model: Callable[..., Path], manifest_of: Callable[..., RunManifest]
-) -> Make:
+def quantized(workspace: Workspace, tmp_path: Path) -> Make:
     """A version with its own bytes and these facts."""
 
     def make(name: str, **facts: str) -> ModelVersion:

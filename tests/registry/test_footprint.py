@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from llmops.hardware import KNOWN_GPUS
-from llmops.records import RunManifest
 from llmops.registry.card import CardFacts, card
 from llmops.registry.footprint import WATTS, energy, operations
+from tests.registry.artifacts import manifest_of
 
-ManifestOf = Callable[..., RunManifest]
 
-
-def test_a_gpus_power_times_time_times_pue(tmp_path: Path, manifest_of: ManifestOf) -> None:
+def test_a_gpus_power_times_time_times_pue(tmp_path: Path) -> None:
     manifest = manifest_of(
         tmp_path, environment={"device": "NVIDIA H100 80GB HBM3"}, measured={"seconds": 3600.0}, identity={"world": 4}
     )
@@ -25,7 +22,7 @@ def test_a_gpus_power_times_time_times_pue(tmp_path: Path, manifest_of: Manifest
     assert any("700 W" in one for one in found.assumptions)
 
 
-def test_cores_and_memory_of_a_cpu(tmp_path: Path, manifest_of: ManifestOf) -> None:
+def test_cores_and_memory_of_a_cpu(tmp_path: Path) -> None:
     manifest = manifest_of(
         tmp_path, environment={"device": "CPU, 2 threads"}, measured={"seconds": 1800.0, "peak_bytes": 4e9}
     )
@@ -40,7 +37,7 @@ def test_cores_and_memory_of_a_cpu(tmp_path: Path, manifest_of: ManifestOf) -> N
     [({}, {"seconds": 1.0}), ({"device": "CPU, 1 threads"}, {}), ({"device": "Abacus"}, {"seconds": 1.0})],
 )
 def test_without_time_or_a_known_device_there_is_no_estimate(
-    tmp_path: Path, manifest_of: ManifestOf, environment: dict[str, str], measured: dict[str, float]
+    tmp_path: Path, environment: dict[str, str], measured: dict[str, float]
 ) -> None:
     manifest = manifest_of(tmp_path, environment=environment, measured=measured)
     assert energy(manifest) is None
@@ -51,7 +48,7 @@ def test_every_known_gpu_has_a_power() -> None:
     assert WATTS.keys() == KNOWN_GPUS.keys()
 
 
-def test_operations_are_those_the_run_counted(tmp_path: Path, manifest_of: ManifestOf) -> None:
+def test_operations_are_those_the_run_counted(tmp_path: Path) -> None:
     assert operations(manifest_of(tmp_path)) is None
     work = {"flops": 1.5e15, "formula": "6N a token", "weights": 10, "trained_weights": 4}
     manifest = manifest_of(tmp_path, lineage={"work": work})

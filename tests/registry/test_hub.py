@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import pytest
 
 from llmops.errors import EnvironmentFault, InputError, LlmopsError
 from llmops.registry.hub import snapshot
+from tests.registry.artifacts import safetensors
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LATER = "f" * 40
@@ -86,10 +87,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def hub(write_weights: Callable[[float], bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     files = {
         "config.json": b"{}",
-        "model.safetensors": write_weights(1.0),
+        "model.safetensors": safetensors(1.0),
         "tokenizer.json": b"{}",
         "pytorch_model.bin": b"pickle",
         "consolidated.safetensors": b"twice",

@@ -4,79 +4,36 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
-import pytest
+from multiprocessing import Pipe
 
 from llmops.database import open_database
-from llmops.records import RunManifest
-from llmops.registry import store
 from llmops.registry.connection import connect
 from llmops.registry.decisions import chain, check_chain
-from llmops.registry.promote import approve, promote, registered, rollback, standing, verify
-from llmops.registry.verdicts import sealed
+from llmops.registry.promote import rollback, standing, verify
 from llmops.workspace import Workspace
+from tests.killable import KILLABLE, killable
+from tests.registry.deciding import over_and_over
+from tests.registry.registrations import Registrar, champion
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
-
-# A process decides over and over, until it is killed; packages are loaded before, so that a kill falls into the work.
-DECIDING = """
-import sys
-from pathlib import Path
-from llmops.registry import store
-from llmops.registry.promote import approve, promote, rollback
-from llmops.workspace import Workspace
-workspace = Workspace(Path(sys.argv[1]))
-one, two = (store.find("m", number, workspace=workspace) for number in "12")
-print("ready", flush=True)
-while True:
-    approve(two, "ann", workspace=workspace)
-    promote(two, "bob", workspace=workspace)
-    rollback("m", "ann", reason="rude", workspace=workspace)
-"""
 KILLS = 5
 
 
-@pytest.mark.parametrize("place", ["sqlite", "postgresql"])
-def test_at_any_moment(
-    place: str,
-    workspace: Workspace,
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    write_model: Callable[..., Path],
-    manifest_of: Callable[..., RunManifest],
-    licensed: dict[str, str],
-) -> None:
-    monkeypatch.delenv("LLMOPS_DATABASE_URL", raising=False)
-    if place == "postgresql":
-        monkeypatch.setenv("LLMOPS_DATABASE_URL", request.getfixturevalue("postgresql_database"))
-    for number in (1, 2):
-        folder = write_model(tmp_path / f"run{number}", value=float(number))
-        one = store.register("m", folder, manifest_of(folder), workspace=workspace, facts=licensed)
-        content: dict[str, Any] = {"result": "PASS", "gate": "g", "model_digest": one.digest, "against": None}
-        rest = {"confidence": 0.95, "rules": [], "reports": [], "code_version": "1"}
-        registered(one, sealed(content | rest), workspace=workspace)
-    first = store.find("m", "1", workspace=workspace)
-    approve(first, "ann", workspace=workspace)
-    promote(first, "bob", workspace=workspace)
+@KILLABLE
+def test_at_any_moment(workspace: Workspace, make: Registrar, each_database: str) -> None:
+    champion(make(), workspace)
+    make()
     chance = random.Random(17)
     longest = 0
     for _ in range(KILLS):
-        process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", DECIDING, str(workspace.home)], stdout=subprocess.PIPE, text=True
-        )
-        with process as child:
-            assert child.stdout is not None
-            assert child.stdout.readline() == "ready\n"
-            time.sleep(chance.uniform(0.0, 0.4))
-            child.send_signal(signal.SIGKILL)
-            assert child.wait(30) == -signal.SIGKILL, "it was still deciding"
+        here, there = Pipe()
+        child = killable(over_and_over, workspace.home, there)
+        assert here.poll(60)
+        assert here.recv() == "ready"
+        time.sleep(chance.uniform(0.0, 0.4))
+        child.kill()
+        child.join(30)
+        assert child.exitcode == -signal.SIGKILL, "it was still deciding"
         links = chain(open_database(workspace), "m")
         check_chain(links)
         assert len(links) >= longest, "nothing is lost"

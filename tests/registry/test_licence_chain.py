@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,15 +10,12 @@ import pytest
 
 from llmops.errors import InputError
 from llmops.files import folder_digest
-from llmops.records import ModelSource, RunManifest
+from llmops.records import ModelSource
 from llmops.registry import store
 from llmops.registry.licence_chain import TAG, Licensed, chain_of, check_known, joint, of_version, to_plain, unknown
 from llmops.workspace import Workspace
+from tests.registry.artifacts import manifest_of, write_model
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
-
-WriteModel = Callable[..., Path]
-ManifestOf = Callable[..., RunManifest]
 CARD = "---\nlicense: mit\n---\n"
 OWN_ROWS = Licensed("data", "rows.csv", "CC0-1.0", "the recipe")
 UNKNOWN_ROWS = Licensed("data", "more.csv", None, "nowhere")
@@ -30,7 +26,7 @@ def source(folder: Path, reference: str | None = None, revision: str | None = No
 
 
 @pytest.fixture
-def base(tmp_path: Path, write_model: WriteModel) -> Path:
+def base(tmp_path: Path) -> Path:
     folder = write_model(tmp_path / "base")
     (folder / "README.md").write_text(CARD)
     return folder
@@ -64,7 +60,7 @@ def test_a_base_that_states_none_is_unknown(base: Path, workspace: Workspace) ->
 
 @pytest.mark.parametrize("recorded", [[OWN_ROWS, UNKNOWN_ROWS], []], ids=["recorded", "not recorded"])
 def test_a_base_that_is_a_version_brings_its_own_chain(
-    base: Path, workspace: Workspace, manifest_of: ManifestOf, recorded: list[Licensed]
+    base: Path, workspace: Workspace, recorded: list[Licensed]
 ) -> None:
     facts = {TAG: json.dumps(to_plain(recorded))} if recorded else None
     version = store.register("m", base, manifest_of(base), workspace=workspace, facts=facts)
@@ -77,9 +73,7 @@ def test_a_base_that_is_a_version_brings_its_own_chain(
         assert unknown(chain) == ["base models:/m/1 (by models:/m/1)"]
 
 
-def test_a_base_that_is_the_folder_of_a_run_brings_what_its_manifest_says(
-    base: Path, workspace: Workspace, manifest_of: ManifestOf
-) -> None:
+def test_a_base_that_is_the_folder_of_a_run_brings_what_its_manifest_says(base: Path, workspace: Workspace) -> None:
     manifest = manifest_of(base, lineage={"licences": to_plain([OWN_ROWS])})
     (base / "manifest.json").write_text(json.dumps(asdict(manifest)))
     chain = chain_of(source(base), [], workspace=workspace)
@@ -89,7 +83,7 @@ def test_a_base_that_is_the_folder_of_a_run_brings_what_its_manifest_says(
     assert [one.name for one in chain_of(source(base), [], workspace=workspace)] == [str(base)]
 
 
-def test_what_was_stated_last_counts(base: Path, workspace: Workspace, manifest_of: ManifestOf) -> None:
+def test_what_was_stated_last_counts(base: Path, workspace: Workspace) -> None:
     manifest = manifest_of(base, lineage={"licences": to_plain([UNKNOWN_ROWS])})
     version = store.register("m", base, manifest, workspace=workspace)
     assert of_version(version) is None
@@ -101,7 +95,7 @@ def test_what_was_stated_last_counts(base: Path, workspace: Workspace, manifest_
 
 @pytest.mark.parametrize("chain", [None, []])
 def test_a_version_of_which_nothing_was_recorded_is_all_unknown(
-    base: Path, workspace: Workspace, manifest_of: ManifestOf, chain: list[Licensed] | None
+    base: Path, workspace: Workspace, chain: list[Licensed] | None
 ) -> None:
     version = store.register("m", base, manifest_of(base), workspace=workspace)
     assert joint(chain) is None

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from multiprocessing import Pipe
 from typing import Any
 
 import pytest
@@ -20,66 +16,23 @@ from sqlalchemy.exc import DatabaseError
 
 from llmops.database import open_database
 from llmops.errors import EnvironmentFault, InputError, LlmopsError
-from llmops.records import RunManifest, Verdict
 from llmops.registry import store
 from llmops.registry.connection import connect
 from llmops.registry.decisions import Decision, Overtaken, append, chain, check_chain
-from llmops.registry.licence_chain import Licensed
-from llmops.registry.promote import approve, promote, registered, reject, rollback, standing, this_person, verify
+from llmops.registry.promote import approve, promote, reject, rollback, standing, this_person, verify
 from llmops.registry.store import ModelVersion
-from llmops.registry.verdicts import attach, sealed, verdict_from, verdicts_of
+from llmops.registry.verdicts import attach, verdict_from, verdicts_of
 from llmops.workspace import Workspace
-
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
-
-Make = Callable[..., ModelVersion]
-LICENCES = [Licensed("base", "org/base", "Apache-2.0", "its model card")]
-
-
-def verdict(artifact: str, result: Any = "PASS", against: str | None = None) -> Verdict:
-    content: dict[str, Any] = {
-        "result": result,
-        "gate": "g.yaml",
-        "model_digest": artifact,
-        "against": against,
-        "confidence": 0.95,
-        "rules": [{"rule": "s bleu ≥ 1", "value": 2.0, "result": result}],
-        "reports": ["r"],
-        "code_version": "1",
-    }
-    return sealed(content)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def workspace(workspace: Workspace, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """A workspace with its database in a file, and one with it on a server."""
-    monkeypatch.delenv("LLMOPS_DATABASE_URL", raising=False)
-    if request.param == "postgresql":
-        monkeypatch.setenv("LLMOPS_DATABASE_URL", request.getfixturevalue("postgresql_database"))
-    return workspace
+from tests.killable import KILLABLE, killable
+from tests.registry.artifacts import LICENCES
+from tests.registry.deciding import killed_once_decided, racing
+from tests.registry.registrations import Registrar, champion, verdict
 
 
 @pytest.fixture
-def make(
-    workspace: Workspace,
-    tmp_path: Path,
-    write_model: Callable[..., Path],
-    manifest_of: Callable[..., RunManifest],
-    licensed: dict[str, str],
-) -> Make:
-    """Registers the next version of `m`, with bytes of its own, judged as asked."""
-    made = 0
-
-    def version(result: str | None = "PASS") -> ModelVersion:
-        nonlocal made
-        made += 1
-        folder = write_model(tmp_path / f"run{made}", value=float(made))
-        one = store.register("m", folder, manifest_of(folder), workspace=workspace, facts=licensed)
-        assert one.digest is not None
-        registered(one, None if result is None else verdict(one.digest, result), workspace=workspace)
-        return one
-
-    return version
+def workspace(workspace: Workspace, each_database: str) -> Workspace:
+    """A workspace with its database in a file, and one with it on a server."""
+    return workspace
 
 
 def aliases(workspace: Workspace) -> dict[str, int]:
@@ -87,13 +40,8 @@ def aliases(workspace: Workspace) -> dict[str, int]:
     return {alias: int(number) for alias, number in found.items()}
 
 
-def champion(one: ModelVersion, workspace: Workspace) -> None:
-    approve(one, "ann", workspace=workspace)
-    promote(one, "ann", workspace=workspace)
-
-
 class TestTwoKeys:
-    def test_a_pass_and_another_person_make_a_champion(self, workspace: Workspace, make: Make) -> None:
+    def test_a_pass_and_another_person_make_a_champion(self, workspace: Workspace, make: Registrar) -> None:
         one = make()
         made = approve(one, "ann", workspace=workspace)
         assert made.verdict == verdict(str(one.digest)).digest
@@ -102,7 +50,7 @@ class TestTwoKeys:
         assert aliases(workspace) == {"champion": 1}
         assert [link.kind for link in chain(open_database(workspace), "m")] == ["register", "approve", "promote"]
 
-    def test_ones_own_run_cannot_be_approved(self, workspace: Workspace, make: Make) -> None:
+    def test_ones_own_run_cannot_be_approved(self, workspace: Workspace, make: Registrar) -> None:
         with pytest.raises(InputError, match=f"was trained by {this_person()}, who cannot approve it too"):
             approve(make(), this_person(), workspace=workspace)
         with pytest.raises(InputError, match="cannot approve it too"):
@@ -113,7 +61,7 @@ class TestTwoKeys:
         [(None, "was never judged"), ("FAIL", "is FAIL, by g.yaml"), ("INCONCLUSIVE", "is INCONCLUSIVE")],
     )
     def test_nothing_but_a_pass_is_approved(
-        self, workspace: Workspace, make: Make, result: str | None, said: str
+        self, workspace: Workspace, make: Registrar, result: str | None, said: str
     ) -> None:
         one = make(result)
         with pytest.raises(InputError, match=said):
@@ -122,14 +70,14 @@ class TestTwoKeys:
         assert (made.override, made.reason, made.verdict) == (True, "the suite is broken", "")
         assert promote(one, "bob", workspace=workspace).override
 
-    def test_a_later_failure_ends_an_earlier_pass(self, workspace: Workspace, make: Make) -> None:
+    def test_a_later_failure_ends_an_earlier_pass(self, workspace: Workspace, make: Registrar) -> None:
         one = make()
         attach(open_database(workspace), verdict(str(one.digest), "FAIL"))
         with pytest.raises(InputError, match="newest verdict on models:/m/1 is FAIL"):
             approve(one, "ann", workspace=workspace)
 
     def test_what_was_not_approved_or_was_rejected_since_is_not_promoted(
-        self, workspace: Workspace, make: Make
+        self, workspace: Workspace, make: Registrar
     ) -> None:
         one = make()
         with pytest.raises(InputError, match="models:/m/1 is not approved"):
@@ -140,12 +88,12 @@ class TestTwoKeys:
         with pytest.raises(InputError, match="is not approved"):
             promote(one, "ann", workspace=workspace)
 
-    def test_a_version_of_another_tool_has_no_author(self, workspace: Workspace, make: Make) -> None:
+    def test_a_version_of_another_tool_has_no_author(self, workspace: Workspace, make: Registrar) -> None:
         one = replace(make(), version=9)
         with pytest.raises(InputError, match="was not registered by llmops"):
             approve(one, "ann", workspace=workspace)
 
-    def test_changed_bytes_are_not_promoted(self, workspace: Workspace, make: Make) -> None:
+    def test_changed_bytes_are_not_promoted(self, workspace: Workspace, make: Registrar) -> None:
         one = make()
         approve(one, "ann", workspace=workspace)
         (store.fetch(one, workspace=workspace) / "config.json").write_text('{"changed": 1}')
@@ -155,7 +103,7 @@ class TestTwoKeys:
 
 
 class TestRollback:
-    def test_goes_back_in_one_step_and_not_further(self, workspace: Workspace, make: Make) -> None:
+    def test_goes_back_in_one_step_and_not_further(self, workspace: Workspace, make: Registrar) -> None:
         for one in (make(), make(), make()):
             champion(one, workspace)
         assert aliases(workspace) == {"champion": 3, "previous": 2}
@@ -166,7 +114,7 @@ class TestRollback:
         with pytest.raises(InputError, match="no previous champion"):
             rollback("m", "ann", workspace=workspace)
 
-    def test_the_champion_is_not_rejected(self, workspace: Workspace, make: Make) -> None:
+    def test_the_champion_is_not_rejected(self, workspace: Workspace, make: Registrar) -> None:
         one = make()
         champion(one, workspace)
         with pytest.raises(InputError, match="roll back first"):
@@ -174,7 +122,7 @@ class TestRollback:
 
 
 class TestVerify:
-    def test_an_alias_moved_behind_our_back_is_named_and_put_back(self, workspace: Workspace, make: Make) -> None:
+    def test_an_alias_moved_behind_our_back_is_named_and_put_back(self, workspace: Workspace, make: Registrar) -> None:
         champion(make(), workspace)
         make()
         connect(workspace.tracking_uri).set_registered_model_alias("m", "champion", "2")
@@ -183,13 +131,13 @@ class TestVerify:
         assert aliases(workspace) == {"champion": 1}
         assert verify("m", workspace=workspace) == []
 
-    def test_aliases_of_other_names_are_left_alone(self, workspace: Workspace, make: Make) -> None:
+    def test_aliases_of_other_names_are_left_alone(self, workspace: Workspace, make: Registrar) -> None:
         make()
         connect(workspace.tracking_uri).set_registered_model_alias("m", "canary", "1")
         assert verify("m", workspace=workspace) == []
         assert aliases(workspace) == {"canary": 1}
 
-    def test_changed_bytes_of_the_champion_are_found(self, workspace: Workspace, make: Make) -> None:
+    def test_changed_bytes_of_the_champion_are_found(self, workspace: Workspace, make: Registrar) -> None:
         one = make()
         champion(one, workspace)
         (store.fetch(one, workspace=workspace) / "config.json").write_text('{"changed": 1}')
@@ -207,7 +155,7 @@ class TestVerify:
         ],
     )
     def test_the_database_refuses_changes_and_those_made_all_the_same_are_found(
-        self, workspace: Workspace, make: Make, change: str
+        self, workspace: Workspace, make: Registrar, change: str
     ) -> None:
         champion(make(), workspace)
         engine = open_database(workspace)
@@ -227,67 +175,35 @@ class TestVerify:
         assert aliases(workspace) == {"champion": 1}, "no alias is moved by a chain that is not whole"
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from llmops.registry import store
-from llmops.registry.promote import promote
-from llmops.workspace import Workspace
-workspace = Workspace(Path(sys.argv[1]))
-promote(store.find("m", "2", workspace=workspace), "ann", workspace=workspace,
-        written=lambda decision: os.kill(os.getpid(), signal.SIGKILL))
-"""
-RACING = """
-import sys
-from pathlib import Path
-from llmops.errors import LlmopsError
-from llmops.registry import store
-from llmops.registry.promote import promote
-from llmops.workspace import Workspace
-workspace = Workspace(Path(sys.argv[1]))
-version = store.find("m", sys.argv[2], workspace=workspace)
-print("ready", flush=True)
-sys.stdin.readline()
-try:
-    promote(version, "ann", workspace=workspace)
-except LlmopsError as error:
-    print(error.problem)
-    sys.exit(2)
-"""
-
-
-def python(script: str, *arguments: str) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", script, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-
-
+@KILLABLE
 def test_killed_between_decision_and_alias_a_promotion_is_finished_by_the_next_command(
-    workspace: Workspace, make: Make
+    workspace: Workspace, make: Registrar
 ) -> None:
     champion(make(), workspace)
     approve(make(), "ann", workspace=workspace)
-    with python(KILLED, str(workspace.home)) as child:
-        assert child.wait(60) == -signal.SIGKILL
+    child = killable(killed_once_decided, workspace.home)
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
     assert aliases(workspace) == {"champion": 1, "challenger": 2}, "the alias had not moved"
     assert standing(chain(open_database(workspace), "m")).champion == 2, "but it was decided"
     assert len(verify("m", workspace=workspace)) == 3
     assert aliases(workspace) == {"champion": 2, "previous": 1}
 
 
-def test_of_two_promotions_at_once_each_is_whole_or_told(workspace: Workspace, make: Make) -> None:
+@KILLABLE
+def test_of_two_promotions_at_once_each_is_whole_or_told(workspace: Workspace, make: Registrar) -> None:
     for one in (make(), make()):
         approve(one, "ann", workspace=workspace)
-    with python(RACING, str(workspace.home), "1") as first, python(RACING, str(workspace.home), "2") as second:
-        for child in (first, second):
-            assert child.stdout is not None
-            assert child.stdout.readline() == "ready\n"
-        said = [child.communicate("go\n", timeout=60)[0] for child in (first, second)]
+    pairs = [Pipe() for _ in "12"]
+    children = [killable(racing, workspace.home, number, there) for number, (_, there) in zip("12", pairs, strict=True)]
+    for here, _ in pairs:
+        assert here.recv() == "ready"
+    for here, _ in pairs:
+        here.send("go")
+    said = [here.recv() for here, _ in pairs]
+    for child, one in zip(children, said, strict=True):
+        child.join(60)
+        assert child.exitcode == (2 if one else 0)
     assert all(not one or "another decision on m was made at the same moment" in one for one in said)
     links = chain(open_database(workspace), "m")
     check_chain(links)
@@ -297,7 +213,7 @@ def test_of_two_promotions_at_once_each_is_whole_or_told(workspace: Workspace, m
     assert aliases(workspace)["champion"] == won[-1].version
 
 
-def test_who_decides_on_an_old_chain_is_told(workspace: Workspace, make: Make) -> None:
+def test_who_decides_on_an_old_chain_is_told(workspace: Workspace, make: Registrar) -> None:
     one = make()
     engine = open_database(workspace)
     links = chain(engine, "m")

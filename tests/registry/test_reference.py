@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from llmops.errors import EnvironmentFault, InputError, LlmopsError
 from llmops.files import folder_digest
-from llmops.records import RunManifest
 from llmops.registry.reference import resolve
 from llmops.registry.store import register
 from llmops.workspace import Workspace
-
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
-
-WriteModel = Callable[..., Path]
-ManifestOf = Callable[..., RunManifest]
+from tests.registry.artifacts import manifest_of, write_model
 
 
 @pytest.fixture
@@ -28,7 +22,7 @@ def plain(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path / "home")
 
 
-def test_a_folder_is_itself(plain: Workspace, tmp_path: Path, write_model: WriteModel) -> None:
+def test_a_folder_is_itself(plain: Workspace, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "m")
     found = resolve(str(folder), workspace=plain)
     assert found.folder == folder
@@ -38,7 +32,7 @@ def test_a_folder_is_itself(plain: Workspace, tmp_path: Path, write_model: Write
 
 
 def test_a_folder_that_exists_wins_over_the_hub(
-    plain: Workspace, tmp_path: Path, write_model: WriteModel, monkeypatch: pytest.MonkeyPatch
+    plain: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_model(tmp_path / "org" / "name")
     monkeypatch.chdir(tmp_path)
@@ -66,20 +60,18 @@ def test_what_names_nothing_is_refused(plain: Workspace, reference: str, said: s
     assert caught.value.fix
 
 
-def test_a_misspelt_folder_is_told_the_one_beside_it(plain: Workspace, tmp_path: Path, write_model: WriteModel) -> None:
+def test_a_misspelt_folder_is_told_the_one_beside_it(plain: Workspace, tmp_path: Path) -> None:
     write_model(tmp_path / "llama-tuned")
     with pytest.raises(InputError, match="did you mean `llama-tuned`"):
         resolve(str(tmp_path / "lama-tuned"), workspace=plain)
 
 
-def test_a_file_is_told_its_folder(plain: Workspace, tmp_path: Path, write_model: WriteModel) -> None:
+def test_a_file_is_told_its_folder(plain: Workspace, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a model is a folder"):
         resolve(str(write_model(tmp_path / "m") / "model.safetensors"), workspace=plain)
 
 
-def test_a_registered_version_is_found_by_number_and_alias(
-    workspace: Workspace, tmp_path: Path, write_model: WriteModel, manifest_of: ManifestOf
-) -> None:
+def test_a_registered_version_is_found_by_number_and_alias(workspace: Workspace, tmp_path: Path) -> None:
     artifact = write_model(tmp_path / "m")
     made = register("e2e", artifact, manifest_of(artifact), workspace=workspace)
     for reference in ("models:/e2e/1", "models:/e2e@latest", "models:/e2e"):
@@ -89,9 +81,7 @@ def test_a_registered_version_is_found_by_number_and_alias(
         assert found.folder != artifact, "the run's folder may go"
 
 
-def test_bytes_that_changed_since_they_were_registered_are_refused(
-    workspace: Workspace, tmp_path: Path, write_model: WriteModel, manifest_of: ManifestOf
-) -> None:
+def test_bytes_that_changed_since_they_were_registered_are_refused(workspace: Workspace, tmp_path: Path) -> None:
     artifact = write_model(tmp_path / "m")
     register("e2e", artifact, manifest_of(artifact), workspace=workspace)
     write_model(resolve("models:/e2e/1", workspace=workspace).folder, 2.0)

@@ -6,18 +6,18 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from llmops.files import folder_digest
-from llmops.records import RunManifest
 from llmops.registry.connection import connect
 from llmops.registry.reference import resolve
 from llmops.registry.store import register, versions
 from llmops.registry.tracking import Tracker
 from llmops.workspace import Workspace
+from tests.registry.artifacts import manifest_of, write_model
 
 # MLflow's own application on a free port; `mlflow server` would need one to be chosen before.
 SERVE = """
@@ -53,9 +53,7 @@ def server(migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
         process.kill()
 
 
-def test_a_run_and_its_model_arrive_and_another_machine_can_load_it(
-    server: str, tmp_path: Path, write_model: Callable[..., Path], manifest_of: Callable[..., RunManifest]
-) -> None:
+def test_a_run_and_its_model_arrive_and_another_machine_can_load_it(server: str, tmp_path: Path) -> None:
     here, there = Workspace(tmp_path / "here"), Workspace(tmp_path / "there")
     tracker = Tracker(here, tmp_path / "run")
     tracker.start("first", "e2e", {"seed": 17, "text": "x" * 7000})

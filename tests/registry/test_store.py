@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,15 +11,11 @@ import pytest
 
 from llmops.errors import EnvironmentFault, InputError
 from llmops.files import folder_digest
-from llmops.records import Report, RunManifest, Score
+from llmops.records import Report, Score
 from llmops.registry.connection import connect
 from llmops.registry.store import fetch, find, names, register, versions
 from llmops.workspace import Workspace
-
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
-
-WriteModel = Callable[..., Path]
-ManifestOf = Callable[..., RunManifest]
+from tests.registry.artifacts import manifest_of, write_model
 
 
 def report(bleu: float) -> Report:
@@ -28,15 +23,13 @@ def report(bleu: float) -> Report:
 
 
 @pytest.fixture
-def artifact(tmp_path: Path, write_model: WriteModel) -> Path:
+def artifact(tmp_path: Path) -> Path:
     folder = write_model(tmp_path / "run" / "artifact", config="adapter_config.json")
     (folder / "README.md").write_text("# card")
     return folder
 
 
-def test_a_version_says_what_made_it_and_how_it_scored(
-    workspace: Workspace, artifact: Path, manifest_of: ManifestOf
-) -> None:
+def test_a_version_says_what_made_it_and_how_it_scored(workspace: Workspace, artifact: Path) -> None:
     made = register("e2e", artifact, manifest_of(artifact), [report(32.9)], workspace=workspace, run_id="r1")
     assert made.reference == "models:/e2e/1"
     assert made.digest == folder_digest(artifact)
@@ -54,7 +47,7 @@ def test_a_version_says_what_made_it_and_how_it_scored(
     )
 
 
-def test_the_bytes_outlive_the_run(workspace: Workspace, artifact: Path, manifest_of: ManifestOf) -> None:
+def test_the_bytes_outlive_the_run(workspace: Workspace, artifact: Path) -> None:
     made = register("e2e", artifact, manifest_of(artifact), workspace=workspace)
     shutil.rmtree(artifact.parent)
     folder = fetch(made, workspace=workspace)
@@ -62,25 +55,21 @@ def test_the_bytes_outlive_the_run(workspace: Workspace, artifact: Path, manifes
     assert (folder / "README.md").read_text() == "# card"
 
 
-def test_the_same_bytes_twice_are_one_version_with_the_newer_scores(
-    workspace: Workspace, artifact: Path, manifest_of: ManifestOf
-) -> None:
+def test_the_same_bytes_twice_are_one_version_with_the_newer_scores(workspace: Workspace, artifact: Path) -> None:
     first = register("e2e", artifact, manifest_of(artifact), [report(30.0)], workspace=workspace)
     again = register("e2e", artifact, manifest_of(artifact), [report(31.0)], workspace=workspace)
     assert again.version == first.version
     assert [one.scores for one in versions("e2e", workspace=workspace)] == [{"e2e.bleu": 31.0}]
 
 
-def test_two_at_once_are_one_version(workspace: Workspace, artifact: Path, manifest_of: ManifestOf) -> None:
+def test_two_at_once_are_one_version(workspace: Workspace, artifact: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         made = list(pool.map(lambda _: register("e2e", artifact, manifest_of(artifact), workspace=workspace), range(4)))
     assert {one.version for one in made} == {1}
     assert len(versions("e2e", workspace=workspace)) == 1
 
 
-def test_other_bytes_are_another_version_newest_first(
-    workspace: Workspace, artifact: Path, manifest_of: ManifestOf, write_model: WriteModel
-) -> None:
+def test_other_bytes_are_another_version_newest_first(workspace: Workspace, artifact: Path) -> None:
     register("e2e", artifact, manifest_of(artifact), workspace=workspace)
     write_model(artifact, 2.0, config="adapter_config.json")
     register("e2e", artifact, manifest_of(artifact), workspace=workspace)
@@ -89,9 +78,7 @@ def test_other_bytes_are_another_version_newest_first(
     assert names(workspace=workspace) == ["another", "e2e"]
 
 
-def test_a_version_is_found_by_number_alias_and_the_reserved_names(
-    workspace: Workspace, artifact: Path, manifest_of: ManifestOf, write_model: WriteModel
-) -> None:
+def test_a_version_is_found_by_number_alias_and_the_reserved_names(workspace: Workspace, artifact: Path) -> None:
     for value in (1.0, 2.0, 3.0):
         write_model(artifact, value, config="adapter_config.json")
         register("e2e", artifact, manifest_of(artifact), workspace=workspace)
@@ -117,7 +104,7 @@ def test_a_version_is_found_by_number_alias_and_the_reserved_names(
     ],
 )
 def test_what_is_not_there_is_said_with_the_nearest(
-    workspace: Workspace, artifact: Path, manifest_of: ManifestOf, name: str, which: str | None, said: str
+    workspace: Workspace, artifact: Path, name: str, which: str | None, said: str
 ) -> None:
     register("e2e", artifact, manifest_of(artifact), workspace=workspace)
     connect(workspace.tracking_uri).set_registered_model_alias("e2e", "champion", "1")
@@ -134,7 +121,7 @@ def test_a_workspace_without_a_registry_has_no_models_and_makes_no_database(tmp_
 
 
 def test_an_artifact_that_is_not_the_runs_is_refused_and_nothing_registered(
-    workspace: Workspace, artifact: Path, manifest_of: ManifestOf, write_model: WriteModel
+    workspace: Workspace, artifact: Path
 ) -> None:
     manifest = manifest_of(artifact)
     write_model(artifact, 2.0, config="adapter_config.json")
@@ -144,16 +131,12 @@ def test_an_artifact_that_is_not_the_runs_is_refused_and_nothing_registered(
 
 
 @pytest.mark.parametrize("name", ["a/b", "a:b", "", "-x", "a b"])
-def test_a_name_that_a_reference_could_not_hold_is_refused(
-    workspace: Workspace, artifact: Path, manifest_of: ManifestOf, name: str
-) -> None:
+def test_a_name_that_a_reference_could_not_hold_is_refused(workspace: Workspace, artifact: Path, name: str) -> None:
     with pytest.raises(InputError, match="cannot be a model's name"):
         register(name, artifact, manifest_of(artifact), workspace=workspace)
 
 
-def test_a_version_of_another_tool_is_found_where_it_lies(
-    workspace: Workspace, tmp_path: Path, write_model: WriteModel
-) -> None:
+def test_a_version_of_another_tool_is_found_where_it_lies(workspace: Workspace, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "theirs")
     client = connect(workspace.tracking_uri)
     client.create_registered_model("theirs")
@@ -164,7 +147,7 @@ def test_a_version_of_another_tool_is_found_where_it_lies(
 
 
 def test_bytes_that_are_lost_are_fetched_from_the_source_or_said(
-    workspace: Workspace, artifact: Path, manifest_of: ManifestOf, tmp_path: Path
+    workspace: Workspace, artifact: Path, tmp_path: Path
 ) -> None:
     made = register("e2e", artifact, manifest_of(artifact), workspace=workspace)
     held = fetch(made, workspace=workspace)
@@ -178,9 +161,7 @@ def test_bytes_that_are_lost_are_fetched_from_the_source_or_said(
     assert not fetched.exists()
 
 
-def test_other_bytes_at_the_source_are_refused(
-    workspace: Workspace, artifact: Path, manifest_of: ManifestOf, tmp_path: Path, write_model: WriteModel
-) -> None:
+def test_other_bytes_at_the_source_are_refused(workspace: Workspace, artifact: Path, tmp_path: Path) -> None:
     made = register("e2e", artifact, manifest_of(artifact), workspace=workspace)
     held = fetch(made, workspace=workspace)
     shutil.rmtree(held)

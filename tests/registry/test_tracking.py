@@ -18,7 +18,6 @@ from llmops.registry.tracking import Tracker, Unsent
 from llmops.workspace import Workspace
 
 # MLflow's own use of SQLAlchemy.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 
 PARAMS = {"seed": 17, "optimizer": {"learning_rate": 2e-3}, "data": {"train": [{"source": "a.csv"}], "tags": [1, 2]}}
 

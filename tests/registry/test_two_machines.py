@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,14 +16,15 @@ import pytest
 from llmops.database import open_database
 from llmops.errors import EnvironmentFault, InputError
 from llmops.files import folder_digest
-from llmops.records import Report, RunManifest, Score
+from llmops.records import Report, Score
 from llmops.registry import store
 from llmops.registry.connection import connect
 from llmops.registry.decisions import chain, check_chain
 from llmops.registry.promote import approve, promote, registered, rollback, verify
-from llmops.registry.verdicts import sealed
 from llmops.workspace import Workspace
-from tests.postgresql_server import free_port
+from tests.local_server import free_port
+from tests.registry.artifacts import LICENSED, manifest_of, write_model
+from tests.registry.registrations import verdict
 
 
 class MlflowServer:
@@ -84,9 +85,6 @@ def test_the_whole_way_over_two_servers_and_one_that_dies(
     postgresql_database: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    write_model: Callable[..., Path],
-    manifest_of: Callable[..., RunManifest],
-    licensed: dict[str, str],
 ) -> None:
     monkeypatch.setenv("LLMOPS_DATABASE_URL", postgresql_database)
     here, there = Workspace(tmp_path / "here"), Workspace(tmp_path / "there")
@@ -94,10 +92,8 @@ def test_the_whole_way_over_two_servers_and_one_that_dies(
     for number in (1, 2):
         folder = write_model(tmp_path / f"run{number}", value=float(number))
         report = Report("s", "m", "d", 10, (Score("bleu", 30.0 + number, "case:lc"),), {})
-        one = store.register("m", folder, manifest_of(folder), [report], workspace=here, facts=licensed)
-        rules = [{"rule": "s bleu ≥ 1", "value": 2.0, "result": "PASS"}]
-        content = {"result": "PASS", "gate": "g.yaml", "model_digest": one.digest, "against": None, "confidence": 0.95}
-        registered(one, sealed({**content, "rules": rules, "reports": ["r"], "code_version": "1"}), workspace=here)
+        one = store.register("m", folder, manifest_of(folder), [report], workspace=here, facts=LICENSED)
+        registered(one, verdict(str(one.digest)), workspace=here)
         approve(one, "ann", workspace=here)
         made.append(one)
     assert [one.scores for one in store.versions("m", workspace=there)] == [{"s.bleu": 32.0}, {"s.bleu": 31.0}]

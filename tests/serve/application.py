@@ -13,7 +13,7 @@ from llmops.serve.run import serve
 from llmops.serve.settings import Gateway
 from llmops.serve.targets import Targets
 from llmops.workspace import Workspace
-from tests.serve.conftest import Heard
+from tests.listener import Heard
 
 
 class Application:

@@ -5,43 +5,15 @@ from __future__ import annotations
 import json
 import struct
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from llmops.serve.settings import Gateway
 from llmops.workspace import Workspace
+from tests.listener import Heard
+from tests.serve.stand_in import MakeModel, Vllm
 
 FAKE = Path(__file__).with_name("fake_vllm.py")
-MakeModel = Callable[..., Path]
-
-
-@dataclass
-class Vllm:
-    """The interpreter to name as `python:`, and the folder that steers it."""
-
-    python: Path
-    steer: Path
-
-    def starts(self) -> list[dict[str, Any]]:
-        """What it was started with, each time."""
-        file = self.steer / "starts"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-    def processes(self) -> list[int]:
-        """Every process it ever was."""
-        file = self.steer / "children"
-        return [int(one) for one in file.read_text().split()] if file.exists() else []
-
-    def gateway(self, engines: dict[str, dict[str, Any]], **more: Any) -> Gateway:
-        """Settings with these engines, run by this interpreter."""
-        local = {"python": str(self.python), "max_length": 64, "restart": {"first_wait_s": 0.05, "attempts": 3}}
-        every = {name: (local | one if "url" not in one else one) for name, one in engines.items()}
-        routes = {name: {"policy": "direct", "engine": name} for name in engines}
-        return Gateway.model_validate({"engines": every, "routes": routes, "listen": "127.0.0.1:0", **more})
 
 
 @pytest.fixture
@@ -83,22 +55,6 @@ def make_model(tmp_path: Path) -> MakeModel:
         return folder
 
     return make
-
-
-@dataclass
-class Heard:
-    """A listener that remembers."""
-
-    lines: list[str] = field(default_factory=list)
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-    def advance(self, what: str, done: int, total: int | None) -> None:
-        pass
-
-    def step(self, step: Any, total: int) -> None:
-        pass
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from llmops.serve.fleet import Fleet
 from llmops.serve.settings import Gateway
 from llmops.serve.targets import Target, Targets
 from llmops.workspace import Workspace
-from tests.serve.conftest import Heard
+from tests.listener import Heard
 
 PROMPT = "hello world"
 TOKENS = 40

@@ -77,7 +77,9 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kept]:
     workspace = Workspace(tmp_path / "home")
     books = Books(gateway, workspace=workspace)
     books.start()
-    with running({"small": [speaking()], "large": [speaking()]}, gateway, gatekeeper=books.gatekeeper(gateway)) as one:
+    gatekeeper = books.gatekeeper(gateway)
+    books.follow(gatekeeper)
+    with running({"small": [speaking()], "large": [speaking()]}, gateway, gatekeeper=gatekeeper) as one:
         one.app.core.recorder, one.app.core.metrics = books, books.metrics
         yield Kept(books, one, workspace, folder, ann, bob)
     books.close()
@@ -151,11 +153,30 @@ def test_what_a_key_spent_is_known_after_a_restart(kept: Kept) -> None:
 
 def test_a_reload_forgets_nothing_while_the_file_of_keys_is_the_same(kept: Kept, tmp_path: Path) -> None:
     gateway = kept.gateway.app.core.settings
-    assert kept.books.gatekeeper(gateway) is kept.books.gatekeeper(gateway)
+    at_work = kept.gateway.app.core.gatekeeper
+    assert kept.books.gatekeeper(gateway) is at_work
     moved = Gateway.model_validate({**gateway.model_dump(), "keys": {"file": "others.json"}})
     with pytest.raises(EnvironmentFault, match=r"others\.json"):
         kept.books.gatekeeper(moved)
     assert isinstance(kept.books.gatekeeper(settings()), Everybody)
+
+
+def test_what_is_only_asked_for_changes_nothing(kept: Kept, tmp_path: Path) -> None:
+    """A reload asks for everything first, and may be refused after that."""
+    at_work = kept.gateway.app.core.gatekeeper
+    gateway = kept.gateway.app.core.settings
+    create(tmp_path / "others.json", "eve", now=datetime.now(UTC))
+    moved = Gateway.model_validate({**gateway.model_dump(), "keys": {"file": str(tmp_path / "others.json")}})
+    for asked in (moved, settings()):
+        assert kept.books.gatekeeper(asked) is not at_work
+    assert kept.books.gatekeeper(gateway) is at_work, "what keys took is not forgotten"
+    assert kept.gateway.app.core.settings.keys is not None
+    kept.gateway.app.core.settings.keys.file.write_text("{")
+    time.sleep(0.6)
+    assert kept.asks(kept.ann, ASK)[0][0] == 200
+    assert "llmops_keys_readable 0.0" in kept.metrics(), "of the file at work"
+    kept.books.follow(kept.books.gatekeeper(moved))
+    assert "llmops_keys_readable 1.0" in kept.metrics()
 
 
 def test_a_database_that_is_away_from_the_start_stops_no_request(kept: Kept, tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ def route(**others: Any) -> Direct:
 
 def dispatch(*states: State, in_flight: int = 1, usd: float | None = None) -> Dispatch:
     targets = Targets()
-    made = [Replica("e", n, f"http://h:{n}", state=state) for n, state in enumerate(states)]
-    targets.set("e", [Target(one, "m", "v", usd_per_hour=usd) for one in made])
+    made = [Replica("e", n, f"http://h:{n}", state=state, usd_per_hour=usd) for n, state in enumerate(states)]
+    targets.set("e", [Target(one, "m", "v") for one in made])
     return Dispatch(targets, in_flight=in_flight)
 
 

@@ -187,6 +187,58 @@ def test_an_engine_that_does_not_answer_is_an_error_body(behave: Behaviour, stat
         assert (entry.status, entry.error) == (status, said["code"] or said["type"])
 
 
+TOO_LONG = [
+    # vLLM 0.32: renderers/params.py, v1/engine/input_processor.py, entrypoints/serve/utils/api_utils.py.
+    "This model's maximum context length is 128 tokens. However, your prompt contains at least 129 input tokens, which "
+    "exceeds this limit even without any output tokens. Please reduce the length of the input prompt. "
+    "(parameter=input_tokens, value=129)",
+    "max_tokens=100000 cannot be greater than max_model_len=128. Please request fewer output tokens. "
+    "(parameter=max_tokens, value=100000)",
+    "The decoder prompt (length 128) plus the number of requested output tokens (at least 1) is longer than the "
+    "maximum model length of 128. Make sure that `max_model_len` is no smaller than the number of text tokens.",
+    "Input length (129) exceeds model's maximum context length (128).",
+    # SGLang, managers/tokenizer_manager.py; llama.cpp, tools/server.
+    "The input (129 tokens) is longer than the model's context length (128 tokens).",
+    "the request exceeds the available context size. try increasing the context size or enable context shift",
+]
+
+
+def too_long(message: str = TOO_LONG[0]) -> bytes:
+    """The body is that of vLLM's ErrorResponse."""
+    said = {"message": message, "type": "BadRequestError", "param": "input_tokens", "code": 400}
+    return plain(400, {"error": said})
+
+
+@pytest.mark.parametrize("message", TOO_LONG)
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_is_too_long_for_the_model_has_the_code_that_clients_know(message: str, streamed: bool) -> None:
+    with running({"small": [saying(too_long(message))]}) as gateway:
+        status, headers, raw = post(gateway.url, {**ASK, "stream": streamed})
+        assert (status, headers["content-type"]) == (400, "application/json")
+        said = {"type": "invalid_request_error", "param": "input_tokens", "code": "context_length_exceeded"}
+        assert error(raw) == {"message": message, **said}
+        (entry,) = entries(gateway)
+        assert (entry.status, entry.error, entry.retries) == (400, "context_length_exceeded", 0)
+
+
+def test_what_is_too_long_only_after_a_stream_was_begun_has_it_too() -> None:
+    begun = stream({"error": {"message": TOO_LONG[2], "type": "BadRequestError", "code": 400}}, done=False)
+    with running({"small": [saying(begun)]}) as gateway:
+        status, _, raw = post(gateway.url, {**ASK, "stream": True})
+        assert (status, error(raw)["code"]) == (400, "context_length_exceeded")
+
+
+def test_a_cascade_goes_on_to_the_large_model_with_what_is_too_long_for_the_small_one() -> None:
+    with running({"small": [saying(too_long())], "large": [speaking(["large says"])]}, settings(CASCADE)) as gateway:
+        status, headers, _ = post(gateway.url)
+        assert (status, headers["x-llmops-engine"]) == (200, "large")
+        (entry,) = entries(gateway)
+        assert (entry.escalated, entry.fallback) == (True, False)
+    with running({"small": [saying(too_long())], "large": [saying(too_long())]}, settings(CASCADE)) as gateway:
+        status, _, raw = post(gateway.url)
+        assert (status, error(raw)["code"]) == (400, "context_length_exceeded")
+
+
 SPOKEN = fake.chunks_of({"model": "served-small"}, ["ä", "€😀", "\r\n"])
 WHOLE = stream(*SPOKEN)
 
@@ -505,7 +557,7 @@ def test_a_cascade_answers_with_whoever_is_there() -> None:
 def test_the_engines_time_is_shared_among_those_who_use_it() -> None:
     with running({"small": [speaking(wait_s=0.4)]}) as gateway:
         (one,) = gateway.targets.of("small")
-        gateway.targets.set("small", [Target(one.replica, one.model, one.version, usd_per_hour=3600.0)])
+        one.replica.usd_per_hour = 3600.0
         began = time.monotonic()
         together(lambda: post(gateway.url), lambda: post(gateway.url))
         took = time.monotonic() - began

@@ -22,7 +22,8 @@ from llmops.serve.settings import Gateway
 from llmops.serve.status import status
 from llmops.serve.targets import Target, Targets
 from llmops.workspace import Workspace
-from tests.serve.conftest import Heard, MakeModel, Vllm
+from tests.listener import Heard
+from tests.serve.stand_in import MakeModel, Vllm
 
 ROOM = 100 * GIB
 
@@ -418,6 +419,39 @@ def test_a_reload_starts_what_is_new_ends_what_is_gone_and_leaves_the_rest_alone
 
     run(scenario())
     assert len(vllm.starts()) == 3
+
+
+def test_a_reload_of_what_no_process_knows_of_itself_starts_nothing(
+    vllm: Vllm, here: Workspace, heard: Heard, make_model: MakeModel
+) -> None:
+    model: dict[str, Any] = {"model": str(make_model("m")), "replicas": 2}
+    base = make_model("base")
+    twins = {name: {"model": str(make_model(name, base=base, value=v))} for name, v in (("x", 2.0), ("y", 3.0))}
+    priced = {"y": {**twins["y"], "usd_per_gpu_hour": 4.0}}
+    remote = {"url": "http://127.0.0.1:9/v1", "model": "r"}
+    others = {"usd_per_gpu_hour": 3.0, "ready_timeout_s": 9.0, "restart": {"first_wait_s": 0.05, "attempts": 1}}
+    before = vllm.gateway({"m": model, **twins, **priced, "r": remote})
+    dearer: dict[str, Any] = {"x": {**twins["x"], "usd_per_gpu_hour": 4.0}, "r": remote | {"usd_per_gpu_hour": 5.0}}
+    after = vllm.gateway({"m": model | others, "y": twins["y"], **dearer})
+
+    async def scenario() -> None:
+        async with fleet_of(before, here, heard) as fleet:
+            await until(lambda: all(fleet.targets.ready(name) for name in ("m", "x", "y")))
+            targets = {name: fleet.targets.of(name) for name in before.engines}
+            assert [one.replica.usd_per_hour for one in targets["m"]] == [None, None]
+            await fleet.reload(after)
+            assert {name: fleet.targets.of(name) for name in before.engines} == targets
+            prices = {name: [one.replica.usd_per_hour for one in found] for name, found in targets.items()}
+            assert prices == {"m": [3.0, 3.0], "x": [4.0], "y": [None], "r": [5.0]}
+            assert fleet.remotes["r"].settings == after.engines["r"]
+            # One end is too many now.
+            (m,) = [one for one in fleet.servers if one.server.name == "m"]
+            assert m.keepers[0].pid is not None
+            os.kill(m.keepers[0].pid, signal.SIGKILL)
+            await until(lambda: targets["m"][0].replica.state == "failed")
+
+    run(scenario())
+    assert len(vllm.starts()) == 4
 
 
 def test_a_reload_looks_anew_and_keeps_what_runs_where_that_is_gone(

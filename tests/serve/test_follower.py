@@ -3,72 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from llmops.files import folder_digest
-from llmops.records import RunManifest
 from llmops.registry import store
 from llmops.registry.connection import connect
-from llmops.registry.licence_chain import TAG, Licensed, to_plain
-from llmops.registry.promote import approve, promote, registered, rollback
+from llmops.registry.promote import rollback
 from llmops.registry.store import ModelVersion
 from llmops.serve.follower import EVERY_S, Follower
 from llmops.serve.status import status
 from llmops.workspace import Workspace
-from tests.registry.test_promote import verdict
-from tests.serve.conftest import Heard, MakeModel, Vllm
+from tests.listener import Heard
+from tests.registry import registrations
+from tests.serve.stand_in import MakeModel, Vllm
 from tests.serve.test_fleet import ask, fleet_of, run, until
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
-
-LICENCES = {TAG: json.dumps(to_plain([Licensed("base", "org/base", "Apache-2.0", "its model card")]))}
 Register = Callable[..., ModelVersion]
 
 
-@pytest.fixture(scope="session")
-def migrated(shared_folder: Path) -> Path:
-    database = shared_folder / "mlflow.db"
-    connect(f"sqlite:///{database}")
-    return database
-
-
 @pytest.fixture
-def register(here: Workspace, migrated: Path, monkeypatch: pytest.MonkeyPatch) -> Register:
-    """The next version of `m` from a folder, judged, approved and promoted as asked."""
+def register(here: Workspace, make_workspace: Callable[[Path], Workspace], monkeypatch: pytest.MonkeyPatch) -> Register:
+    """The next version of `m` from a folder, judged, approved and promoted."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("LLMOPS_DATABASE_URL", raising=False)
-    here.home.mkdir()
-    shutil.copy(migrated, here.home / "mlflow.db")
+    make_workspace(here.home)
 
-    def next_version(folder: Path, *, champion: bool = True) -> ModelVersion:
-        manifest = RunManifest(
-            name="m",
-            digest=folder.name,
-            identity={},
-            recipe={},
-            kind="adapter",
-            artifact_digest=folder_digest(folder),
-            steps=1,
-            tokens=1,
-            trained_tokens=1,
-            final_loss=1.0,
-            validation_loss=None,
-            tokens_per_s=1.0,
-            predicted={},
-            measured={},
-            environment={},
-        )
-        one = store.register("m", folder, manifest, workspace=here, facts=LICENCES)
-        registered(one, verdict(str(one.digest)), workspace=here)
-        if champion:
-            approve(one, "ann", workspace=here)
-            promote(one, "bob", workspace=here)
+    def next_version(folder: Path) -> ModelVersion:
+        one = registrations.register(folder, here)
+        registrations.champion(one, here)
         return one
 
     return next_version

@@ -18,9 +18,9 @@ from sqlalchemy.exc import OperationalError
 
 from llmops.database import open_database
 from llmops.errors import EnvironmentFault
-from llmops.serve.capture import DAY_S
 from llmops.serve.entry import Captured, Entry
 from llmops.serve.hooks import Feedback
+from llmops.serve.keeping import DAY_S
 from llmops.serve.ledger import EVERY_S, Ledger
 from llmops.serve.ledger_tables import captured, feedback, requests
 from llmops.serve.ledger_usage import entries
@@ -31,11 +31,8 @@ from tests.serve.entries import an_entry, wait_until
 Started = Callable[..., Ledger]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
-    monkeypatch.delenv("LLMOPS_DATABASE_URL", raising=False)
-    if request.param == "postgresql":
-        monkeypatch.setenv("LLMOPS_DATABASE_URL", request.getfixturevalue("postgresql_database"))
+@pytest.fixture
+def engine(each_database: str, tmp_path: Path) -> Engine:
     return open_database(Workspace(tmp_path / "home"))
 
 
@@ -155,7 +152,7 @@ def test_of_more_than_may_wait_the_oldest_go_and_are_counted(started: Started, e
     assert {one.id for one in entries(engine)} == {one.id for one in sent[30:]}
 
 
-@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("each_database", ["postgresql"], indirect=True)
 def test_a_server_that_throws_everybody_out_is_waited_for(started: Started, engine: Engine, postgresql: str) -> None:
     import psycopg
 
@@ -295,7 +292,7 @@ print(json.dumps([behind, slowest, told]))
 """
 
 
-@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("each_database", ["sqlite"], indirect=True)
 def test_on_a_full_disk_rows_wait_and_catch_up(engine: Engine, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(tmp_path / "home")], capture_output=True, text=True, check=False

@@ -19,11 +19,8 @@ from llmops.workspace import Workspace
 from tests.serve.entries import an_entry
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
-    monkeypatch.delenv("LLMOPS_DATABASE_URL", raising=False)
-    if request.param == "postgresql":
-        monkeypatch.setenv("LLMOPS_DATABASE_URL", request.getfixturevalue("postgresql_database"))
+@pytest.fixture
+def engine(each_database: str, tmp_path: Path) -> Engine:
     return open_database(Workspace(tmp_path / "home"))
 
 
@@ -134,7 +131,7 @@ def test_a_key_has_spent_what_its_requests_of_the_month_cost(engine: Engine) -> 
     assert spent(engine, start + 5) == {"a": 1.5, "b": 4.0}
 
 
-@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("each_database", ["sqlite"], indirect=True)
 def test_twenty_thousand_rows_are_read_in_the_memory_of_a_few(engine: Engine) -> None:
     write(engine, [an_entry(id="0", at=0.0, reason="r" * 200)])
     names = ", ".join(f'"{column.name}"' for column in requests().columns)

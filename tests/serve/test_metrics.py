@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from llmops.serve.hooks import Now, ReplicaNow
 from llmops.serve.ledger import LedgerStatus
 from llmops.serve.metrics import MOST_SERIES, SECONDS, Metrics
-from tests.postgresql_server import free_port
+from tests.local_server import free_port
 from tests.serve.entries import an_entry, wait_until
 
 NOW = Now(

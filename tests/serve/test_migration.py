@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, inspect, text
 
 import llmops.database
-from llmops.database import open_database
+from llmops.database import SCHEMA, open_database
 from llmops.errors import EnvironmentFault
 from llmops.registry.decisions import append, chain, check_chain
 from llmops.registry.verdicts import attach, sealed, verdicts_of
@@ -21,11 +21,8 @@ from llmops.workspace import Workspace
 MIGRATIONS = Path(llmops.database.__file__).parent / "migrations"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    monkeypatch.delenv("LLMOPS_DATABASE_URL", raising=False)
-    if request.param == "postgresql":
-        monkeypatch.setenv("LLMOPS_DATABASE_URL", request.getfixturevalue("postgresql_database"))
+@pytest.fixture
+def place(each_database: str, tmp_path: Path) -> Workspace:
     return Workspace(tmp_path / "home")
 
 
@@ -57,7 +54,7 @@ def test_an_older_database_keeps_its_rows_and_their_protection(place: Workspace)
     check_chain(before)
     assert [one.gate for one in verdicts_of(new, "a")] == ["g"]
     with new.connect() as connection:
-        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "0002"
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == SCHEMA
     with pytest.raises(Exception, match="can only be added"), new.begin() as connection:
         connection.execute(text("DELETE FROM decisions"))
     assert open_database(place), "a second time changes nothing"
@@ -65,8 +62,8 @@ def test_an_older_database_keeps_its_rows_and_their_protection(place: Workspace)
 
 def test_a_newer_schema_is_not_touched(place: Workspace) -> None:
     with open_database(place).begin() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '0003'"))
-    with pytest.raises(EnvironmentFault, match="schema 0003, this version of llmops knows up to 0002") as told:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(EnvironmentFault, match=f"schema 9999, this version of llmops knows up to {SCHEMA}") as told:
         open_database(place)
     assert "update llmops" in told.value.fix
 

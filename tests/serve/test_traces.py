@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 
 from llmops.serve.traces import Traces, attributes
-from tests.postgresql_server import free_port
+from tests.local_server import free_port
 from tests.serve.entries import an_entry, wait_until
 
 

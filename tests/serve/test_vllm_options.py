@@ -10,7 +10,7 @@ import pytest
 from llmops.errors import EnvironmentFault, InputError
 from llmops.serve.vllm_options import OURS, Argument, arguments_of, check, version_of
 from llmops.workspace import Workspace
-from tests.serve.conftest import Vllm
+from tests.serve.stand_in import Vllm
 
 
 @pytest.fixture

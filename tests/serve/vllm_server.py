@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llmops.processes import end_with_parent
-from tests.eval.vllm_models import small_llama
+from tests.eval.lively_models import small_llama
+from tests.local_server import free_port, local_server
+from tests.real_vllm import ENVIRONMENT
 
 READY_S = 240
 NAME = "small-llama"
@@ -38,50 +34,16 @@ def served_by_vllm(
     Args:
         core: the one it runs on; by default all.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = {
         **os.environ,
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "TORCHDYNAMO_DISABLE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "HF_HUB_OFFLINE": "1",
+        **ENVIRONMENT,
         **({} if core is None else {"VLLM_CPU_OMP_THREADS_BIND": str(core), "OMP_NUM_THREADS": "1"}),
     }
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
     command += ["--served-model-name", name, "--host", "127.0.0.1", "--port", str(port), "--enforce-eager"]
     command += ["--dtype", precision, "--max-model-len", str(length)]
     command += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
-    with log.open("wb") as out:
-
-        def begin() -> None:
-            end_with_parent()
-            if core is not None:
-                os.sched_setaffinity(0, {core})
-
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, preexec_fn=begin)
-        try:
-            url = f"http://127.0.0.1:{port}"
-            _until_ready(process, url, log)
-            yield url
-        finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    until = time.monotonic() + READY_S
-    while time.monotonic() < until and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-    raise AssertionError(f"vLLM did not start:\n{log.read_text()[-3000:]}")
+    url, cores = f"http://127.0.0.1:{port}", () if core is None else (core,)
+    with local_server(command, ready=f"{url}/health", log=log, environment=environment, cores=cores, seconds=READY_S):
+        yield url

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from llmops.confidence import mean_probability
 from llmops.errors import EnvironmentFault, InputError
 from llmops.eval.cache import AnswerCache, answer_new, prompt_digest
 from llmops.eval.engines.engine import Answer, Generated
@@ -82,6 +83,7 @@ def generate(
             "temperature": generation.temperature,
             "stop": list(generation.stop),
             "closing": sorted(closing),
+            "logprobs": True,
             "requests": requests,
         }
         done, ended = 0, 0.0
@@ -378,4 +380,5 @@ def _answer(said: dict[str, Any], tokenizer: Any, closing: set[int], generation:
     text: str = tokenizer.decode(tokens[: -1 if tokens and tokens[-1] in closing else None], skip_special_tokens=True)
     for stop in generation.stop:
         text = text.partition(stop)[0]
-    return Answer(said["item"], text, len(tokens), said["finish"], said["seconds"])
+    sure = mean_probability(said["logprobs"] or ())
+    return Answer(said["item"], text, len(tokens), said["finish"], said["seconds"], confidence=sure)

@@ -72,6 +72,7 @@ def _answers(engine: Any, job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             stop=stop,
             stop_token_ids=job["closing"],
             detokenize=bool(stop),
+            logprobs=0 if job.get("logprobs") else None,  # 0: of the token that was written, and no others
         )
 
     for done, seconds in _done(engine, job, sampling):
@@ -81,6 +82,9 @@ def _answers(engine: Any, job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             "tokens": list(written.token_ids),
             "finish": "length" if written.finish_reason == "length" else "stop",
             "seconds": seconds,
+            "logprobs": None
+            if written.logprobs is None
+            else [at[token].logprob for at, token in zip(written.logprobs, written.token_ids, strict=True)],
         }
 
 

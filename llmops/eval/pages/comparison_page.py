@@ -6,11 +6,11 @@ from llmops.eval.compare import Comparison
 from llmops.eval.comparison_table import HEADINGS, heading, row
 from llmops.eval.measured import ALL, Measured
 from llmops.eval.pages import items, plots
-from llmops.eval.pages.document import document, grid
-from llmops.eval.pages.markup import Markup, tag
+from llmops.eval.pages.document import document
 from llmops.eval.pages.measures import measures_section
 from llmops.eval.pages.repeat import comparing, repeat
 from llmops.eval.pages.verdict import verdict_section
+from llmops.markup import Markup, grid, tag
 from llmops.records import Verdict
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from llmops.eval.measured import Answered, Measured
 from llmops.eval.measures import repetition
-from llmops.eval.pages.markup import Markup, joined, tag
 from llmops.eval.report import shape_of
+from llmops.markup import Markup, joined, tag
 
 SHOWN = 50
 """Items at one time."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmops.eval.measured import Measured
-from llmops.eval.pages.document import grid
-from llmops.eval.pages.markup import Markup, tag
 from llmops.eval.report import measured_as
+from llmops.markup import Markup, grid, tag
 
 
 def measures_section(reports: Sequence[Measured]) -> Markup:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmops.eval.pages.markup import Markup, joined, tag
+from llmops.markup import Markup, joined, tag
 
 WIDTH = 460
 LEFT, RIGHT = 20, 20

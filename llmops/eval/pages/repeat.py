@@ -8,8 +8,7 @@ from importlib.metadata import version
 
 from llmops.eval.compare import Comparison
 from llmops.eval.measured import Measured
-from llmops.eval.pages.document import facts
-from llmops.eval.pages.markup import Markup, joined, tag
+from llmops.markup import Markup, facts, joined, tag
 
 _TASK = "lm-eval:"
 

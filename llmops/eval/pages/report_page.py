@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from llmops.eval.measured import Measured, summary
 from llmops.eval.pages import items, plots
-from llmops.eval.pages.document import document, grid
-from llmops.eval.pages.markup import Markup, tag
+from llmops.eval.pages.document import document
 from llmops.eval.pages.measures import measures_section
 from llmops.eval.pages.repeat import repeat
 from llmops.eval.pages.verdict import verdict_section
 from llmops.eval.report import interval_of, lines, value_of
+from llmops.markup import Markup, grid, tag
 from llmops.records import Score, Verdict
 
 

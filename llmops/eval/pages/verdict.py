@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from llmops.eval.pages.document import grid
-from llmops.eval.pages.markup import Markup, tag
 from llmops.eval.report import verdict_heading
 from llmops.eval.verdict import lines
+from llmops.markup import Markup, grid, tag
 from llmops.records import Verdict
 
 

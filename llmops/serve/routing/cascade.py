@@ -1,27 +1,12 @@
-"""How sure the small model was of its answer, told from the probabilities of its tokens, and whether that is enough."""
+"""Whether the small model was sure enough of its answer."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from llmops.confidence import mean_probability
 from llmops.serve.routing.isotonic import Steps
-
-
-def mean_probability(logprobs: Sequence[float]) -> float | None:
-    """Mean probability of an answer's tokens, 0 to 1; None where there is no token, or one without a number.
-
-    Args:
-        logprobs: natural logarithms.
-    """
-    total = 0.0
-    for logprob in logprobs:
-        # A NaN compares as false; engines round a certain token to a little above 0.
-        if not logprob <= 1e-3:
-            return None
-        total += math.exp(min(logprob, 0.0))
-    return total / len(logprobs) if logprobs else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
+from llmops.markup import Markup, grid, tag
+from llmops.serve.page import document
 from llmops.serve.routing.graded import Graded
 from llmops.serve.routing.judged import LEVELS, Judged
 from llmops.serve.routing.router import Aim, Interval
@@ -17,19 +18,6 @@ _STYLES = {"learned": "-", "length": "--", "random": ":", "oracle": "-.", "casca
 _MOST = 400
 """Points of a line that are drawn."""
 
-_STYLE = """
-:root { color-scheme: light; }
-body { margin: 0; background: #fcfcfa; color: #1d2126; font: 16px/1.55 system-ui, "Noto Sans", sans-serif; }
-main { max-width: 60rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
-h1 { font-size: 1.6rem; margin: 0 0 .5rem; } h2 { font-size: 1.15rem; margin: 2.5rem 0 .5rem; }
-.finding { border-left: 4px solid #2563a8; padding-left: .9rem; } .open { border-color: #a8322a; }
-.scroll { overflow-x: auto; } svg { width: 100%; height: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: #565d66; }
-th, td { text-align: left; padding: .35rem 1rem .35rem 0; border-bottom: 1px solid #dcdfe3; white-space: nowrap; }
-td, thead th + th { text-align: right; } figure { margin: 0; } code { overflow-wrap: anywhere; }
-"""
-
 
 def page(graded: Graded, found: Judged, aim: Aim, *, sentences: Sequence[str], repeat: str) -> str:
     """The whole page.
@@ -38,42 +26,41 @@ def page(graded: Graded, found: Judged, aim: Aim, *, sentences: Sequence[str], r
         sentences: what is found, in words, as the command line says it.
         repeat: the command that makes it again.
     """
-    title = f"Routing between {graded.small_name} and {graded.large_name}"
-    opened = found.beats_length.low <= 0
-    parts = [
-        f"<h1>{escape(title)}</h1>",
-        f"<p>{len(graded):,} prompts of {escape(graded.source)}; the small model is right in "
-        f"{graded.small.mean():.1%}, the large one in {graded.large.mean():.1%}.</p>",
-        *(f'<p class="finding{" open" if opened else ""}">{escape(one)}</p>' for one in sentences),
-        "<h2>Quality against calls to the large model</h2>",
-        f'<figure role="img" aria-label="{escape(_described(found))}">{drawn(graded, found, "svg").decode()}</figure>',
-        _table(
-            "Mean share of the gap recovered (APGR), and the share of calls that recovers half and 80 % of it "
-            "(CPT 50 %, CPT 80 %), with 95 % bootstrap intervals",
+    finding = "finding open" if found.beats_length.low <= 0 else "finding"
+    return document(
+        f"Routing between {graded.small_name} and {graded.large_name}",
+        tag(
+            "p",
+            f"{len(graded):,} prompts of {graded.source}; the small model is right in {graded.small.mean():.1%}, the "
+            f"large one in {graded.large.mean():.1%}.",
+        ),
+        *(tag("p", one, class_=finding) for one in sentences),
+        tag("h2", "Quality against calls to the large model"),
+        tag("figure", Markup(drawn(graded, found, "svg").decode()), role="img", aria_label=_described(found)),
+        grid(
             ["", "APGR", *(f"CPT {level:.0%}" for level in LEVELS)],
             [
                 [line.name, said(line.apgr), *(said(line.calls_for[level], percent=True) for level in LEVELS)]
                 for line in found.lines
             ],
+            caption="Mean share of the gap recovered (APGR), and the share of calls that recovers half and 80 % of it "
+            "(CPT 50 %, CPT 80 %), with 95 % bootstrap intervals",
         ),
-        f"<h2>What the threshold gives</h2>{_expected(found, aim)}",
-        "<h2>How far the chances can be believed</h2>",
-        _table(
-            "Expected calibration error, over ten bins of as many prompts",
+        tag("h2", "What the threshold gives"),
+        grid(["", "value"], expected_rows(found, aim), caption="On held-out prompts, with 95 % bootstrap intervals"),
+        tag("h2", "How far the chances can be believed"),
+        grid(
             ["chance of", "error"],
             [[name, f"{value:.3f}"] for name, value in found.calibration.items()],
+            caption="Expected calibration error, over ten bins of as many prompts",
         ),
-        "<h2>Again</h2>",
-        f"<p><code>{escape(repeat)}</code></p>",
-        "<p>Formulae: Ong et al. 2024, RouteLLM, arXiv 2406.18665, section 3.1; APGR here is the area under the "
-        "whole curve, there a sum over ten points of it.</p>",
-    ]
-    policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body><main>{''.join(parts)}</main></body></html>\n"
+        tag("h2", "Again"),
+        tag("p", tag("code", repeat)),
+        tag(
+            "p",
+            "Formulae: Ong et al. 2024, RouteLLM, arXiv 2406.18665, section 3.1; APGR here is the area under the "
+            "whole curve, there a sum over ten points of it.",
+        ),
     )
 
 
@@ -103,22 +90,6 @@ def expected_rows(found: Judged, aim: Aim) -> list[list[str]]:
         [f"saving, with the small model at {aim.small_cost:.0%} of the cost", said(gives.saving, percent=True)],
         ["false-cheap: small was wrong where large was right", said(gives.false_cheap, percent=True)],
     ]
-
-
-def _expected(found: Judged, aim: Aim) -> str:
-    return _table("On held-out prompts, with 95 % bootstrap intervals", ["", "value"], expected_rows(found, aim))
-
-
-def _table(caption: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col">{escape(one)}</th>' for one in headings)
-    body = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) + "</tr>"
-        for row in rows
-    )
-    return (
-        f'<div class="scroll"><table><caption>{escape(caption)}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
 
 
 def drawn(graded: Graded, found: Judged, kind: str) -> bytes:

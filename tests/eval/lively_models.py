@@ -1,12 +1,17 @@
-"""Models of a shape that vLLM has kernels for, small and with large random weights."""
+"""Small models with large random weights, so that each prompt has its own answer and none repeats one token."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 
-def small_llama(folder: Path) -> Path:
-    """A whole model with a tokenizer and a chat template."""
+def small_llama(folder: Path, *, hidden: int = 128, spread: float = 0.2) -> Path:
+    """A whole model with a tokenizer and a chat template.
+
+    Args:
+        hidden: width; vLLM has kernels for 128.
+        spread: standard deviation of the weights; the narrower the model, the larger.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -16,14 +21,14 @@ def small_llama(folder: Path) -> Path:
     torch.manual_seed(3)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=256,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=128,
         tie_word_embeddings=False,
-        initializer_range=0.2,
+        initializer_range=spread,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -1,0 +1,338 @@
+"""Commands on what people rate and what they said: create, import, list, report, export, erase-rater."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmops.errors import InputError
+
+if TYPE_CHECKING:
+    from llmops.feedback.campaign_report import CampaignReport
+    from llmops.stats import Estimate
+
+Name = Annotated[str, typer.Argument(metavar="CAMPAIGN", help="A campaign's name.")]
+Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
+
+
+class For(StrEnum):
+    """What the rows are to train."""
+
+    sft = "sft"
+    dpo = "dpo"
+    kto = "kto"
+    reward = "reward"
+
+
+class Format(StrEnum):
+    """How rows are written."""
+
+    jsonl = "jsonl"
+    parquet = "parquet"
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Put the commands of this file into the group."""
+    app.command()(create)
+    app.command("import")(import_items)
+    app.command("list")(list_campaigns)
+    app.command()(report)
+    app.command()(export)
+    app.command("erase-rater")(erase_rater)
+
+
+def create(
+    campaign: Annotated[Path, typer.Argument(metavar="CAMPAIGN", help="A file of feedback/campaigns/.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check everything, write nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make the campaign that a file describes, with its items."""
+    from llmops.cli.progress import watching
+    from llmops.lifecycle.campaigns import create as run
+    from llmops.workspace import Workspace
+
+    with watching() as listener:
+        made = run(campaign, workspace=Workspace.current(), listener=listener, dry_run=dry_run)
+    if as_json:
+        told = {
+            "campaign": made.campaign.name, "kind": made.campaign.kind, "items": made.items, "gold": made.gold,
+            "clusters": made.clusters, "ratings": made.ratings, "left_out": list(made.left_out),
+            "notes": list(made.notes), "created": not dry_run,
+        }  # fmt: skip
+        typer.echo(json.dumps(told, indent=2))
+        return
+    for note in made.notes:
+        typer.echo(note)
+    wanted = made.items * made.campaign.overlap
+    gold = f", {made.gold} gold items" if made.gold else ""
+    typer.echo(
+        f"{made.campaign.name}: {made.items} items of {made.clusters} different prompts{gold}, {wanted} ratings wanted"
+    )
+    if made.ratings:
+        typer.echo(f"{made.ratings} ratings taken over")
+    if dry_run:
+        typer.echo(f"nothing was written; next: llmops feedback create {campaign}")
+    elif made.ratings:
+        typer.echo(f"next: llmops feedback report {made.campaign.name}")
+    else:
+        typer.echo("next: llmops feedback serve")
+
+
+def import_items(
+    campaign: Name,
+    source: Annotated[str, typer.Argument(help="A csv, jsonl or parquet file, or an https address of one.")],
+    prompt: Annotated[str, typer.Option(help="What was asked; {column} stands for a column's text.")] = "{prompt}",
+    response: Annotated[
+        list[str] | None, typer.Option(help="An answer, a template over columns; once for each answer.")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Who gave the answer, a template; once for each answer, in their order.")
+    ] = None,
+) -> None:
+    """Put more items into a campaign."""
+    from llmops.cli.progress import watching
+    from llmops.data.section import Origin
+    from llmops.feedback.campaign import FromRows
+    from llmops.lifecycle.campaigns import add
+    from llmops.workspace import Workspace
+
+    if not response:
+        raise InputError("no answers are named", fix="name them as --response '{first}' --response '{second}'")
+    rows = FromRows(
+        **{"from": "rows"},
+        rows=Origin(source=source),
+        prompt=prompt,
+        responses=response,
+        models=list(model or []) or None,
+    )
+    with watching() as listener:
+        made = add(campaign, rows, workspace=Workspace.current(), listener=listener)
+    for note in made.notes:
+        typer.echo(note)
+    typer.echo(f"{made.items} items added to {campaign}")
+    typer.echo("next: llmops feedback serve")
+
+
+def list_campaigns(as_json: Json = False) -> None:
+    """Show the campaigns and how far they are."""
+    from llmops.database import open_database
+    from llmops.feedback.store import campaigns
+    from llmops.workspace import Workspace
+
+    known = campaigns(open_database(Workspace.current()))
+    if as_json:
+        lines = [
+            {"campaign": one.campaign.name, "kind": one.campaign.kind, "items": one.items, "gold": one.gold,
+             "wanted": one.wanted, "done": one.done, "raters": one.raters, "created": one.at}
+            for one in known
+        ]  # fmt: skip
+        typer.echo(json.dumps(lines, indent=2))
+        return
+    if not known:
+        typer.echo("there are no campaigns")
+        typer.echo("next: llmops feedback create feedback/campaigns/quickstart.yaml")
+        return
+    rows = [
+        [one.campaign.name, one.campaign.kind, f"{one.items - one.gold:,}", f"{one.done:,}", f"{one.wanted:,}",
+         f"{one.done / one.wanted:.0%}" if one.wanted else "", str(one.raters)]
+        for one in known
+    ]  # fmt: skip
+    _table(["campaign", "kind", "items", "ratings", "wanted", "done", "raters"], rows)
+    typer.echo(f"next: llmops feedback report {known[0].campaign.name}")
+
+
+def report(
+    campaign: Name,
+    as_json: Json = False,
+) -> None:
+    """Show how far raters agree, what each is like, and which model is better."""
+    from llmops.database import open_database
+    from llmops.feedback.campaign_report import report_on, to_json
+    from llmops.workspace import Workspace
+
+    found = report_on(open_database(Workspace.current()), campaign)
+    if as_json:
+        typer.echo(json.dumps(to_json(found), indent=2))
+        return
+    _print_report(found)
+    purpose = {"pairwise": "dpo", "ranking": "dpo", "thumbs": "kto", "correction": "sft"}.get(found.kind, "kto")
+    typer.echo(f"next: llmops feedback export {campaign} --for {purpose} --out feedback/exports/{campaign}")
+
+
+def _print_report(found: CampaignReport) -> None:
+    typer.echo(
+        f"{found.campaign}: {found.complete:,} of {found.items:,} items complete, {found.ratings:,} of "
+        f"{found.wanted:,} ratings; {found.skipped} skipped, {found.flagged} flagged, {found.surplus} surplus"
+    )
+    if found.not_text:
+        typer.echo(f"{found.not_text} responses are no texts; no row is made of them")
+    if not found.ratings:
+        return
+    rows = [
+        [name, f"{one.items:,}", _shown(one.share, 2), _shown(one.fleiss), _shown(one.alpha), one.level]
+        for name, one in found.agreement.items()
+        if one is not None
+    ]
+    if rows:
+        typer.echo("")
+        _table(["agreement on", "items", "alike", "Fleiss' kappa", "alpha", "level"], rows)
+    else:
+        typer.echo("no item has two ratings yet, so nothing shows how far raters agree")
+    if found.pairs:
+        typer.echo("")
+        _table(
+            ["rater", "and", "items", "Cohen's kappa"],
+            [[one.one, one.other, f"{one.items:,}", f"{one.kappa:.3f}"] for one in found.pairs],
+        )
+    typer.echo("")
+    columns = {
+        "ratings": [f"{one.ratings:,}" for one in found.raters],
+        "median s": ["" if one.seconds is None else f"{one.seconds:.1f}" for one in found.raters],
+        "as most others": [_shown(one.agreement, 2) for one in found.raters],
+        "gold right": [_shown(one.gold, 2) for one in found.raters],
+        "same again": [_shown(one.consistency, 2) for one in found.raters],
+        "first shown": [_shown(one.shown_first, 2) for one in found.raters],
+        "longer": [_shown(one.longer, 2) for one in found.raters],
+    }
+    measured = {heading: cells for heading, cells in columns.items() if any(cells)}
+    names = [str(one.rater) for one in found.raters]
+    _table(["rater", *measured], [list(row) for row in zip(names, *measured.values(), strict=True)])
+    if found.longer is not None:
+        typer.echo(f"the longer of two answers was preferred in {_shown(found.longer)} of preferences (half: no bias)")
+    if found.ranking is not None:
+        _print_ranking(found)
+
+
+def _print_ranking(found: CampaignReport) -> None:
+    assert found.ranking is not None
+    typer.echo("")
+    _table(
+        ["model", "rank", "left open", "strength", "won", "alike", "lost"],
+        [
+            [str(one.model), str(one.rank), "–".join(map(str, dict.fromkeys(one.ranks))), _shown(one.strength, 2),
+             str(one.wins), str(one.ties), str(one.losses)]
+            for one in found.ranking.standings
+        ],
+    )  # fmt: skip
+    for gap in found.ranking.gaps:
+        if gap.decided:
+            typer.echo(f"{gap.better} is better than {gap.worse}: {_shown(gap.difference)}")
+        else:
+            more = "no number of ratings is known to decide it"
+            if gap.more_ratings is not None:
+                more = f"about {gap.more_ratings:,} more ratings of {gap.more_clusters:,} more prompts would decide it"
+            typer.echo(f"{gap.better} or {gap.worse} is open: {_shown(gap.difference)}; {more}")
+
+
+def export(
+    campaign: Name,
+    purpose: Annotated[For, typer.Option("--for", help="What the rows are to train.")],
+    out: Annotated[Path | None, typer.Option(help="A folder; feedback/exports/CAMPAIGN-FOR by default.")] = None,
+    file_format: Annotated[Format, typer.Option("--format", help="How rows are written.")] = Format.jsonl,
+    validation: Annotated[
+        float, typer.Option(min=0, max=0.5, help="Share of prompts held out, near duplicates together.")
+    ] = 0.05,
+    sure: Annotated[float, typer.Option(min=0, max=1, help="How sure the raters together must be, 0 to 1.")] = 0.5,
+    personal_data: Annotated[
+        bool, typer.Option("--keep-personal-data", help="Also rows in which e-mail addresses and the like are found.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write what people said as rows to train on."""
+    from llmops.lifecycle.exports import export as run
+    from llmops.workspace import Workspace
+
+    folder = out or Path("feedback/exports") / f"{campaign}-{purpose.value}"
+    about = run(
+        campaign,
+        purpose.value,
+        folder,
+        workspace=Workspace.current(),
+        file_format=file_format.value,
+        validation=validation,
+        sure=sure,
+        personal_data=personal_data,
+    )
+    if as_json:
+        typer.echo(json.dumps(about, indent=2))
+        return
+    for split, number in about["rows"].items():
+        typer.echo(f"{number:,} rows → {folder / f'{split}.{file_format.value}'}")
+    _print_excluded(about, folder)
+    recipe = {"dpo": "dpo-from-feedback", "reward": "reward-from-feedback", "kto": "kto-thumbs"}.get(purpose.value)
+    if recipe is not None:
+        typer.echo(f"next: FEEDBACK={folder} llmops finetune recipes/{recipe}.yaml")
+
+
+def _print_excluded(about: dict[str, Any], folder: Path) -> None:
+    excluded = about["ratings_excluded"]
+    if excluded:
+        typer.echo(f"{sum(excluded.values()):,} ratings make no row → {folder / 'excluded.jsonl'}")
+        _table(["ratings", "why"], [[f"{number:,}", reason] for reason, number in list(excluded.items())[:10]])
+    bias = about["length_bias"]
+    if bias is not None:
+        typer.echo(
+            f"the longer answer is the chosen one in {bias['longer_chosen']:.1%} of {bias['pairs']:,} pairs "
+            f"({bias['low']:.1%} to {bias['high']:.1%}); half is no bias"
+        )
+
+
+def _shown(estimate: Estimate | None, decimals: int = 3) -> str:
+    """A number with its interval; empty where nothing could be measured."""
+    if estimate is None or estimate.value != estimate.value:
+        return ""
+    low, high = estimate.interval(0.95)
+    return f"{estimate.value:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
+
+
+def _table(headings: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for place, heading in enumerate(headings):
+        number = place > 0 and all(not row[place] or row[place][0] in "-−+0123456789" for row in rows)
+        shown.add_column(heading, justify="right" if number else "left", no_wrap=place == 0, overflow="fold")
+    for row in rows:
+        shown.add_row(*map(escape, row))
+    Console().print(shown)
+
+
+def erase_rater(
+    rater: Annotated[str, typer.Argument(help="The pseudonym, or the login of an account.")],
+    drop_ratings: Annotated[
+        bool, typer.Option("--drop-ratings", help="Their ratings are read no more either, and others are asked again.")
+    ] = False,
+    as_who: Annotated[str, typer.Option("--as", help="Who erases; stands in the record.")] = "service",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Forget the person behind a pseudonym; say which datasets and models were made with their ratings."""
+    from llmops.lifecycle.erasure import erase
+    from llmops.workspace import Workspace
+
+    if not yes:
+        typer.confirm(f"Forget who {rater} is, for good?", abort=True)
+    done = erase(rater, drop=drop_ratings, actor=as_who, workspace=Workspace.current())
+    if as_json:
+        typer.echo(
+            json.dumps(
+                {"rater": done.rater, "ratings": done.ratings, "dropped": drop_ratings, "exports": list(done.exports),
+                 "models": list(done.models)},
+                indent=2,
+            )
+        )  # fmt: skip
+        return
+    kept = "are read no more" if drop_ratings else "stay, under a name that says nothing"
+    typer.echo(f"{done.rater} is forgotten; {done.ratings} ratings {kept}")
+    for folder in done.exports:
+        typer.echo(f"marked: {folder} was exported with their ratings")
+    for model in done.models:
+        typer.echo(f"marked: {model} was trained on them")
+    if done.exports and drop_ratings:
+        typer.echo("next: export again, and train again what must not hold them")

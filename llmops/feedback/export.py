@@ -1,0 +1,436 @@
+"""Ratings become rows to train on, in TRL's fields; and every rating that does not says why.
+
+Two readings of the campaign: the first gathers who said what and settles it, the second writes. Of the ratings a few
+numbers each stay in memory, of the texts nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, Literal
+
+import numpy as np
+
+from llmops.consensus import Consensus, consensus
+from llmops.data import privacy
+from llmops.data.formats import one_line
+from llmops.feedback.drawing import NOT_TEXT
+from llmops.feedback.items import Item, Rated, Rating
+from llmops.feedback.opinions import BETTER, WORTH, comparisons, edits, worths
+from llmops.feedback.sides import by_place
+from llmops.rubric import Rubric
+from llmops.votes import votes_of
+
+Purpose = Literal["sft", "dpo", "kto", "reward"]
+PURPOSES: tuple[Purpose, ...] = ("sft", "dpo", "kto", "reward")
+Split = Literal["train", "validation"]
+_NO_TARGET = "the answer is not good enough to be learned by itself"
+Question = tuple[str, int, int] | tuple[str, int]
+
+SPLIT = "raters disagree: no side has the most"
+UNSURE = "raters are not sure enough"
+_NO_PAIR: dict[str | None, str] = {
+    "tie": "the answers are alike: no pair",
+    "both bad": "both answers are bad: no pair",
+    None: SPLIT,
+}
+_NO_LABEL: dict[str | None, str] = {
+    "tie": "the answers are alike: neither is good or bad",
+    "neither": "neither good nor bad",
+    None: SPLIT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row, in TRL's conversational form; `columns` as they are written."""
+
+    split: Split
+    columns: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Excluded:
+    """A rating no row rests on."""
+
+    rating: str
+    item: str
+    reason: str
+
+
+@dataclass
+class Settled:
+    """What raters together say, question by question.
+
+    Attributes:
+        said: by question, the answer, how sure it is (0 to 1) and the mean strength in its favour (0 to 1).
+        ratings: by question, the ids of the ratings that answered it, and how many of them agree with the outcome.
+        method: how it was settled: majority, or Dawid–Skene where raters gave enough.
+    """
+
+    said: dict[Question, tuple[str | None, float, float]] = field(default_factory=dict)
+    ratings: dict[Question, tuple[tuple[str, ...], int]] = field(default_factory=dict)
+    method: dict[str, str] = field(default_factory=dict)
+
+
+def counted(item: str, ratings: Sequence[Rating]) -> tuple[list[Rating], list[Excluded]]:
+    """The ratings of an item that count, the first of each rater, and why the others do not."""
+    flags = [one for one in ratings if one.content.get("flag")]
+    good: dict[str, Rating] = {}
+    out: list[Excluded] = []
+    for one in ratings:
+        reason = None
+        if one.kind == "gold":
+            reason = "gold: its answer was known"
+        elif flags:
+            reason = f"the item was flagged: {flags[0].content['flag']}"
+        elif one.kind == "training":
+            reason = "practice"
+        elif one.said == "skip":
+            reason = f"skipped: {one.content['skip']}"
+        elif one.surplus:
+            reason = "surplus: it came late, and the item had its ratings"
+        elif one.kind == "repeat" or one.round > 0 or one.rater in good:
+            reason = "asked again, to see whether the rater says the same"
+        if reason is None:
+            good[one.rater] = one
+        else:
+            out.append(Excluded(one.id, item, reason))
+    return list(good.values()), out
+
+
+def settle(ratings: Iterable[Rating], rubric: Rubric) -> Settled:
+    """Every question answered by all who answered it, weighing raters where there is enough to weigh them by."""
+    better, worth = _Answers(), _Answers()
+    for item, group in groupby(ratings, key=lambda one: one.item):
+        for one in counted(item, tuple(group))[0]:
+            verdict = by_place(one.content["verdict"], one.shown)
+            for first, second, said, strength in comparisons(verdict, rubric):
+                better.add((item, first, second), one, said, strength)
+            for place, said_worth in worths(verdict, rubric):
+                worth.add((item, place), one, said_worth, 1.0)
+    settled = Settled()
+    better.into(settled, BETTER, "comparisons")
+    worth.into(settled, WORTH, "answers by themselves")
+    return settled
+
+
+class _Answers:
+    """Labels of one kind of question as columns."""
+
+    def __init__(self) -> None:
+        self.questions: list[Question] = []
+        self.raters: list[str] = []
+        self.labels: list[str] = []
+        self.ids: list[str] = []
+        self.strengths: list[float] = []
+
+    def add(self, question: Question, by: Rating, label: str, strength: float) -> None:
+        self.questions.append(question)
+        self.raters.append(by.rater)
+        self.labels.append(label)
+        self.ids.append(by.id)
+        self.strengths.append(strength)
+
+    def into(self, settled: Settled, categories: tuple[Hashable, ...], name: str) -> None:
+        if not self.questions:
+            return
+        votes = votes_of(self.questions, self.raters, self.labels, categories=categories)
+        found: Consensus = consensus(votes)
+        settled.method[name] = found.method
+        outcome = found.places
+        agree = votes.labels == outcome[votes.items]
+        # In favour of the outcome less against it: both bad and ties speak for neither side.
+        strengths = np.asarray(self.strengths)
+        opposed = _opposed(categories)[outcome[votes.items], votes.labels]
+        signed = strengths * np.where(agree, 1.0, np.where(opposed, -1.0, 0.0))
+        number = np.bincount(votes.items)
+        margin = np.bincount(votes.items, signed) / number
+        agreeing = np.bincount(votes.items, agree)
+        by_item: list[list[str]] = [[] for _ in votes.item_names]
+        for place, rating in zip(votes.items.tolist(), self.ids, strict=True):
+            by_item[place].append(rating)
+        labels, sure = found.labels, found.confidence.tolist()
+        for place, question in enumerate(votes.item_names):
+            label = labels[place]
+            settled.said[question] = (None if label is None else str(label), sure[place], float(margin[place]))  # type: ignore[index]
+            settled.ratings[question] = (tuple(by_item[place]), int(agreeing[place]))  # type: ignore[index]
+
+
+def _opposed(categories: tuple[Hashable, ...]) -> Any:
+    """`(outcome, label)`: whether the label says the opposite; the last row is for outcome −1, nothing."""
+    size = len(categories)
+    table = np.zeros((size + 1, size), dtype=bool)
+    for one, other in (("first", "second"), ("good", "bad")):
+        if one in categories:
+            table[categories.index(one), categories.index(other)] = True
+            table[categories.index(other), categories.index(one)] = True
+    return table
+
+
+@dataclass
+class Exporting:
+    """One campaign on its way to rows.
+
+    Args:
+        sure: how sure the raters together must be of a question, 0 to 1.
+        validation: share of clusters of prompts whose rows are held out.
+        personal_data: whether rows in which personal data is found are kept.
+    """
+
+    purpose: Purpose
+    rubric: Rubric
+    settled: Settled
+    sure: float = 0.5
+    validation: float = 0.0
+    personal_data: bool = False
+    reasons: Counter[str] = field(default_factory=Counter)
+    rows: Counter[str] = field(default_factory=Counter)
+    raters: set[str] = field(default_factory=set)
+    longer: Counter[str] = field(default_factory=Counter)
+    """Of pairs: `chosen` longer, `rejected` longer, `equal`."""
+
+    def of(self, rated: Rated) -> Iterator[Row | Excluded]:
+        """The rows of an item, then its ratings that gave none."""
+        item = rated.item
+        used, out = counted(item.id, rated.ratings)
+        yield from self._noted(out)
+        why: dict[str, str] = {}
+        cited: set[str] = set()
+        split = split_of(item.cluster, self.validation)
+        for ids, columns in self._drafts(item, used, why):
+            problem = self._problem(item, columns)
+            if problem is not None:
+                _blame(why, ids, problem)
+                continue
+            cited.update(ids)
+            self.rows[split] += 1
+            self._measure(columns)
+            yield Row(split, {**columns, **self._lineage(item, ids, used)})
+        self.raters.update(one.rater for one in used if one.id in cited)
+        nothing = f"nothing in it makes a row for {self.purpose}"
+        yield from self._noted(
+            [Excluded(one.id, item.id, why.get(one.id, nothing)) for one in used if one.id not in cited]
+        )
+
+    def _noted(self, excluded: list[Excluded]) -> list[Excluded]:
+        self.reasons.update(one.reason for one in excluded)
+        return excluded
+
+    def _drafts(
+        self, item: Item, used: list[Rating], why: dict[str, str]
+    ) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+        match self.purpose:
+            case "dpo" | "reward":
+                yield from self._pairs(item, why)
+                yield from self._edited_pairs(item, used)
+            case "kto":
+                yield from self._labels(item, why)
+            case "sft":
+                yield from self._targets(item, used, why)
+
+    def _pairs(self, item: Item, why: dict[str, str]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+        for first, second in _pairs_of(len(item.responses)):
+            question = (item.id, first, second)
+            if question not in self.settled.said:
+                continue
+            said, sure, margin = self.settled.said[question]
+            ids, agreeing = self.settled.ratings[question]
+            if said not in ("first", "second") or sure < self.sure:
+                _blame(why, ids, _NO_PAIR.get(said, UNSURE))
+                continue
+            chosen, rejected = (first, second) if said == "first" else (second, first)
+            yield (
+                ids,
+                {
+                    "prompt": _turns(item),
+                    "chosen": _answer(item.responses[chosen].text),
+                    "rejected": _answer(item.responses[rejected].text),
+                    "margin": round(max(margin, 0.0), 6),
+                    "raters": len(ids),
+                    "agreement": round(agreeing / len(ids), 6),
+                    "confidence": round(sure, 6),
+                    "chosen_model": item.responses[chosen].model,
+                    "rejected_model": item.responses[rejected].model,
+                },
+            )
+
+    def _edited_pairs(self, item: Item, used: list[Rating]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+        for one in used:
+            for place, text in edits(one.content, one.shown):
+                yield (
+                    (one.id,),
+                    {
+                        "prompt": _turns(item),
+                        "chosen": _answer(text),
+                        "rejected": _answer(item.responses[place].text),
+                        "margin": 1.0,
+                        "raters": 1,
+                        "agreement": 1.0,
+                        "confidence": 1.0,
+                        "chosen_model": "a person",
+                        "rejected_model": item.responses[place].model,
+                    },
+                )
+
+    def _labels(self, item: Item, why: dict[str, str]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+        """Answers that are good or bad by themselves; where they were compared, those that win or lose more often."""
+        places = range(len(item.responses))
+        alone = any((item.id, place) in self.settled.said for place in places)
+        for place in places:
+            good, ids, agreement = self._worth(item, place, why) if alone else self._net(item, place, why)
+            if good is not None:
+                yield (
+                    ids,
+                    {
+                        "prompt": _turns(item),
+                        "completion": _answer(item.responses[place].text),
+                        "label": good,
+                        "raters": len(ids),
+                        "agreement": round(agreement, 6),
+                        "completion_model": item.responses[place].model,
+                    },
+                )
+
+    def _worth(self, item: Item, place: int, why: dict[str, str]) -> tuple[bool | None, tuple[str, ...], float]:
+        """Whether an answer is good by itself, the ratings that say so, and the share of raters who agree."""
+        question: Question = (item.id, place)
+        if question not in self.settled.said:
+            return None, (), 0.0
+        said, sure, _ = self.settled.said[question]
+        ids, agreeing = self.settled.ratings[question]
+        if said not in ("good", "bad") or sure < self.sure:
+            _blame(why, ids, _NO_LABEL.get(said, UNSURE))
+            return None, ids, 0.0
+        return said == "good", ids, agreeing / len(ids)
+
+    def _net(self, item: Item, place: int, why: dict[str, str]) -> tuple[bool | None, tuple[str, ...], float]:
+        """The same of an answer that was compared: good where it wins more often than it loses; both bad loses."""
+        wins = 0
+        voters: dict[str, None] = {}
+        shares = []
+        for first, second in _pairs_of(len(item.responses)):
+            question: Question = (item.id, first, second)
+            if place not in (first, second) or question not in self.settled.said:
+                continue
+            said, sure, _ = self.settled.said[question]
+            ids, agreeing = self.settled.ratings[question]
+            if said in (None, "tie") or sure < self.sure:
+                _blame(why, ids, _NO_LABEL.get(said, UNSURE))
+                continue
+            wins += 1 if said == ("first" if place == first else "second") else -1
+            voters.update(dict.fromkeys(ids))
+            shares.append(agreeing / len(ids))
+        if not wins:
+            _blame(why, voters, "wins as often as it loses")
+            return None, tuple(voters), 0.0
+        return wins > 0, tuple(voters), sum(shares) / len(shares)
+
+    def _targets(
+        self, item: Item, used: list[Rating], why: dict[str, str]
+    ) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+        """What people wrote, and answers that are good by themselves: one that is better may still be bad."""
+        for one in used:
+            for _, text in edits(one.content, one.shown):
+                messages = [*_turns(item), *_answer(text)]
+                yield (one.id,), {"messages": messages, "raters": 1, "agreement": 1.0, "model": "a person"}
+        for place, response in enumerate(item.responses):
+            question: Question = (item.id, place)
+            if question not in self.settled.said:
+                continue
+            said, sure, _ = self.settled.said[question]
+            ids, agreeing = self.settled.ratings[question]
+            if said == "good" and sure >= self.sure:
+                yield (
+                    ids,
+                    {
+                        "messages": [*_turns(item), *_answer(response.text)],
+                        "raters": len(ids),
+                        "agreement": round(agreeing / len(ids), 6),
+                        "model": response.model,
+                    },
+                )
+            else:
+                _blame(why, ids, _NO_TARGET if said is not None else SPLIT)
+
+    def _problem(self, item: Item, columns: Mapping[str, Any]) -> str | None:
+        """Why a row cannot be trained on."""
+        texts = [turn["content"] for name in ("messages", "chosen", "rejected", "completion")
+                 for turn in columns.get(name, ()) if turn["role"] == "assistant"]  # fmt: skip
+        if any(NOT_TEXT in one.detail for one in item.responses):
+            return "an answer is no text"
+        if not all(text.strip() for text in texts):
+            return "an answer is empty"
+        if "chosen" in columns and one_line(texts[0]) == one_line(texts[1]):
+            return "both sides are the same"
+        if not self.personal_data:
+            asked = [str(turn["content"]) for turn in item.prompt]
+            found = next((hit for text in (*asked, *texts) for hit in privacy.find(text)), None)
+            if found is not None:
+                return f"personal data: {found.kind}"
+        return None
+
+    def _measure(self, columns: Mapping[str, Any]) -> None:
+        if "chosen" in columns:
+            chosen, rejected = (len(columns[side][0]["content"]) for side in ("chosen", "rejected"))
+            self.longer["chosen" if chosen > rejected else "rejected" if rejected > chosen else "equal"] += 1
+
+    def _lineage(self, item: Item, ids: tuple[str, ...], used: list[Rating]) -> dict[str, Any]:
+        rubrics = sorted({one.rubric for one in used if one.id in ids})
+        return {
+            "item": item.id,
+            "cluster": item.cluster,
+            "ratings": list(ids),
+            "rubrics": rubrics,
+            "source": json.dumps(item.source, ensure_ascii=False, sort_keys=True),
+            "probability": item.probability,
+        }
+
+
+def split_of(cluster: str, validation: float) -> Split:
+    """By hash, so that a cluster stays on its side whatever else is rated."""
+    share = int.from_bytes(hashlib.sha256(cluster.encode()).digest()[:8], "big") / 2**64
+    return "validation" if share < validation else "train"
+
+
+def export(
+    ratings: Iterable[Rating],
+    rated: Iterable[Rated],
+    purpose: Purpose,
+    rubric: Rubric,
+    *,
+    sure: float = 0.5,
+    validation: float = 0.0,
+    personal_data: bool = False,
+) -> tuple[Exporting, Iterator[Row | Excluded]]:
+    """What the numbers are gathered in, and the rows themselves, which must be read to their end first.
+
+    Args:
+        ratings: all of the campaign, those of an item beside each other; read at once.
+        rated: the same with their items, in the order rows are to have; read as rows are.
+    """
+    made = Exporting(purpose, rubric, settle(ratings, rubric), sure, validation, personal_data)
+    return made, (one for item in rated for one in made.of(item))
+
+
+def _blame(why: dict[str, str], ratings: Iterable[str], reason: str) -> None:
+    """Why ratings make no row; the first reason stands."""
+    for rating in ratings:
+        why.setdefault(rating, reason)
+
+
+def _pairs_of(answers: int) -> Iterator[tuple[int, int]]:
+    return ((first, second) for first in range(answers) for second in range(first + 1, answers))
+
+
+def _turns(item: Item) -> list[dict[str, str]]:
+    return [{"role": str(turn["role"]), "content": str(turn["content"])} for turn in item.prompt]
+
+
+def _answer(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]

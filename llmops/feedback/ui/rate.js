@@ -1,0 +1,391 @@
+// The rating page: shows one task after another, and puts what the rater says of each into the outbox.
+
+import { Clock } from "./clock.js";
+import { Input, fields, open as unfold, toggle } from "./input.js";
+import { Keys, keysDialog } from "./keys.js";
+import { Lease } from "./lease.js";
+import { needing } from "./needing.js";
+import { Outbox } from "./outbox.js";
+import { showProgress } from "./progress.js";
+import { askReason } from "./reason.js";
+import { loginAddress, saved } from "./saved.js";
+import { Away, ask } from "./server.js";
+import { open } from "./store.js";
+import { Views } from "./views.js";
+
+const UNDO_MS = 10_000;
+const { mine, campaign } = document.body.dataset;
+const api = `/api/campaigns/${encodeURIComponent(campaign)}`;
+const place = document.getElementById("place");
+const undoToast = document.getElementById("undo");
+
+let current = null; // the task on the page
+let upcoming = []; // tasks that are here already, the next one first
+let last = null; // what was submitted last, for as long as it can be undone
+let busy = false;
+let timer = 0;
+let undoTimer = 0;
+let failures = 0;
+
+const store = await open(mine);
+const outbox = new Outbox(store, mine);
+const views = new Views(say);
+const keys = new Keys(run);
+const showKeys = keysDialog(keys);
+const showSaved = saved(outbox, { draft: () => current?.draft.input != null, say, open: () => showNeeding() });
+const showNeeding = needing(outbox, rateAgain);
+
+function say(words) {
+  document.getElementById("said").textContent = words;
+}
+
+function tell(words) {
+  const told = place.querySelector("#told");
+  if (!told) return;
+  told.hidden = !words;
+  told.textContent = words;
+}
+
+// ── one task ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+// Puts a task, or the words in its place, on the page.
+async function show(item, { filled = null, supersedes = null } = {}) {
+  clearTimeout(timer);
+  current?.clock.stop();
+  current?.lease.stop();
+  current = null;
+  if (item.html !== undefined) place.innerHTML = item.html;
+  place.removeAttribute("aria-busy");
+  const task = place.querySelector(".task");
+  views.attach(task);
+  keys.show(document);
+  if (task) await adopt(task, item, filled, supersedes);
+  else adoptState();
+  showSaved();
+  scrollTo(0, 0);
+  place.querySelector("h1")?.focus({ preventScroll: true });
+}
+
+async function adopt(task, item, filled, supersedes) {
+  const { assignment, rubric } = task.dataset;
+  const given = task.dataset.given ? JSON.parse(task.dataset.given) : null;
+  // One that this browser has not sent yet stands before what the server knows.
+  const unsent = (await store.outbox()).findLast((one) => one.state === "waiting" && one.given.assignment === assignment);
+  const draft = await store.draft(assignment);
+  draft.supersedes = supersedes ?? unsent?.id ?? given?.id ?? null;
+  const input = new Input(task, { changed: () => keepDraft(), say });
+  input.write(draft.input ?? filled ?? (unsent ? fields(unsent.given) : given ? fields(given) : {}));
+  const left = Number(task.dataset.left) - (performance.now() - (item.got ?? performance.now())) / 1000;
+  current = {
+    ...item,
+    assignment,
+    rubric,
+    task,
+    draft,
+    input,
+    practice: task.dataset.practice === "yes",
+    clock: new Clock(draft),
+    lease: draft.supersedes ? { stop() {} } : new Lease(assignment, left, tell),
+  };
+  if (draft.supersedes) tell("You have rated this one. Submitting again replaces what you said.");
+  input.form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    submit();
+  });
+  for (const answer of task.querySelectorAll(".answer")) {
+    answer.addEventListener("focusin", () => views.tab(Number(answer.dataset.position)));
+  }
+}
+
+let keeping = 0;
+function keepDraft() {
+  current.draft.input = current.input.draft();
+  clearTimeout(keeping);
+  const { draft } = current;
+  keeping = setTimeout(() => store.keep(draft), 150);
+  showSaved();
+}
+addEventListener("pagehide", () => current?.draft.input && store.keep(current.draft));
+
+async function submit(skip = null) {
+  if (!current || busy) return;
+  const [verdict, wrong] = skip ? [null, ""] : current.input.verdict();
+  place.querySelector("#wrong").textContent = wrong;
+  if (wrong) return;
+  busy = true;
+  clearTimeout(keeping);
+  const { draft, assignment, rubric, practice } = current;
+  const given = {
+    id: draft.id,
+    assignment,
+    rubric,
+    ...(skip ? { skip } : { verdict }),
+    ...current.input.beside(),
+    ...current.clock.times(),
+    viewport: `${innerWidth}x${innerHeight}`,
+    ...(draft.supersedes ? { supersedes: draft.supersedes } : {}),
+  };
+  try {
+    const told = practice ? outbox.stored(given.id, 8000) : null;
+    await outbox.add(given);
+    last = practice ? null : { html: current.html, assignment, given, got: current.got };
+    offerUndo();
+    const answer = await told;
+    if (answer?.expected_html) await show({ html: answer.expected_html });
+    else await advance();
+  } catch (error) {
+    place.querySelector("#wrong")?.replaceChildren(`This browser could not keep the rating (${error}). Nothing was sent; try again.`);
+  } finally {
+    busy = false;
+  }
+}
+
+// ── from one task to another ────────────────────────────────────────────────────────────────────────────────────
+
+async function advance() {
+  const next = upcoming.shift();
+  if (next) {
+    await show(next);
+    fetchAhead();
+    return;
+  }
+  place.setAttribute("aria-busy", "true");
+  await outbox.wake();
+  const answer = await asked("POST", `${api}/next`);
+  if (!answer) return;
+  await show({ html: answer.html, got: performance.now() });
+  fetchAhead();
+}
+
+// What the server answers; where it does not, the page says why and null is given.
+async function asked(method, path) {
+  try {
+    const { status, data } = await ask(method, path);
+    failures = 0;
+    if (status === 200) return data;
+    if (status === 401) await showTemplate("signed-out");
+    else await showProblem(data);
+  } catch (error) {
+    if (!(error instanceof Away)) throw error;
+    await showTemplate("away", Math.max(error.waitMs / 1000, Math.min(60, 3 * 2 ** failures++)));
+  }
+  return null;
+}
+
+async function showTemplate(name, freeIn) {
+  const holder = document.createElement("div");
+  holder.append(document.getElementById(name).content.cloneNode(true));
+  holder.querySelector("[data-login-link]")?.setAttribute("href", loginAddress());
+  const state = holder.querySelector(".state");
+  if (freeIn) state.dataset.freeIn = String(Math.ceil(freeIn));
+  await show({ html: holder.innerHTML });
+}
+
+async function showProblem({ error = "The server refused", fix = "" }) {
+  const holder = document.createElement("section");
+  holder.className = "state";
+  const [name, words] = [document.createElement("h1"), document.createElement("p")];
+  name.tabIndex = -1;
+  name.textContent = error;
+  words.textContent = fix;
+  holder.append(name, words);
+  await show({ html: holder.outerHTML });
+}
+
+// Counts down to when it is worth to ask again.
+function adoptState() {
+  const state = place.querySelector(".state");
+  if (!state?.dataset.freeIn) return;
+  const until = performance.now() + 1000 * Number(state.dataset.freeIn);
+  const count = () => {
+    const left = Math.max(0, Math.ceil((until - performance.now()) / 1000));
+    const shown = state.querySelector(".countdown");
+    if (shown) shown.textContent = `${Math.floor(left / 60)}:${String(left % 60).padStart(2, "0")}`;
+    if (left) timer = setTimeout(count, 250);
+    else advance();
+  };
+  count();
+}
+
+// The task after this one is fetched while this one is rated, once the server has the one before.
+async function fetchAhead() {
+  if (upcoming.length || !current || outbox.status.waiting || current.draft.supersedes) return;
+  try {
+    const { status, data } = await ask("POST", `${api}/ahead`);
+    if (status !== 200 || data.state !== "task" || upcoming.length) return;
+    if (data.assignment !== current?.assignment) {
+      upcoming = [{ html: data.html, assignment: data.assignment, got: performance.now() }];
+    }
+  } catch (error) {
+    // It is asked for again when it is needed.
+    if (!(error instanceof Away)) throw error;
+  }
+}
+
+// Keeps the task on the page for later, unless it is rated already.
+function setAside() {
+  if (current && !current.draft.supersedes) {
+    upcoming.unshift({ html: current.html, assignment: current.assignment, got: current.got });
+  }
+}
+
+async function back() {
+  if (busy) return;
+  busy = true;
+  try {
+    const before = current ?? last;
+    const query = before ? `?before=${encodeURIComponent(before.assignment)}` : "";
+    const { status, data } = await ask("GET", `${api}/previous${current ? query : ""}`);
+    if (status === 401) return say("Your session has ended. Log in to go back.");
+    if (status !== 200) return say("There is none before this one.");
+    setAside();
+    await show({ html: data.html, got: performance.now() });
+  } catch (error) {
+    if (!(error instanceof Away)) throw error;
+    say("The server is away; going back needs it.");
+  } finally {
+    busy = false;
+  }
+}
+
+function offerUndo() {
+  clearTimeout(undoTimer);
+  undoToast.hidden = !last;
+  undoTimer = setTimeout(() => {
+    last = null;
+    undoToast.hidden = true;
+  }, UNDO_MS);
+}
+
+async function undo() {
+  if (!last || busy) return;
+  const { given, ...item } = last;
+  last = null;
+  undoToast.hidden = true;
+  setAside();
+  await show(item, { filled: fields(given), supersedes: given.id });
+  say("Back at the rating before. Submitting replaces it.");
+}
+
+// After the rubric was changed, or a rating was refused.
+async function rateAgain(given) {
+  const answer = await asked("GET", `/api/assignments/${encodeURIComponent(given.assignment)}`);
+  if (!answer) return;
+  await store.forget(given.assignment);
+  setAside();
+  await show({ html: answer.html, got: performance.now() }, { filled: fields(given) });
+}
+
+// ── what keys and buttons do ────────────────────────────────────────────────────────────────────────────────────
+
+function activePosition() {
+  const answer = document.activeElement?.closest?.(".answer") ?? current.task.querySelector(".answer[data-shown]");
+  return Number(answer.dataset.position);
+}
+
+const ALWAYS = { back, undo, help: showKeys, guideline: () => views.toggle("guideline"), raw: () => views.toggle("raw"), link: () => views.toggle("link"), difference: () => views.toggle("difference") };
+
+const WITH_TASK = {
+  submit: () => submit(),
+  skip: async () => {
+    const { said, reason } = await askReason("skip");
+    if (said === "given") await submit(reason);
+    if (said === "release") await release();
+  },
+  flag: async () => {
+    const { said, reason } = await askReason("flag", current.input.flag);
+    if (said === "given") current.input.setFlag(reason);
+    if (said === "none") current.input.setFlag(null);
+    if (said) keepDraft();
+  },
+  edit: (position = activePosition()) => focus(current.input.toggleEdit(position)),
+  "discard-edit": (position) => current.input.discardEdit(position),
+  mark: (position = activePosition()) => current.input.passages.ask(position),
+  comment: () => {
+    unfold(current.task, "comment");
+    focus(current.task.querySelector("#comment"));
+  },
+  tags: () => {
+    unfold(current.task, "tags");
+    focus(current.task.querySelector("#tags input"));
+  },
+};
+
+function run(action, key) {
+  if (action === "digit") return current ? current.input.digit(key) : false;
+  if (action === "other") return current?.input.ranking?.press(key) ?? false;
+  if (ALWAYS[action]) return void ALWAYS[action]();
+  if (current) return void WITH_TASK[action]();
+  if (action === "submit") place.querySelector("[data-do]")?.click();
+  return undefined;
+}
+
+function focus(element) {
+  element?.focus();
+}
+
+async function release() {
+  const { assignment } = current;
+  const answer = await asked("POST", `/api/assignments/${encodeURIComponent(assignment)}/release`);
+  if (!answer) return;
+  await store.forget(assignment);
+  await advance();
+}
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-do], [data-tab]");
+  if (!button) return;
+  const name = button.dataset.do;
+  const position = button.dataset.position === undefined ? undefined : Number(button.dataset.position);
+  if (button.dataset.tab) views.tab(Number(button.dataset.tab));
+  else if (name === "close") button.closest("dialog").close("");
+  else if (name === "continue" || name === "ask") advance();
+  else if (name === "comment" || name === "tags") toggle(current.task, name)?.querySelector("textarea, input").focus();
+  else if (ALWAYS[name]) ALWAYS[name]();
+  else if (current) WITH_TASK[name]?.(position);
+});
+
+// Escape leaves a text box, so that the keys work again.
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape" || event.isComposing || !event.target.closest?.("#place textarea, #place select")) return;
+  focus(place.querySelector("#verdict input:checked") ?? place.querySelector("h1"));
+});
+
+outbox.addEventListener("sent", async () => {
+  await showProgress(api);
+  fetchAhead();
+});
+
+outbox.addEventListener("added", ({ detail }) => {
+  if (busy || current?.draft.id !== detail.id) return;
+  upcoming = upcoming.filter((item) => item.assignment !== detail.assignment);
+  say("Rated in another tab.");
+  advance();
+});
+
+outbox.addEventListener("needing", async ({ detail }) => {
+  upcoming = [];
+  const item = (await store.outbox()).find((one) => one.id === detail.id);
+  const reworded = item?.reason?.rubric;
+  if (!reworded || !current || current.rubric === reworded || busy) return;
+  // What is on the page asks by the old words too.
+  const answer = await asked("GET", `/api/assignments/${encodeURIComponent(current.assignment)}`);
+  if (answer) await show({ html: answer.html, got: performance.now() });
+  tell("The guideline has changed. Open it with G; a rating you gave waits for you, see above.");
+});
+
+addEventListener("pageshow", (event) => event.persisted && location.reload());
+
+// ── the page as it came ─────────────────────────────────────────────────────────────────────────────────────────
+
+showProgress(null);
+const unsent = (await outbox.count()).filter((item) => item.state === "waiting");
+const first = place.querySelector(".task")?.dataset.assignment;
+if (unsent.some((item) => item.given.assignment === first)) {
+  await advance();
+} else {
+  outbox.wake();
+  await show({ html: place.innerHTML, got: performance.now() });
+  fetchAhead();
+}
+document.documentElement.dataset.ready = "yes";

@@ -1,0 +1,61 @@
+// Requests to our own server. A server that does not answer, or says that it cannot now, is `Away`.
+
+export class Away extends Error {
+  constructor(message, waitMs = 0) {
+    super(message);
+    this.waitMs = waitMs;
+  }
+}
+
+const token = () => document.querySelector('meta[name="csrf"]');
+
+export async function ask(method, path, body, { keepalive = false } = {}) {
+  let answer = await once(method, path, body, keepalive);
+  if (answer.status === 403 && answer.data.kind === "csrf" && (await fetchToken())) {
+    answer = await once(method, path, body, keepalive);
+  }
+  return answer;
+}
+
+async function once(method, path, body, keepalive) {
+  const headers = { accept: "application/json" };
+  if (method === "POST") {
+    headers["x-csrf-token"] = token().content;
+    headers["content-type"] = "application/json";
+  }
+  let response, data;
+  try {
+    response = await fetch(path, {
+      method,
+      headers,
+      keepalive,
+      body: method === "POST" ? JSON.stringify(body ?? {}) : undefined,
+      credentials: "same-origin",
+      cache: "no-store",
+      redirect: "error",
+      signal: AbortSignal.timeout(20_000),
+    });
+    data = await response.json().catch(() => ({}));
+  } catch (error) {
+    throw new Away(String(error));
+  }
+  if (response.status === 429 || response.status === 408 || response.status >= 500) {
+    throw new Away(`status ${response.status}`, 1000 * (Number(response.headers.get("retry-after")) || 0));
+  }
+  return { status: response.status, data };
+}
+
+// After a login in another tab this page's token is of a session that has ended.
+async function fetchToken() {
+  try {
+    const response = await fetch("/", { credentials: "same-origin", cache: "no-store", signal: AbortSignal.timeout(20_000) });
+    const page = new DOMParser().parseFromString(await response.text(), "text/html");
+    const fresh = page.querySelector('meta[name="csrf"]')?.content;
+    if (!response.ok || !fresh || fresh === token().content) return false;
+    if (page.body.dataset.mine !== document.body.dataset.mine) return false;
+    token().content = fresh;
+    return true;
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,97 @@
+// What this browser keeps for a rater: ratings on their way (the outbox) and what is not submitted yet (drafts).
+// One database for each rater, so that nobody sends another's.
+
+const LINES = ["outbox", "drafts"];
+
+export async function open(mine) {
+  const asked = indexedDB.open(`llmops-rating-${mine}`, 1);
+  asked.onupgradeneeded = () => {
+    asked.result.createObjectStore("outbox", { keyPath: "id" });
+    asked.result.createObjectStore("drafts", { keyPath: "assignment" });
+  };
+  const database = await settled(asked);
+  // Another tab with a newer page may want to change the database; it must not wait for this one.
+  database.onversionchange = () => database.close();
+  return new Store(database);
+}
+
+class Store {
+  constructor(database) {
+    this.database = database;
+  }
+
+  // All ratings on their way, the oldest first: one that replaces another must come after it.
+  async outbox() {
+    const all = await settled(this.#in("outbox", "readonly").getAll());
+    return all.sort((one, other) => one.at - other.at);
+  }
+
+  async change(id, fields) {
+    return this.#together(async (outbox) => {
+      const item = await settled(outbox.get(id));
+      if (item) outbox.put({ ...item, ...fields });
+    });
+  }
+
+  async remove(id) {
+    return this.#together((outbox) => outbox.delete(id));
+  }
+
+  // The draft of an assignment, made if there is none. Its id is the rating's to be: however many tabs show the
+  // assignment, they send one rating.
+  async draft(assignment, supersedes) {
+    let found;
+    await this.#together(async (_, drafts) => {
+      found = await settled(drafts.get(assignment));
+      if (!found) {
+        found = { assignment, id: crypto.randomUUID(), supersedes: supersedes ?? null, input: null, activeMs: 0, firstSeen: Date.now() };
+        drafts.put(found);
+      }
+    });
+    return found;
+  }
+
+  // Only while it is not submitted: another tab may have done that.
+  async keep(draft) {
+    return this.#together(async (outbox, drafts) => {
+      const there = await settled(drafts.get(draft.assignment));
+      if (there?.id === draft.id) drafts.put(draft);
+    });
+  }
+
+  async forget(assignment) {
+    return this.#together((_, drafts) => drafts.delete(assignment));
+  }
+
+  // The rating goes to the outbox and its draft goes, both or neither. Resolves when it is on disk.
+  async submit(given) {
+    return this.#together(async (outbox, drafts) => {
+      const drafted = await settled(drafts.get(given.assignment));
+      if (drafted?.id === given.id) drafts.delete(given.assignment);
+      outbox.put({ id: given.id, given, at: Date.now(), state: "waiting", tries: 0 });
+    });
+  }
+
+  #in(line, mode) {
+    return this.database.transaction(line, mode).objectStore(line);
+  }
+
+  #together(work) {
+    return new Promise((resolve, reject) => {
+      const transaction = this.database.transaction(LINES, "readwrite", { durability: "strict" });
+      transaction.oncomplete = () => resolve();
+      transaction.onabort = transaction.onerror = () => reject(transaction.error);
+      Promise.resolve(work(...LINES.map((line) => transaction.objectStore(line)))).catch((error) => {
+        reject(error);
+        transaction.abort();
+      });
+    });
+  }
+}
+
+function settled(asked) {
+  return new Promise((resolve, reject) => {
+    asked.onsuccess = () => resolve(asked.result);
+    asked.onerror = () => reject(asked.error);
+  });
+}

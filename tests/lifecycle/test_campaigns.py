@@ -1,0 +1,106 @@
+"""A campaign from its file to rows to train on; who is erased is forgotten, and what holds their ratings says so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmops.database import open_database
+from llmops.errors import InputError
+from llmops.events import Silent
+from llmops.feedback.campaign_report import report_on
+from llmops.feedback.faults import NotThere
+from llmops.feedback.items import Rated
+from llmops.feedback.ratings import rated
+from llmops.lifecycle.campaigns import create
+from llmops.lifecycle.erasure import erase
+from llmops.lifecycle.exports import export
+from llmops.workspace import Workspace
+
+REPOSITORY = Path(__file__).parents[2]
+PANDALM = REPOSITORY / "../shared/data/pandalm/testset-v1.json"
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.chdir(REPOSITORY)
+    return Workspace(tmp_path / "home")
+
+
+def small(tmp_path: Path, *, rows: int = 6) -> Path:
+    """A finished campaign of a few items, of which two raters prefer the first answer and one does not."""
+    lines = [
+        {"q": f"question {n}", "a": f"good {n}", "b": f"bad {n}", "ann": "A", "bob": "A", "cid": "B"}
+        for n in range(rows)
+    ]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("\n".join(json.dumps(line) for line in lines) + "\n")
+    file = tmp_path / "small.yaml"
+    file.write_text(
+        "name: small\nkind: pairwise\nrubric: feedback/rubrics/helpfulness.yaml\noverlap: 3\n"
+        f"items: {{from: rows, rows: {{source: {data}}}, prompt: '{{q}}', responses: ['{{a}}', '{{b}}'], "
+        "ratings: [ann, bob, cid]}\n"
+    )
+    return file
+
+
+def test_ratings_given_elsewhere_make_a_finished_campaign(place: Workspace, tmp_path: Path) -> None:
+    made = create(small(tmp_path), workspace=place, listener=Silent())
+    assert (made.items, made.ratings) == (6, 18)
+    engine = open_database(place)
+    found = report_on(engine, "small")
+    assert (found.complete, found.items, found.ratings) == (6, 6, 18)
+    everything: list[Rated] = list(rated(engine, "small"))
+    assert [one.item.prompt[0]["content"] for one in everything] == [f"question {n}" for n in range(6)]
+
+
+def test_a_dry_run_writes_nothing_and_a_name_is_taken_once(place: Workspace, tmp_path: Path) -> None:
+    file = small(tmp_path)
+    assert create(file, workspace=place, listener=Silent(), dry_run=True).items == 6
+    create(file, workspace=place, listener=Silent())
+    with pytest.raises(InputError, match="there is a campaign 'small' already"):
+        create(file, workspace=place, listener=Silent())
+
+
+def test_who_is_erased_leaves_marks_on_exports_and_their_ratings_are_dropped_if_asked(
+    place: Workspace, tmp_path: Path
+) -> None:
+    create(small(tmp_path), workspace=place, listener=Silent())
+    out = tmp_path / "out"
+    about = export("small", "dpo", out, workspace=place)
+    assert about["raters"] == ["small.ann", "small.bob", "small.cid"]
+    done = erase("small.cid", drop=True, actor="admin", workspace=place)
+    assert (done.ratings, done.exports, done.models) == (6, (str(out),), ())
+    assert json.loads((out / "ERASED.json").read_text()) == {"export": about["digest"], "raters": ["small.cid"]}
+    again = export("small", "dpo", tmp_path / "again", workspace=place)
+    assert again["raters"] == ["small.ann", "small.bob"]
+    rows = [json.loads(line) for line in (tmp_path / "again" / "train.jsonl").read_text().splitlines()]
+    assert {(row["raters"], row["agreement"]) for row in rows} == {(2, 1.0)}
+    with pytest.raises(NotThere):
+        erase("nobody", drop=False, actor="admin", workspace=place)
+
+
+def test_pandalm_as_a_finished_campaign_has_the_published_agreement(
+    place: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not PANDALM.is_file():
+        pytest.skip("PandaLM's ratings are not beside the repository, in ../shared/data/pandalm")
+    monkeypatch.setenv("PANDALM", str(PANDALM))
+    made = create(REPOSITORY / "feedback/campaigns/pandalm.yaml", workspace=place, listener=Silent())
+    assert (made.items, made.ratings) == (999, 2997)
+    found = report_on(open_database(place), "pandalm")
+    kappas = sorted(round(one.kappa, 3) for one in found.pairs)
+    assert kappas == [0.852, 0.862, 0.879], "published as 0.85, 0.86 and 0.88 (Wang et al. 2024, arXiv:2306.05087)"
+    agreed = found.agreement["preference"]
+    assert agreed is not None
+    assert (round(agreed.fleiss.value, 3), round(agreed.alpha.value, 3)) == (0.864, 0.864)
+    assert found.not_text == 6
+    assert found.ranking is not None
+    assert [one.model for one in found.ranking.standings] == [
+        "llama-7b", "pythia-6.9b", "bloom-7b", "opt-7b", "cerebras-gpt-6.7B",
+    ]  # fmt: skip
+    about = export("pandalm", "dpo", tmp_path / "out", workspace=place)
+    assert about["ratings_excluded"]["an answer is no text"] == 18
+    assert about["rows"]["train"] > 800
