@@ -9,7 +9,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: environment debian quickstart serve-demo check test benchmark clean
+PROMOTED = $(BIN)/llmops models show $(1)@champion >/dev/null 2>&1 || { \
+	  $(BIN)/llmops models approve $(1)/1 --as somebody-else && $(BIN)/llmops models promote $(1)/1; }
+
+.PHONY: environment debian quickstart serve-demo feedback-demo check test benchmark clean
 
 environment: $(VENV)/.ready-$(LOCK)
 
@@ -59,8 +62,7 @@ endef
 serve-demo: DEBIAN := curl
 serve-demo: export ASK := $(ASK)
 serve-demo: debian quickstart
-	$(BIN)/llmops models show quickstart@champion >/dev/null 2>&1 || { \
-	  $(BIN)/llmops models approve quickstart/1 --as somebody-else && $(BIN)/llmops models promote quickstart/1; }
+	$(call PROMOTED,quickstart)
 	$(BIN)/llmops quantize models:/quickstart@champion --scheme w4a16
 	@set -e; \
 	$(BIN)/llmops serve configs/quickstart-gateway.yaml & \
@@ -70,6 +72,40 @@ serve-demo: debian quickstart
 	  -d '{"model": "auto", "max_tokens": 32, "messages": [{"role": "user", "content": "Solve 3x^2 + 5x - 7 = 0"}]}'; echo; \
 	$(BIN)/python -c "$$ASK"; \
 	echo; $(BIN)/llmops serve status; $(BIN)/llmops serve ledger --by engine
+
+# Twenty requests to the quickstart's model, kept with two answers each; two raters in browsers, by the keyboard; what
+# they preferred exported, a model trained on it, judged and promoted.
+define ASK20
+from itertools import islice
+from openai import OpenAI
+from llmops.builtin.domains import rows
+client = OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="none needed on this machine")
+for row in islice(rows("festivals", "train"), 20):
+    asked = [{"role": "user", "content": row["prompt"]}]
+    answer = client.chat.completions.create(model="quickstart", messages=asked, temperature=1.5, max_tokens=64)
+print("20 requests; the last answer:", answer.choices[0].message.content)
+endef
+
+feedback-demo: DEBIAN := curl chromium
+feedback-demo: export ASK20 := $(ASK20)
+feedback-demo: debian quickstart
+	$(call PROMOTED,quickstart)
+	@set -e; \
+	$(BIN)/llmops serve configs/feedback-gateway.yaml & \
+	trap 'kill $$! 2>/dev/null; wait' EXIT; \
+	until curl -fs http://127.0.0.1:8000/ready >/dev/null; do kill -0 $$!; sleep 1; done; \
+	$(BIN)/python -c "$$ASK20"; $(BIN)/llmops serve drain
+	$(BIN)/llmops feedback create feedback/campaigns/quickstart.yaml
+	@set -e; \
+	$(BIN)/llmops feedback serve & \
+	trap 'kill $$! 2>/dev/null; wait' EXIT; \
+	until curl -fs http://127.0.0.1:8400/ready >/dev/null; do kill -0 $$!; sleep 1; done; \
+	$(BIN)/python -m tests.feedback.scripted_raters http://127.0.0.1:8400 quickstart-preferences
+	$(BIN)/llmops feedback report quickstart-preferences
+	$(BIN)/llmops feedback export quickstart-preferences --for dpo --validation 0.1
+	test -d models/quickstart || $(BIN)/llmops merge models:/quickstart@champion --out models/quickstart
+	$(BIN)/llmops finetune recipes/dpo-from-feedback.yaml
+	$(call PROMOTED,quickstart-preferred)
 
 check: environment
 	$(BIN)/ruff format --check .

@@ -13,12 +13,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from llmops.errors import EnvironmentFault, InputError
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse
+    from yarl import URL
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """A name and a port → addresses."""
@@ -184,7 +185,7 @@ async def _asked(
             for _ in range(_REDIRECTS + 1):
                 parts = _address(url, private=private)
                 async with session.request(
-                    method, parts.geturl(), headers=headers, data=form, allow_redirects=False
+                    method, parts, headers=headers, data=form, allow_redirects=False
                 ) as response:
                     where = response.headers.get("location")
                     if response.status in _MOVED and where is not None and form is None:
@@ -216,20 +217,22 @@ async def _read(response: ClientResponse, keep: Callable[[bytes], Any], longest_
         keep(piece)
 
 
-def _address(url: str, *, private: bool) -> SplitResult:
-    """
+def _address(url: str, *, private: bool) -> URL:
+    """The address as aiohttp reads it: `127。0。0。1` and `①27.0.0.1` are 127.0.0.1 to it, so that form is checked.
+
     Raises:
-        InputError: it is no http address, holds a login, or is written as an address that may not be asked.
+        InputError: it is no http address, holds a login, or is of an address that may not be asked.
     """
+    from yarl import URL
+
     try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        port = parts.port
+        parts = URL(url)
+        host, port = parts.raw_host or "", parts.port
     except ValueError as error:
         raise InputError("this is no address", fix="write it as https://host/path") from error
     if parts.scheme not in ("http", "https") or not host or port == 0:
         raise InputError(f"{_shown(url)} is no http address", fix="write it as https://host/path")
-    if parts.username is not None or parts.password is not None:
+    if parts.user is not None or parts.password is not None:
         raise InputError("the address holds a login", fix="leave it out")
     try:
         literal = str(ipaddress.ip_address(host.partition("%")[0]))

@@ -169,3 +169,22 @@ def test_what_is_no_address_is_refused(address: str, tmp_path: Path, monkeypatch
         open_database(Workspace(tmp_path))
     assert "LLMOPS_DATABASE_URL is no address" in told.value.problem
     assert "secret" not in told.value.problem
+
+
+def test_a_service_keeps_its_connections_and_a_command_none(place: Workspace) -> None:
+    for keep, same in ((None, False), (2, True)):
+        engine = open_database(place, keep=keep)
+        with engine.connect() as connection:
+            first = connection.connection.driver_connection
+        with engine.connect() as connection:
+            assert (connection.connection.driver_connection is first) is same
+        engine.dispose()
+
+
+@pytest.mark.parametrize("each_database", ["sqlite"], indirect=True)
+def test_what_a_change_survives_is_said_where_it_is_opened(place: Workspace) -> None:
+    full, normal = 2, 1  # https://www.sqlite.org/pragma.html#pragma_synchronous
+    for engine, synced in ((open_database(place), full), (open_database(place, survives="kill"), normal)):
+        with engine.connect() as connection:
+            assert connection.execute(text("PRAGMA synchronous")).scalar() == synced
+            assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"

@@ -32,23 +32,21 @@ def serve(
     listen: Annotated[str | None, typer.Option(help="Address and port instead of the file's.")] = None,
 ) -> None:
     """Serve the rating page until Ctrl-C or SIGTERM; without a FILE, for this machine alone."""
-    from llmops.feedback.assembly import assembled
-    from llmops.feedback.entrance import address
     from llmops.feedback.run import serve as run
     from llmops.workspace import Workspace
 
     service = _settings(file, listen)
     workspace = Workspace.current()
 
-    def say(line: str) -> None:
-        typer.echo(line)
-
     def build(port: int) -> FastAPI:
-        app = assembled(service, workspace, port=port, say=say)
-        say(f"rating service on {address(service, port)}")
+        from llmops.feedback.assembly import assembled
+        from llmops.feedback.entrance import address
+
+        app = assembled(service, workspace, port=port, say=typer.echo)
+        typer.echo(f"rating service on {address(service, port)}")
         return app
 
-    run(service, build, say=say)
+    run(service, build, say=typer.echo)
 
 
 @feedback.command()
@@ -73,10 +71,7 @@ def invite(
     service = _settings(config, None)
     accounts, invitations = opened(service, Workspace.current())
     if reset is not None:
-        person = accounts.called(reset)
-        if person.ended is not None:
-            raise InputError(f"the account {person.login} is closed", fix="invite the person anew")
-        secret = invitations.make(person.role, by=CONSOLE, campaigns=(), rater=person.rater)
+        secret = invitations.reset(accounts.called(reset), by=CONSOLE)
     else:
         secret = invitations.make(
             known[role],

@@ -160,7 +160,7 @@ def report(
         return
     _print_report(found)
     purpose = {"pairwise": "dpo", "ranking": "dpo", "thumbs": "kto", "correction": "sft"}.get(found.kind, "kto")
-    typer.echo(f"next: llmops feedback export {campaign} --for {purpose} --out feedback/exports/{campaign}")
+    typer.echo(f"next: llmops feedback export {campaign} --for {purpose}")
 
 
 def _print_report(found: CampaignReport) -> None:
@@ -231,7 +231,9 @@ def _print_ranking(found: CampaignReport) -> None:
 def export(
     campaign: Name,
     purpose: Annotated[For, typer.Option("--for", help="What the rows are to train.")],
-    out: Annotated[Path | None, typer.Option(help="A folder; feedback/exports/CAMPAIGN-FOR by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A folder; exports/CAMPAIGN-FOR in the workspace by default.")
+    ] = None,
     file_format: Annotated[Format, typer.Option("--format", help="How rows are written.")] = Format.jsonl,
     validation: Annotated[
         float, typer.Option(min=0, max=0.5, help="Share of prompts held out, near duplicates together.")
@@ -246,12 +248,13 @@ def export(
     from llmops.lifecycle.exports import export as run
     from llmops.workspace import Workspace
 
-    folder = out or Path("feedback/exports") / f"{campaign}-{purpose.value}"
+    workspace = Workspace.current()
+    folder = out or _shorter(workspace.folder("exports") / f"{campaign}-{purpose.value}")
     about = run(
         campaign,
         purpose.value,
         folder,
-        workspace=Workspace.current(),
+        workspace=workspace,
         file_format=file_format.value,
         validation=validation,
         sure=sure,
@@ -266,6 +269,11 @@ def export(
     recipe = {"dpo": "dpo-from-feedback", "reward": "reward-from-feedback", "kto": "kto-thumbs"}.get(purpose.value)
     if recipe is not None:
         typer.echo(f"next: FEEDBACK={folder} llmops finetune recipes/{recipe}.yaml")
+
+
+def _shorter(path: Path) -> Path:
+    """As seen from here, where it lies below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _print_excluded(about: dict[str, Any], folder: Path) -> None:

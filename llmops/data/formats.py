@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -168,7 +169,8 @@ def _shaped(spec: Rows, columns: Mapping[str, Any], found: Found) -> tuple[Kind,
             rejected = _answer(spec.rejected, "the rejected answer", columns, found)
             if one_line(_answer_text(chosen)) == one_line(_answer_text(rejected)):
                 raise UnusableCell("the chosen and the rejected answer are the same")
-            return "preference", {"messages": turns, "chosen": chosen, "rejected": rejected}
+            margin = {} if spec.margin is None else {"margin": _margin(spec.margin, columns)}
+            return "preference", {"messages": turns, "chosen": chosen, "rejected": rejected, **margin}
         case LabelledRows():
             turns = _prompt(spec.prompt, columns, found)
             said = _answer(spec.completion, "the completion", columns, found)
@@ -239,6 +241,17 @@ def _asked(spec: Rows, columns: Mapping[str, Any], found: Found) -> tuple[Kind, 
             return "prompt", {"messages": _opening(spec.system, spec.prompt, columns, found)}
         case PreferenceRows() | LabelledRows():
             return "prompt", {"messages": _prompt(spec.prompt, columns, found)}
+
+
+def _margin(name: str, columns: Mapping[str, Any]) -> float:
+    value = columns.get(name)
+    try:
+        margin = float(value if isinstance(value, int | float) else cell_text(name, columns))
+    except ValueError:
+        margin = math.nan
+    if isinstance(value, bool) or not 0 <= margin < math.inf:
+        raise UnusableCell(f"column `{name}` holds {value!r}; a margin is a number, 0 or more")
+    return margin
 
 
 def _opening(system: str | None, prompt: str, columns: Mapping[str, Any], found: Found) -> list[dict[str, Any]]:

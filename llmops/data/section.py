@@ -103,6 +103,8 @@ class PreferenceRows(TrainOrigin):
     """The better answer: a template over columns, or `{column}` with a list of turns."""
     rejected: str
     """The worse answer, likewise."""
+    margin: str | None = None
+    """Column with how much better the better answer is, 0 or more; only reward modelling reads it. Null has none."""
 
 
 class LabelledRows(TrainOrigin):

@@ -6,6 +6,7 @@ import math
 import secrets
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -43,6 +44,7 @@ ADDRESS = 5
 def entrance_of(service: FeedbackService, accounts: Accounts, *, render: Render) -> Entrance:
     """The parts that let people in, over the accounts in a database."""
     limits, clock = service.limits, accounts.clock
+    _ = accounts.passwords.nobody
     key = (service.secret or secrets.token_hex(32)).encode()
     return Entrance(
         service=service,
@@ -158,9 +160,7 @@ def _shown(render: Render, request: Request, error: LlmopsError) -> Response:
     people = "text/html" in request.headers.get("accept", "")
     if not people:
         return JSONResponse({"error": problem, "fix": fix, "kind": kind}, status, headers)
-    if status == 401 and request.method in SAFE:
-        from urllib.parse import quote
-
+    if kind == "login" and request.method in SAFE:
         return RedirectResponse(f"/login?next={quote(request.url.path)}", 303)
     try:
         visitor = visitor_of(request)

@@ -174,7 +174,7 @@ class Desk:
         with self._engine.connect() as connection:
             known = self._book.mine(connection, given.assignment, rater)
         campaign = self._book.campaign(known.campaign)
-        with writing(self._engine, campaign=campaign.name, rater=rater) as connection:
+        with writing(self._engine, campaign=campaign.name, rater=rater, urgent=True) as connection:
             return self._taking.take(connection, campaign, known, given, self._clock(), accept_old=accept_old)
 
     def progress(self, campaign: str, rater: str) -> Progress:

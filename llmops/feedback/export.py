@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Literal
@@ -177,23 +177,25 @@ def _opposed(categories: tuple[Hashable, ...]) -> Any:
 class Exporting:
     """One campaign on its way to rows.
 
-    Args:
+    Attributes:
         sure: how sure the raters together must be of a question, 0 to 1.
-        validation: share of clusters of prompts whose rows are held out.
+        held_out: whether the rows of a cluster of prompts are for validation.
         personal_data: whether rows in which personal data is found are kept.
+        clusters: of prompts that have rows.
+        longer: of pairs, `chosen` longer, `rejected` longer, `equal`.
     """
 
     purpose: Purpose
     rubric: Rubric
     settled: Settled
     sure: float = 0.5
-    validation: float = 0.0
+    held_out: Callable[[str], bool] = lambda cluster: False
     personal_data: bool = False
     reasons: Counter[str] = field(default_factory=Counter)
+    clusters: set[str] = field(default_factory=set)
     rows: Counter[str] = field(default_factory=Counter)
     raters: set[str] = field(default_factory=set)
     longer: Counter[str] = field(default_factory=Counter)
-    """Of pairs: `chosen` longer, `rejected` longer, `equal`."""
 
     def of(self, rated: Rated) -> Iterator[Row | Excluded]:
         """The rows of an item, then its ratings that gave none."""
@@ -202,7 +204,7 @@ class Exporting:
         yield from self._noted(out)
         why: dict[str, str] = {}
         cited: set[str] = set()
-        split = split_of(item.cluster, self.validation)
+        split: Split = "validation" if self.held_out(item.cluster) else "train"
         for ids, columns in self._drafts(item, used, why):
             problem = self._problem(item, columns)
             if problem is not None:
@@ -210,6 +212,7 @@ class Exporting:
                 continue
             cited.update(ids)
             self.rows[split] += 1
+            self.clusters.add(item.cluster)
             self._measure(columns)
             yield Row(split, {**columns, **self._lineage(item, ids, used)})
         self.raters.update(one.rater for one in used if one.id in cited)
@@ -392,10 +395,10 @@ class Exporting:
         }
 
 
-def split_of(cluster: str, validation: float) -> Split:
-    """By hash, so that a cluster stays on its side whatever else is rated."""
-    share = int.from_bytes(hashlib.sha256(cluster.encode()).digest()[:8], "big") / 2**64
-    return "validation" if share < validation else "train"
+def fraction(cluster: str) -> float:
+    """Where a cluster falls between 0 and 1, by its hash: with a share of validation it stays on its side whatever
+    else is rated."""
+    return int.from_bytes(hashlib.sha256(cluster.encode()).digest()[:8], "big") / 2**64
 
 
 def export(
@@ -405,7 +408,7 @@ def export(
     rubric: Rubric,
     *,
     sure: float = 0.5,
-    validation: float = 0.0,
+    held_out: Callable[[str], bool] = lambda cluster: False,
     personal_data: bool = False,
 ) -> tuple[Exporting, Iterator[Row | Excluded]]:
     """What the numbers are gathered in, and the rows themselves, which must be read to their end first.
@@ -414,7 +417,7 @@ def export(
         ratings: all of the campaign, those of an item beside each other; read at once.
         rated: the same with their items, in the order rows are to have; read as rows are.
     """
-    made = Exporting(purpose, rubric, settle(ratings, rubric), sure, validation, personal_data)
+    made = Exporting(purpose, rubric, settle(ratings, rubric), sure, held_out, personal_data)
     return made, (one for item in rated for one in made.of(item))
 
 

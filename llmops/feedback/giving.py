@@ -31,7 +31,7 @@ class Giving:
         self._book = book
         self._random = random
         self._salt = f"{random.getrandbits(128):032x}"
-        self._hands: OrderedDict[tuple[str, str], Hand] = OrderedDict()
+        self._hands: OrderedDict[tuple[str | tuple[str, ...], ...], Hand] = OrderedDict()
         self._guard = Lock()
 
     def give(self, connection: Connection, campaign: Campaign, rater: str, nth: int, now: float) -> Task | NoTask:
@@ -84,7 +84,7 @@ class Giving:
         """An item and the round in which this rater gets it; None where there is none of that kind."""
         mine = {"campaign": campaign.name, "rater": person.id}
         if kind == "normal":
-            hand = self._hand(campaign.name, person.id)
+            hand = self._hand(campaign.name, person.id, languages)
             opening = self._book.openings.pick(connection, campaign.name, person.id, languages, hand, now)
             if opening is None or not self._book.openings.take(connection, opening.item):
                 return None
@@ -146,10 +146,11 @@ class Giving:
         rubric = self._book.current_rubric(connection, campaign.name, standing.rubric)
         return self._book.shown(row, material, rubric, until=until)
 
-    def _hand(self, campaign: str, rater: str) -> Hand:
+    def _hand(self, *whose: str | tuple[str, ...]) -> Hand:
+        """Of one campaign, rater and what they read of it: who reads more begins anew."""
         with self._guard:
-            hand = self._hands.setdefault((campaign, rater), Hand())
-            self._hands.move_to_end((campaign, rater))
+            hand = self._hands.setdefault(whose, Hand())
+            self._hands.move_to_end(whose)
             if len(self._hands) > _HANDS:
                 self._hands.popitem(last=False)
             return hand

@@ -23,87 +23,30 @@ DEEPEST = 40
 MOST = 300
 """Formulas of one text that are drawn; the others are shown as they were written."""
 
-_ELEMENTS = frozenset(
-    [
-        "math",
-        "mrow",
-        "mi",
-        "mn",
-        "mo",
-        "ms",
-        "mtext",
-        "mspace",
-        "mfrac",
-        "msqrt",
-        "mroot",
-        "msub",
-        "msup",
-        "msubsup",
-        "munder",
-        "mover",
-        "munderover",
-        "mmultiscripts",
-        "mprescripts",
-        "none",
-        "mtable",
-        "mtr",
-        "mtd",
-        "mstyle",
-        "mpadded",
-        "mphantom",
-        "menclose",
-        "merror",
-    ]
+_ELEMENTS = re.compile(
+    "math|m(row|i|n|o|s|text|space|frac|sqrt|root|sub|sup|subsup|under|over|underover|multiscripts|prescripts|table|tr|"
+    "td|style|padded|phantom|enclose|error)|none"
 )
-_ENUMERATED = re.compile(r"[a-z-]{1,30}( [a-z-]{1,30}){0,8}")
-_LENGTH = re.compile(r"[+-]?[0-9]*\.?[0-9]+(em|ex|pt|px|mu|%)?( [0-9]*\.?[0-9]+(em|ex|pt|px|%)?){0,8}|[a-z]{1,20}")
+_WORDS = re.compile(r"[a-z-]{1,30}( [a-z-]{1,30}){0,8}")
+_LENGTHS = re.compile(r"[+-]?[0-9]*\.?[0-9]+(em|ex|pt|px|mu|%)?( [0-9]*\.?[0-9]+(em|ex|pt|px|%)?){0,8}|[a-z]{1,20}")
 _COLOUR = re.compile(r"#[0-9A-Fa-f]{3,8}|[A-Za-z]{1,30}")
-_ATTRIBUTES = {
-    **dict.fromkeys(
-        [
-            "display",
-            "displaystyle",
-            "mathvariant",
-            "form",
-            "fence",
-            "separator",
-            "stretchy",
-            "symmetric",
-            "accent",
-            "accentunder",
-            "largeop",
-            "movablelimits",
-            "columnalign",
-            "rowalign",
-            "columnlines",
-            "rowlines",
-            "linebreak",
-            "notation",
-            "frame",
-            "bevelled",
-        ],
-        _ENUMERATED,
+_ATTRIBUTES = (
+    (
+        re.compile(
+            "display|displaystyle|mathvariant|form|fence|separator|stretchy|symmetric|accent|accentunder|largeop|"
+            "movablelimits|columnalign|rowalign|columnlines|rowlines|linebreak|notation|frame|bevelled"
+        ),
+        _WORDS,
     ),
-    **dict.fromkeys(
-        [
-            "width",
-            "height",
-            "depth",
-            "lspace",
-            "rspace",
-            "voffset",
-            "minsize",
-            "maxsize",
-            "linethickness",
-            "scriptlevel",
-            "mathsize",
-            "columnspacing",
-            "rowspacing",
-        ],
-        _LENGTH,
+    (
+        re.compile(
+            "width|height|depth|[lr]space|voffset|minsize|maxsize|linethickness|scriptlevel|mathsize|columnspacing|"
+            "rowspacing"
+        ),
+        _LENGTHS,
     ),
-    **dict.fromkeys(("mathcolor", "mathbackground"), _COLOUR),
-}
+    (re.compile("mathcolor|mathbackground"), _COLOUR),
+)
 _DEEPER = re.compile(r"\{|\\begin\b|\\left\b")
 _BACK = re.compile(r"\}|\\end\b|\\right\b")
 
@@ -141,12 +84,12 @@ def _depth(formula: str) -> int:
 
 def _rebuilt(element: Element) -> str | None:
     """The element with its children, or None where it or one of them is not known. Unknown attributes are left out."""
-    if element.tag not in _ELEMENTS:
+    if not _ELEMENTS.fullmatch(element.tag):
         return None
     kept = "".join(
         f' {name}="{value}"'
         for name, value in element.attrib.items()
-        if name in _ATTRIBUTES and _ATTRIBUTES[name].fullmatch(value)
+        if any(names.fullmatch(name) and values.fullmatch(value) for names, values in _ATTRIBUTES)
     )
     parts = [html.escape(html.unescape(element.text or ""))]
     for child in element:

@@ -89,8 +89,8 @@ def _account(entrance: Entrance, identity: Identity, invitation: str | None) -> 
 
 def _allowed(entrance: Entrance, identity: Identity) -> bool:
     openid = entrance.service.openid
-    domain = (identity.email or "").rpartition("@")[2]
-    return openid is not None and bool(domain) and domain in openid.allowed_domains
+    name, at, domain = (identity.email or "").rpartition("@")
+    return openid is not None and bool(name and at) and domain in openid.allowed_domains
 
 
 def _logins(identity: Identity) -> list[str]:

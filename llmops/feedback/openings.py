@@ -26,6 +26,8 @@ AGAIN_S = 30.0
 """Seconds between two searches of everything for one rater for whom nothing was found."""
 _REAPED_AT_ONCE = 200
 _TRIES = 20
+_END = (2**31 - 1, 0)
+"""Behind every rank."""
 
 
 @dataclass(slots=True)
@@ -70,7 +72,12 @@ class Openings:
         self._ahead_locked = self._ahead.with_for_update(of=openings, skip_locked=True)
         self._returned = (
             select(*columns, had.label("had"))
-            .where(openings.c.campaign == bindparam("campaign"), free, openings.c.since >= bindparam("since"))
+            .where(
+                openings.c.campaign == bindparam("campaign"),
+                free,
+                openings.c.since >= bindparam("since"),
+                openings.c.since <= bindparam("upto"),
+            )
             .order_by(openings.c.since)
             .limit(_MANY + 1)
         )
@@ -132,14 +139,16 @@ class Openings:
         found = self._from(connection, mine, languages, hand.after)
         if found is None and hand.after is not None:
             found = self._behind(connection, mine, languages, hand, now)
-        if found is None and hand.after is not None and now - hand.dry >= AGAIN_S:
-            found = self._from(connection, mine, languages, None)
+            if found is not None:
+                return found
+            if hand.after is None or now - hand.dry >= AGAIN_S:
+                found = self._from(connection, mine, languages, None)
         if found is None and now - hand.dry >= AGAIN_S:
             if self._locks:
                 found = self._waited_for(connection, mine, languages)
             if found is None:
                 hand.dry = now
-                hand.after = hand.after or (2**31 - 1, 0)
+                hand.after = hand.after or _END
         if found is not None:
             hand.after = found.order
         return found
@@ -147,10 +156,12 @@ class Openings:
     def _behind(
         self, connection: Connection, mine: dict[str, Any], languages: tuple[str, ...], hand: Hand, now: float
     ) -> Opening | None:
+        """The first of what became free behind the hand; where that is too much to look at, the hand begins anew."""
         assert hand.after is not None
-        rows = connection.execute(self._returned, {**mine, "since": hand.looked - _MARGIN_S}).all()
+        between = {"since": hand.looked - _MARGIN_S, "upto": now + _MARGIN_S}
+        rows = connection.execute(self._returned, {**mine, **between}).all()
         if len(rows) > _MANY:
-            hand.after, hand.dry = None, float("-inf")
+            hand.after, hand.looked = None, now
             return None
         known = [Opening(row.item, row.rank, row.place, row.language, bool(row.had)) for row in rows]
         behind = [one for one in known if one.order <= hand.after]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import secrets
 import unicodedata
-from functools import cache
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, cached_property
 from importlib.resources import files
 from threading import BoundedSemaphore
 from typing import TYPE_CHECKING
 
 from llmops.errors import InputError
+from llmops.feedback.refused import Refused
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
@@ -17,6 +21,8 @@ SHORTEST, LONGEST = 12, 1024
 _DISTINCT = 5
 _AT_ONCE = 2
 """Checks at a time: each takes 64 MiB and all cores it can get."""
+_WAITING = 8
+"""Checks under way or waiting, beyond which more are refused: each holds a thread that raters need."""
 
 
 class Passwords:
@@ -27,24 +33,48 @@ class Passwords:
         from argon2 import PasswordHasher
 
         self._hasher = hasher or PasswordHasher()
-        self._nobody = self._hasher.hash("of nobody: checked where there is no password, so that this is not seen")
-        self._turn = BoundedSemaphore(_AT_ONCE)
+        self._places = BoundedSemaphore(_WAITING)
+        self._turns = BoundedSemaphore(_AT_ONCE)
+
+    @cached_property
+    def nobody(self) -> str:
+        """A hash that no password is checked for: what is verified where none is kept. A service makes it at its start,
+        so that the first unknown login takes no longer than others."""
+        return self._hasher.hash(secrets.token_urlsafe(32))
 
     def hash(self, password: str) -> str:
-        """What is kept of a password."""
-        with self._turn:
+        """What is kept of a password.
+
+        Raises:
+            Refused: 503, too many are made or checked at once.
+        """
+        with self._turn():
             return self._hasher.hash(_same(password))
 
     def fits(self, password: str, kept: str | None) -> bool:
-        """Whether it is the password; takes as long where none is kept (`kept` None), and is False then."""
+        """Whether it is the password; takes as long where none is kept (`kept` None), and is False then.
+
+        Raises:
+            Refused: 503, too many are made or checked at once.
+        """
         from argon2.exceptions import InvalidHashError, VerificationError
 
-        with self._turn:
+        with self._turn():
             try:
-                right = self._hasher.verify(kept or self._nobody, _same(password[: LONGEST + 1]))
+                right = self._hasher.verify(kept or self.nobody, _same(password[: LONGEST + 1]))
             except (VerificationError, InvalidHashError):
                 return False
         return right and kept is not None
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        if not self._places.acquire(blocking=False):
+            raise Refused(503, "too many people sign in at once", fix="try it again in a moment", retry_after=2)
+        try:
+            with self._turns:
+                yield
+        finally:
+            self._places.release()
 
     def stale(self, kept: str) -> bool:
         """Whether it was made with other parameters than today's."""
@@ -70,7 +100,7 @@ def check_new(password: str, *, login: str, name: str = "") -> None:
     for word in filter(
         lambda word: len(word) >= 3, {login.casefold(), login.casefold().partition("@")[0], name.casefold()}
     ):
-        if len(plain.replace(word, "")) < SHORTEST // 2:
+        if len(plain.replace(word, "")) <= SHORTEST // 2:
             raise InputError("the password is little more than the login or the name", fix=fix)
 
 

@@ -25,6 +25,8 @@ LONGEST = 100_000
 """Characters that are rendered; a longer text is shown as it was written."""
 _MOST_BRACKETS = 10_000
 """`[` in a text that is rendered: each may begin a link, and all of them are tried against the rest of the text."""
+_MOST_LINES = 15_000
+"""Lines of a text that is rendered."""
 _LONGEST_CODE = 20_000
 """Characters of a code block that are coloured."""
 _DEEPEST = 40
@@ -46,8 +48,8 @@ def raw(text: str) -> Markup:
 
 @lru_cache(maxsize=512)
 def rendered(text: str) -> Markup:
-    """The text as its Markdown means it; as `raw`, within a block, where it is longer than `LONGEST`."""
-    if len(text) > LONGEST or text.count("[") > _MOST_BRACKETS:
+    """The text as its Markdown means it; as `raw`, within a block, where it is too long to be rendered."""
+    if len(text) > LONGEST or text.count("[") > _MOST_BRACKETS or text.count("\n") > _MOST_LINES:
         return Markup(
             '<p class="note">Shown as it was written, for its length.</p><div class="plain" dir="auto">{}</div>'
         ).format(raw(text))
@@ -90,7 +92,7 @@ def _directions(state: Any) -> None:
             token.attrSet("dir", "auto")
             token.attrs.pop("style", None)
         if token.type in ("heading_open", "heading_close"):
-            token.tag = f"h{min(int(token.tag[1]) + 3, 6)}"
+            token.tag = f"h{min(int(token.tag[1]) + 2, 6)}"
 
 
 def _address(token: Token, of: str) -> str:

@@ -107,13 +107,13 @@ class FeedbackService(Settings):
         if self.secret is not None and (len(self.secret) < SECRET_LETTERS or len(set(self.secret)) < 10):
             problems["secret"] = f"give at least {SECRET_LETTERS} random letters, such as `openssl rand -hex 32` prints"
         if not self.loopback:
-            if self.secret is None:
-                problems["secret"] = "others can reach it: give it a secret of its own, or listen on 127.0.0.1"
-            if self.public_url is None:
-                problems["public_url"] = "others can reach it: say by which address, or listen on 127.0.0.1"
+            lacking = [name for name in ("secret", "public_url") if getattr(self, name) is None]
+            if lacking:
+                said = " and ".join(f"`{name}`" for name in lacking)
+                problems["listen"] = f"others can reach it: give {said}, or listen on 127.0.0.1"
         if self.public_url is not None:
             if self.https and not self.trusted_proxies:
-                problems["trusted_proxies"] = "https is ended by a proxy in front of this service: say where it is"
+                problems["public_url"] = "https is ended by a proxy before this service: name it in `trusted_proxies`"
             if not self.https and not is_loopback(urlsplit(self.public_url).hostname or ""):
                 problems["public_url"] = "passwords and sessions would cross the network in clear: use https"
         if self.openid is not None:

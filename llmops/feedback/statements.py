@@ -50,11 +50,7 @@ class Statements:
         )
 
         # Items
-        self.item = select(items.c.prompt).where(items.c.id == bindparam("item"))
         self.expected = select(items.c.expected).where(items.c.id == bindparam("item"))
-        self.responses = (
-            select(responses.c.text).where(responses.c.item == bindparam("item")).order_by(responses.c.place)
-        )
         self.material = (
             select(items.c.prompt, responses.c.text)
             .join(responses, responses.c.item == items.c.id)

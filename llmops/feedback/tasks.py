@@ -13,8 +13,8 @@ from llmops.feedback.campaign import Kind
 from llmops.rubric import Rubric
 
 Waiting = Literal["nothing", "taken", "finished", "training", "paused"]
-"""Why there is no task: nothing is assigned to this rater (language or qualification); all that is left is with others;
-everything is rated, or has been by this rater; qualification comes first; the rater is paused."""
+"""Why there is no task: nothing is for this rater (they do not read its languages); all that is left is with others;
+everything is rated, or has been by this rater; a qualification comes first; the rater is paused."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,29 +15,34 @@ if TYPE_CHECKING:
 
 
 class _Queue:
-    """A lock that is handed on in the order of asking; Python's own may let one thread wait for ever."""
+    """A lock that is handed on in the order of asking; Python's own may let one thread wait for ever. What somebody
+    has done is stored before others are given something to do."""
 
     def __init__(self) -> None:
         self._guard = Lock()
         self._held = False
+        self._urgent: deque[Lock] = deque()
         self._waiting: deque[Lock] = deque()
 
-    def __enter__(self) -> None:
-        with self._guard:
-            if not self._held:
-                self._held = True
-                return
-            turn = Lock()
-            turn.acquire()
-            self._waiting.append(turn)
+    @contextmanager
+    def turn(self, *, urgent: bool) -> Iterator[None]:
+        turn = Lock()
         turn.acquire()
-
-    def __exit__(self, *_: object) -> None:
         with self._guard:
-            if self._waiting:
-                self._waiting.popleft().release()
-            else:
-                self._held = False
+            wait = self._held
+            self._held = True
+            if wait:
+                (self._urgent if urgent else self._waiting).append(turn)
+        if wait:
+            turn.acquire()
+        try:
+            yield
+        finally:
+            with self._guard:
+                if following := self._urgent or self._waiting:
+                    following.popleft().release()
+                else:
+                    self._held = False
 
 
 _QUEUES: WeakKeyDictionary[Engine, _Queue] = WeakKeyDictionary()
@@ -45,29 +50,32 @@ _MAKING = Lock()
 
 
 @contextmanager
-def writing(engine: Engine, *, campaign: str | Sequence[str] = (), rater: str | None = None) -> Iterator[Connection]:
+def writing(
+    engine: Engine, *, campaign: str | Sequence[str] = (), rater: str | None = None, urgent: bool = False
+) -> Iterator[Connection]:
     """One transaction that writes in a campaign, or several, on behalf of a rater.
 
     On SQLite there is one writer at a time; within this process they queue, since SQLite itself lets them try again
     and again, where the unlucky wait for seconds. On PostgreSQL all go on beside each other; only what the same rater
     does is done one after the other, and nothing else happens in a campaign while it is rebuilt (`alone`).
+
+    Args:
+        urgent: goes before what is not.
     """
     if engine.dialect.name == "sqlite":
-        with _queue(engine), engine.begin() as connection:
+        with _queue(engine).turn(urgent=urgent), engine.begin() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield connection
         return
-    from sqlalchemy import text
+    from sqlalchemy import BigInteger, func, literal, select
 
     campaigns = [campaign] if isinstance(campaign, str) else sorted(campaign)
-    locks = [f"pg_advisory_xact_lock_shared(:{number})" for number in range(len(campaigns))]
-    keys = {str(number): _key("campaign", name) for number, name in enumerate(campaigns)}
+    locks = [func.pg_advisory_xact_lock_shared(literal(_key("campaign", name), BigInteger)) for name in campaigns]
     if rater is not None:
-        locks.append("pg_advisory_xact_lock(:rater)")
-        keys["rater"] = _key("rater", rater)
+        locks.append(func.pg_advisory_xact_lock(literal(_key("rater", rater), BigInteger)))
     with engine.begin() as connection:
         if locks:
-            connection.execute(text(f"SELECT {', '.join(locks)}"), keys)
+            connection.execute(select(*locks))
         yield connection
 
 

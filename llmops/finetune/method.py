@@ -98,6 +98,24 @@ class Orpo(Settings):
     """Weight of the odds ratio beside the next-token loss of the chosen answers (the paper's lambda)."""
 
 
+class Reward(Settings):
+    """Reward modelling (Bradley-Terry): the base learns to give an answer a number, the chosen one a higher one than
+    the rejected one. What is left is no model that answers: suites score answers with it, as `reward: {model: …}`."""
+
+    rows: ClassVar[tuple[str, ...]] = ("preference",)
+    item: ClassVar[Item] = PAIR
+    reference: ClassVar[bool] = False
+    unit: ClassVar[str] = "nats per pair"
+
+    kind: Literal["reward"]
+    margin: NonNegativeFloat = 0.0
+    """Times the rows' `margin`, by how much the chosen answer should be ahead, in nats (arXiv:2307.09288 takes margins
+    up to 1 or 3); 0 asks only that it is ahead, and then no source names a `margin`."""
+    centering: NonNegativeFloat = 0.0
+    """Weight of the squared sum of a pair's two rewards (arXiv:2312.09244), which holds rewards near zero, so that
+    those of different prompts compare; 0.01 is usual. 0 leaves open where zero is."""
+
+
 class Kto(Settings):
     """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv:2402.01306): single answers that were wanted or
     not, each measured against how far the model has moved on the whole."""
@@ -182,6 +200,6 @@ class Grpo(Settings):
 
 
 SFT = Sft()
-AnyMethod = Sft | Dpo | Orpo | Kto | Distill | Grpo
+AnyMethod = Sft | Dpo | Orpo | Kto | Reward | Distill | Grpo
 Method = Annotated[AnyMethod, Field(discriminator="kind")]
 METHODS: tuple[type[AnyMethod], ...] = get_args(AnyMethod)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,26 @@ class LossModel(nn.Module):
         return chosen
 
 
+class ScoreModel(LossModel):
+    """A sequence classifier of one label that answers with the score of the positions asked for, `(positions,)`."""
+
+    def forward(  # type: ignore[override]  # an objective calls the model that goes with it
+        self, input_ids: Tensor, positions: Tensor, **attention: Any
+    ) -> Tensor:
+        """Scores in float32.
+
+        Args:
+            input_ids: `(sequences, length)`.
+            positions: `(positions,)` flat indices into them: where documents end.
+            attention: as `LossModel.forward`.
+        """
+        hidden = self.backbone(input_ids=input_ids, use_cache=False, **attention).last_hidden_state
+        chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, positions)
+        # In 32 bits also under autocast: scores of 16 bits are too coarse to be compared.
+        with torch.autocast(chosen.device.type, enabled=False):
+            return (chosen.float() @ self.causal.score.weight.float().T)[:, 0]
+
+
 class _Neftune:
     """Uniform noise of size alpha / √(length · width) on the embeddings while training (arXiv:2310.05914)."""
 
@@ -159,29 +179,35 @@ class Placement:
     world: int = 1
 
 
-def load_model(recipe: Recipe, base: Path, placement: Placement) -> LossModel:
+def load_model(recipe: Recipe, base: Path, placement: Placement, *, pad_id: int | None = None) -> LossModel:
     """The base at `base` made trainable as `recipe` says, in training mode on its device.
 
-    Draws adapter weights from the generator of the current process: seed it before.
+    Draws the weights of an adapter or of a score from the generator of the current process: seed it before.
+
+    Args:
+        pad_id: the token that pads, by which who loads a model that scores finds the ends of its sequences.
 
     Raises:
-        InputError: the adapter's targets or rank do not fit the model.
+        InputError: the adapter's targets or rank do not fit the model, or its architecture cannot score.
     """
     adapter = recipe.adapter
     causal = _base(recipe, base, placement)
+    if recipe.scores:
+        causal.config.get_text_config().pad_token_id = pad_id
     if placement.liger:
         from liger_kernel.transformers import _apply_liger_kernel_to_instance
 
         _apply_liger_kernel_to_instance(causal, cross_entropy=False, fused_linear_cross_entropy=False)
     inner: Any = causal
     if isinstance(adapter, Lora):
-        inner = _with_lora(causal, adapter, precision=recipe.precision)
+        inner = _with_lora(causal, adapter, scores=recipe.scores)
     else:
         _freeze(causal, recipe)
     if recipe.kernels.checkpointing:
         causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     neftune = recipe.method.neftune if isinstance(recipe.method, Sft) else 0.0
-    model = LossModel(inner, chunk=recipe.kernels.loss_chunk, neftune=neftune)
+    made = ScoreModel if recipe.scores else LossModel
+    model = made(inner, chunk=recipe.kernels.loss_chunk, neftune=neftune)
     if not (isinstance(adapter, Lora) and adapter.base_bits < 16):
         model.to(placement.device)
     if recipe.kernels.compile:
@@ -192,7 +218,7 @@ def load_model(recipe: Recipe, base: Path, placement: Placement) -> LossModel:
 
 
 def _base(recipe: Recipe, base: Path, placement: Placement) -> Any:
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # the caller shows progress in its own way
@@ -215,29 +241,45 @@ def _base(recipe: Recipe, base: Path, placement: Placement) -> Any:
         options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
     if bits < 16:
         options["device_map"] = {"": placement.device}
-    return AutoModelForCausalLM.from_pretrained(
-        base,
-        dtype=dtype,
-        attn_implementation=placement.attention,
-        local_files_only=True,
-        use_safetensors=True,
-        trust_remote_code=False,
-        **options,
-    )
+    if recipe.scores:
+        options["num_labels"] = 1
+    with _expected_new_score() if recipe.scores else nullcontext():
+        return (AutoModelForSequenceClassification if recipe.scores else AutoModelForCausalLM).from_pretrained(
+            base,
+            dtype=dtype,
+            attn_implementation=placement.attention,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **options,
+        )
 
 
-def _with_lora(causal: Any, adapter: Lora, *, precision: str) -> Any:
+@contextmanager
+def _expected_new_score() -> Iterator[None]:
+    """Without transformers' warning that the score is new and the output layer is left out."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _with_lora(causal: Any, adapter: Lora, *, scores: bool) -> Any:
     from peft import LoraConfig, TaskType, get_peft_model
 
     config = LoraConfig(
-        task_type=TaskType.CAUSAL_LM,
+        task_type=TaskType.SEQ_CLS if scores else TaskType.CAUSAL_LM,
         r=adapter.rank,
         lora_alpha=adapter.alpha,
         lora_dropout=adapter.dropout,
         target_modules=adapter.targets if isinstance(adapter.targets, str) else list(adapter.targets),
         use_rslora=adapter.variant == "rslora",
         use_dora=adapter.variant == "dora",
-        modules_to_save=list(adapter.modules_to_save) or None,
+        modules_to_save=[*adapter.modules_to_save, *(["score"] if scores else [])] or None,
         bias="none",
     )
     try:

@@ -18,10 +18,10 @@ from llmops.catalog import Catalog
 from llmops.finetune.distillation import Logits
 from llmops.finetune.items import Items
 from llmops.finetune.losses import step_scale
-from llmops.finetune.method import SFT, Distill, Dpo, Kto, Orpo, Sft
+from llmops.finetune.method import SFT, Distill, Dpo, Kto, Orpo, Reward, Sft
 from llmops.finetune.model import LossModel
 from llmops.finetune.passes import Pass
-from llmops.finetune.preference import dpo_losses, kto_losses, log_odds_ratio
+from llmops.finetune.preference import dpo_losses, kto_losses, log_odds_ratio, reward_losses
 
 Totals = Mapping[str, float]
 """What an update's sums are divided by, counted over all passes and processes; each process counts them alike."""
@@ -201,6 +201,26 @@ class Likelier(Objective):
         odds = -logsigmoid(log_odds_ratio(chosen, rejected)).sum()
         share = self.method.beta * odds / totals["pairs"] - said[:, 0].sum() / totals["chosen_labels"]
         return share, preferred(self.method.beta * chosen, self.method.beta * rejected)
+
+
+@OBJECTIVES.add("reward")
+class Rewarded(Objective):
+    """Reward modelling: the mean over pairs of `reward_losses`; the model answers with the reward of each sequence."""
+
+    measures: Mapping[str, str] = REWARDS | {"mean_reward": "answers"}
+
+    def __init__(self, method: Reward) -> None:
+        self.method = method
+
+    def totals(self, items: Items, numbers: Sequence[int]) -> Totals:
+        return {"pairs": len(numbers), "answers": 2 * len(numbers)}
+
+    def loss(self, model: nn.Module, one: Pass, totals: Totals, known: Tensor) -> tuple[Tensor, Tensor]:
+        chosen, rejected = model(**one.inputs).reshape(one.items, 2).unbind(1)
+        share = reward_losses(self.method, chosen, rejected, one.values).sum() / totals["pairs"]
+        told = preferred(chosen, rejected)
+        # Of the chosen and of the rejected answers together.
+        return share, torch.cat([told, told[2:].sum()[None]])
 
 
 @OBJECTIVES.add("kto")

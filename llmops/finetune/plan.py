@@ -13,7 +13,7 @@ from llmops.finetune.lengths import LengthProfile, padded
 from llmops.finetune.memory import estimate_memory, with_teacher
 from llmops.finetune.recipe import Fsdp, Lora, NoAdapter, Recipe, attention_asked
 from llmops.finetune.shape import ModelShape
-from llmops.finetune.trained import trained_weights
+from llmops.finetune.trained import score_weights, trained_shape, trained_weights
 from llmops.finetune.work import Flops, Tokens, count_flops, count_forward, seconds_for
 from llmops.hardware import KNOWN_GPUS, Device
 from llmops.records import MemoryEstimate
@@ -146,6 +146,7 @@ def make_plan(
         raise InputError(
             "there is no row to train on", fix="give data.train a source with rows of at most batch.max_length tokens"
         )
+    shape = trained_shape(recipe, shape)
     attention = attention or attention_on(recipe, shape, device)
     sequences, epoch = _one_epoch(recipe, lengths, attention)
     per_epoch = max(1, math.ceil(sequences / recipe.batch.sequences))
@@ -174,7 +175,7 @@ def make_plan(
         sequences=sequences,
         tokens=tokens,
         trained_weights=trained_weights(recipe, shape),
-        weights=shape.parameters.total,
+        weights=shape.parameters.total + score_weights(recipe, shape),
         flops=flops,
         memory=memory,
         seconds=seconds,
@@ -277,7 +278,8 @@ def _load(recipe: Recipe, lengths: LengthProfile, world: int) -> Load:
     else:
         length = min(longest, batch.max_length)
         sequences = min(batch.per_device * together, math.ceil(lengths.rows - 1e-6))
-    trained = math.ceil(sequences * length * lengths.trained_share)
+    # A score is taken where a sequence ends, and nowhere else.
+    trained = sequences if recipe.scores else math.ceil(sequences * length * lengths.trained_share)
     passes = batch.passes(world)
     batches = passes * _updates(recipe, max(1, math.ceil(lengths.rows / together / batch.sequences)))
     widths = 1.0 if batch.packing else lengths.widths(batch.per_device * together, batches)

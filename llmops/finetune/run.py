@@ -32,6 +32,7 @@ from llmops.finetune.tokens import TokenStore
 from llmops.finetune.trained import check_shape
 from llmops.hardware import device_of, machine
 from llmops.records import DatasetVersion, MaskReport, ModelSource, Row, RunManifest, Split
+from llmops.registry.folder import check_answers
 
 if TYPE_CHECKING:
     from llmops.finetune.grpo import Reward
@@ -184,13 +185,15 @@ def check_base(recipe: Recipe, base: ModelSource, *, world: int) -> ModelShape:
     """The base's shape, read off its `config.json`.
 
     Raises:
-        InputError: the base is an adapter, or the recipe does not fit its shape.
+        InputError: the base is an adapter or only scores answers, or the recipe does not fit its shape.
     """
     if (base.folder / "adapter_config.json").is_file():
         raise InputError(
             f"base {recipe.base} is an adapter, training starts from a whole model",
             fix=f"run `llmops merge {recipe.base}` and name the merged folder as base",
         )
+    if not recipe.scores:
+        check_answers(base.folder, named=recipe.base)
     shape = shape_at(base.folder, named=recipe.base)
     check_shape(recipe, shape, world=world)
     return shape

@@ -107,7 +107,7 @@ class Trainer:
         torch.manual_seed(self.recipe.seed)
         self.model = self.load()
         if self.recipe.batch.packing:
-            check_isolation(self.model.causal, self.placement.attention, switch=self.model)
+            check_isolation(self.model.backbone, self.placement.attention, switch=self.model)
         self.wrapped = share(self.model, self.recipe, self.processes)
         if self.recipe.method.reference:
             self._refer()
@@ -142,7 +142,7 @@ class Trainer:
 
     def load(self) -> LossModel:
         """The model to train, on its device."""
-        return load_model(self.recipe, self.base, self.placement)
+        return load_model(self.recipe, self.base, self.placement, pad_id=self.feed.pad_id)
 
     def _refer(self) -> None:
         """What the base thinks of every label, before anything of it is trained or restored."""

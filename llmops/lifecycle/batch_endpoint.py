@@ -31,7 +31,8 @@ class Through:
         return None  # what a server can do it says itself
 
     def __call__(self, requests: Iterator[Request], keep: Callable[[Outcome], None], listener: Listener) -> None:
-        """As `Asker`; failures of the server are results only when it has answered again since.
+        """As `Asker`; failures of the server are results where it has answered again since, or where too few are left
+        at the end to show it to be down.
 
         Raises:
             EnvironmentFault: it failed for twice as many requests in a row as are asked at a time.

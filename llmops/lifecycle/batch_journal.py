@@ -72,10 +72,6 @@ class Journal:
     def __contains__(self, row: int) -> bool:
         return self._at[row] > 0
 
-    def is_failed(self, row: int) -> bool:
-        """Its result is an error."""
-        return bool(self._failed[row])
-
     def add(self, row: int, result: Mapping[str, Any], *, failed: bool) -> None:
         """Keep the result of a row; one it had before is forgotten."""
         seconds = round(time.monotonic() - self._started, 3)

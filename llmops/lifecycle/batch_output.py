@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from glob import escape
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -70,7 +71,7 @@ def write_output(file: Path, scanned: Scanned, journal: Journal, answer: str, be
 
 def remove_torn(file: Path) -> None:
     """Delete what a kill left of an output that was being put together; whoever holds its journal may do so."""
-    for left in file.parent.glob(f".{file.name}.????????"):
+    for left in file.parent.glob(f".{escape(file.name)}.????????"):
         with suppress(FileNotFoundError):
             left.unlink()
 

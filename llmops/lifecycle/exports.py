@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from llmops.database import open_database
 from llmops.errors import InputError
 from llmops.feedback.events import write_event
-from llmops.feedback.export import Purpose
+from llmops.feedback.export import Exporting, Purpose, fraction
 from llmops.feedback.export import export as rows_of
 from llmops.feedback.export_files import FileFormat, write
 from llmops.feedback.ratings import rated, ratings
@@ -35,6 +36,10 @@ def export(
 ) -> dict[str, Any]:
     """Write the rows of a campaign into the folder `out`; what its export.json says.
 
+    Args:
+        validation: share of clusters of prompts whose rows are held out; with any, both sides have rows where there
+            are two clusters with rows.
+
     Raises:
         InputError: there is no such campaign, it cannot give such rows, or no rating makes one.
     """
@@ -45,19 +50,26 @@ def export(
             f"{campaign} asks for thumbs, which compare nothing",
             fix="export it with --for kto, or ask for pairs in another campaign",
         )
-    made, rows = rows_of(
-        ratings(engine, campaign),
-        rated(engine, campaign),
-        purpose,
-        rubric,
-        sure=sure,
-        validation=validation,
-        personal_data=personal_data,
-    )
-    about = write(
-        out, made, rows, file_format=file_format,
-        campaign={"name": campaign, "kind": settings.kind, "rubric": rubric.identity},
-    )  # fmt: skip
+
+    def written(held_out: Callable[[str], bool]) -> tuple[Exporting, dict[str, Any]]:
+        made, rows = rows_of(
+            ratings(engine, campaign),
+            rated(engine, campaign),
+            purpose,
+            rubric,
+            sure=sure,
+            held_out=held_out,
+            personal_data=personal_data,
+        )
+        whole = {"name": campaign, "kind": settings.kind, "rubric": rubric.identity}
+        return made, write(out, made, rows, file_format=file_format, campaign=whole)
+
+    made, about = written(lambda cluster: fraction(cluster) < validation)
+    if validation and len(about["rows"]) == 1 and len(made.clusters) > 1:
+        # So few clusters that chance left one side without rows: the first in the same order, or all but the last.
+        ordered = sorted(made.clusters, key=fraction)
+        held = set(ordered[:-1] if "validation" in about["rows"] else ordered[:1])
+        _, about = written(held.__contains__)
     files = {path.name: file_digest(path) for path in sorted(out.glob(f"*.{file_format}")) if path.stem != "excluded"}
     detail = {"for": purpose, "folder": str(out.absolute()), "files": files, "raters": about["raters"]}
     with writing(engine, campaign=campaign) as connection:

@@ -25,6 +25,7 @@ from llmops.events import Listener
 from llmops.finetune.prices import read_prices
 from llmops.hardware import device_of, machine
 from llmops.records import ModelSource
+from llmops.registry.folder import check_answers
 from llmops.registry.reference import resolve
 from llmops.workspace import Workspace
 
@@ -73,12 +74,14 @@ def loaded(
 
 
 def located(reference: str, workspace: Workspace, listener: Listener) -> tuple[ModelSource, ModelSource | None]:
-    """The model that a reference names and, for an adapter, the base it names."""
+    """The model that a reference names and, for an adapter, the base it names; raises InputError where it only scores
+    answers."""
 
     def making(done: int, total: int, what: str) -> None:
         listener.advance(what, done, total)
 
     source = resolve(reference, workspace=workspace, on_progress=making, say=listener.say)
+    check_answers(source.folder, named=reference)
     named = base_of(source.folder)
     base = resolve(named, workspace=workspace, on_progress=making, say=listener.say) if named else None
     return source, base

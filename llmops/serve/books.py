@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,15 @@ from llmops.serve.ledger import Ledger
 from llmops.serve.ledger_usage import spent
 from llmops.serve.limits import Spending
 from llmops.serve.metrics import Metrics
-from llmops.serve.request_log import RequestLog
+from llmops.serve.request_log import JsonLines, RequestLog
 from llmops.serve.settings import Gateway
 from llmops.serve.traces import Traces
 from llmops.workspace import Workspace
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
+
+_told = logging.getLogger("llmops.gateway")
 
 
 class Books:
@@ -41,6 +44,7 @@ class Books:
         self._keys: KeyFile | None = None
         self._traces = Traces(telemetry.traces, telemetry.trace_share) if telemetry.traces else None
         self.log = RequestLog(telemetry.log)
+        self._lines = JsonLines(self.log)
         self.ledger = Ledger(
             lambda: open_database(workspace),
             behind_rows=settings.ledger.behind_rows,
@@ -53,7 +57,8 @@ class Books:
         )
 
     def start(self) -> None:
-        """Begin to write."""
+        """Begin to write, what the program itself tells included."""
+        _told.addHandler(self._lines)
         self.ledger.start()
 
     def gatekeeper(self, settings: Gateway) -> Gatekeeper:
@@ -92,6 +97,7 @@ class Books:
             self._tell(f"{lost} rows of the ledger could not be written and are lost")
         if self._traces is not None:
             self._traces.close()
+        _told.removeHandler(self._lines)
         self.log.close()
         return lost
 

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import hmac
 import json
+import logging
 import os
 import secrets
 import socket
@@ -19,6 +20,7 @@ from llmops.errors import EnvironmentFault, InputError, LlmopsError
 from llmops.workspace import Workspace
 
 Answer = dict[str, Any]
+log = logging.getLogger("llmops.gateway")
 _LINE = 1 << 20
 _CONNECT_S = 5.0
 
@@ -56,10 +58,7 @@ async def listening(workspace: Workspace, commands: Mapping[str, Callable[[], Aw
             asked = json.loads(await asyncio.wait_for(reader.readline(), _CONNECT_S))
             if not hmac.compare_digest(str(asked["token"]).encode(), token.encode()):
                 return
-            try:
-                said = await commands[asked["command"]]()
-            except LlmopsError as error:
-                said = {"problem": error.problem, "fix": error.fix}
+            said = await _said_by(commands[asked["command"]])
             writer.write(json.dumps(said).encode() + b"\n")
             await writer.drain()
         except (OSError, ValueError, KeyError, TypeError, TimeoutError):
@@ -77,6 +76,18 @@ async def listening(workspace: Workspace, commands: Mapping[str, Callable[[], Aw
         server.close()
 
 
+async def _said_by(command: Callable[[], Awaitable[Answer]]) -> Answer:
+    """What it answers; a fault of ours is told to who asks, too, and no reason to end."""
+    try:
+        return await command()
+    except LlmopsError as error:
+        return {"problem": error.problem, "fix": error.fix}
+    except Exception as error:
+        log.exception("a command failed")
+        said = f"{type(error).__name__}: {error}"
+        return {"problem": f"the gateway failed: {said}", "fix": "see what it wrote to its terminal; please report it"}
+
+
 def ask(command: str, *, workspace: Workspace, seconds: float = 60.0) -> Answer:
     """What the gateway of this workspace answers to a command.
 
@@ -91,16 +102,14 @@ def ask(command: str, *, workspace: Workspace, seconds: float = 60.0) -> Answer:
             connection.settimeout(seconds)
             connection.sendall(json.dumps({"token": known["token"], "command": command}).encode() + b"\n")
             with connection.makefile("rb") as file:
-                line = file.readline()
+                said: Answer = json.loads(file.readline())
     except (FileNotFoundError, ConnectionRefusedError, ValueError, KeyError):
-        raise nobody from None  # a file that a killed gateway left says nothing
+        # A file that a killed gateway left says nothing, and at its port somebody else may answer.
+        raise nobody from None
     except OSError as error:
         raise EnvironmentFault(
             f"the gateway (process {known['pid']}) does not answer: {error}", fix="look into its log, or end it"
         ) from error
-    if not line:
-        raise nobody
-    said: Answer = json.loads(line)
     if "problem" in said:
         raise InputError(said["problem"], fix=said["fix"])
     return said

@@ -64,9 +64,10 @@ class Follower:
         except LlmopsError as error:
             self._note(name, f"{engine.model} may not be served any more ({error.problem}); what runs goes on")
             return
-        if named is None:
-            return
-        if named == fleet.wanted[name].original:
+        wanted = fleet.wanted.get(name)
+        if named is None or wanted is None or fleet.settings.engines.get(name) != engine:
+            return  # the last two: it was reloaded meanwhile
+        if named == wanted.original:
             if thorough or name in self._refused:
                 self._refused.pop(name, None)
                 fleet.notes.pop(name, None)

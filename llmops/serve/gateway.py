@@ -65,9 +65,9 @@ def assembled(settings: Gateway, targets: Targets, *, workspace: Workspace) -> I
         LlmopsError: keys or a router cannot be read, or a package is missing.
     """
     books = Books(settings, workspace=workspace)
-    made = Assembled(settings, targets, books)
-    books.start()
     try:
+        made = Assembled(settings, targets, books)
+        books.start()
         yield made
     finally:
         books.close()

@@ -138,9 +138,9 @@ class Keeper:
 
     async def _live(self) -> str:
         """One life of the process; returns why it ended."""
-        if self.starts and (problem := await asyncio.to_thread(self._other_bytes)):
-            return problem
         try:
+            if self.starts and (problem := await asyncio.to_thread(self._other_bytes)):
+                return problem
             self._process = await self._start()
         except OSError as error:
             return f"it cannot be started: {error.strerror or error}"

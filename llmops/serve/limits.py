@@ -15,7 +15,6 @@ from math import floor
 
 WINDOW_S = 60.0
 SLOT_S = 0.25
-_SLOTS = round(WINDOW_S / SLOT_S)
 
 
 class Rate:

@@ -126,11 +126,12 @@ class Service:
     async def _reload(self) -> Answer:
         try:
             fresh = load(self.file, Gateway, what="gateway")
-            if fresh.listen != self.fleet.settings.listen:
-                raise InputError(
-                    f"`listen` is {self.fleet.settings.listen}, which cannot be changed while it runs",
-                    fix="set it back, or end the gateway and start it again",
-                )
+            for name in ("listen", "ledger", "telemetry"):
+                if getattr(fresh, name) != getattr(self.fleet.settings, name):
+                    raise InputError(
+                        f"`{name}` cannot be changed while it runs",
+                        fix="set it back, or end the gateway and start it again",
+                    )
             apply = self.app.prepare(fresh)
             had_keys = self.fleet.settings.keys is not None
             await self.fleet.reload(fresh)
@@ -165,16 +166,16 @@ class Service:
         """Answer until `ending`, then drain."""
         from llmops.serve.server import Server, config_of, shorten_pauses
 
-        limits = self.fleet.settings.limits
         shorten_pauses()
-        server = Server(config_of(self.app, limits))
+        server = Server(config_of(self.app, lambda: self.fleet.settings.limits))
         answering = asyncio.create_task(server.serve(sockets=[self._socket]))
         watching = asyncio.create_task(self.fleet.watch())
         ending = asyncio.create_task(self.ending.wait())
         starting = asyncio.create_task(self._announce())
         await asyncio.wait({answering, watching, ending}, return_when=asyncio.FIRST_COMPLETED)
         if ending.done():
-            self.listener.say(f"ending: {self.fleet.in_flight} requests under way get up to {limits.drain_s:g} s")
+            drain_s = self.fleet.settings.limits.drain_s
+            self.listener.say(f"ending: {self.fleet.in_flight} requests under way get up to {drain_s:g} s")
             draining = asyncio.create_task(self.app.drain())
             # A second Ctrl-C cuts what is under way.
             asyncio.get_running_loop().add_signal_handler(signal.SIGINT, draining.cancel)

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import gc
 import sys
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
@@ -20,12 +21,16 @@ KEEP_ALIVE_S = 75
 """Longer than clients keep a quiet connection, so that none is closed just as it is used again."""
 
 
-def config_of(app: Any, limits: Limits) -> uvicorn.Config:
-    """How uvicorn serves the application; what clients may send is guarded while it still comes."""
+def config_of(app: Any, limits: Callable[[], Limits]) -> uvicorn.Config:
+    """How uvicorn serves the application; what clients may send is guarded while it still comes.
+
+    Args:
+        limits: those that hold now.
+    """
 
     class Limited(GuardedProtocol):
-        head_bytes = int(limits.headers_kb * 1000)
-        head_s = limits.body_s
+        def limits(self) -> Limits:
+            return limits()
 
     return uvicorn.Config(
         app,
@@ -63,14 +68,15 @@ class Server(uvicorn.Server):
 class GuardedProtocol(HttpToolsProtocol):
     """Refuses a request whose headers are too large, or too slow, while they still come."""
 
-    head_bytes: int
-    head_s: float
+    @abstractmethod
+    def limits(self) -> Limits:
+        """Those that hold now."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._in_head = True
         self._head = 0
-        self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(self.head_s, self._too_slow)
+        self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(self.limits().body_s, self._too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_timer()
@@ -83,10 +89,11 @@ class GuardedProtocol(HttpToolsProtocol):
                 self._forget_timer()
             return
         self._head += len(data)
-        if self._head > self.head_bytes:
-            self._refuse(Refusal(431, f"the headers are larger than {self.head_bytes / 1000:g} kB"))
+        limits = self.limits()
+        if self._head > limits.headers_kb * 1000:
+            self._refuse(Refusal(431, f"the headers are larger than {limits.headers_kb:g} kB"))
         elif self._head_timer is None:
-            self._head_timer = self.loop.call_later(self.head_s, self._too_slow)
+            self._head_timer = self.loop.call_later(limits.body_s, self._too_slow)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -102,7 +109,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         self._head_timer = None
-        self._refuse(Refusal(408, f"the headers did not come within {self.head_s:g} s"))
+        self._refuse(Refusal(408, f"the headers did not come within {self.limits().body_s:g} s"))
 
     def _refuse(self, refusal: Refusal) -> None:
         if self.transport.is_closing():

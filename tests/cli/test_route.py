@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -102,13 +103,39 @@ def test_report_without_a_router_learns_one_and_keeps_its_page_in_the_workspace(
     assert set(record["calibration_error"]) == {"small", "large", "gap"}
 
 
+WEAK, STRONG = [n % 2 == 0 for n in range(80)], [n % 8 > 0 for n in range(80)]
+
+
+def report_file(folder: Path, model: str, hits: list[bool], *, sure: list[float] | None = None) -> str:
+    """A report as `llmops eval` writes it."""
+    report = right(hits, model=model)
+    content = content_of(report, scores=[], slices={})
+    beside = (
+        {} if sure is None else {"confidence": {item.id: one for item, one in zip(report.items, sure, strict=True)}}
+    )
+    file = folder / f"{model}.json"
+    write_json(file, {**content, "digest": digest_of(content), "measures": {}, "seconds": {}, **beside})
+    return str(file)
+
+
+def test_reports_that_say_how_sure_the_small_model_was_give_a_cascade(tmp_path: Path, workspace: Path) -> None:
+    strong, out = report_file(tmp_path, "strong", STRONG), tmp_path / "router.json"
+    asked = (strong, "--folds", "2", "--quality", "0.9", "--shown", "0.5", "--out", str(out))
+    done = run("calibrate", report_file(tmp_path, "weak", WEAK), *asked)
+    assert done.exit_code == 0, done.output
+    assert "as a cascade: not known how sure the small model was; evaluate it with --engine vllm" in done.output
+    assert read_router(out).confidence is None
+    sure = [0.9 if hit else 0.4 for hit in WEAK]
+    done = run("calibrate", report_file(tmp_path, "weak", WEAK, sure=sure), *asked)
+    assert done.exit_code == 0, done.output
+    found = read_router(out).confidence
+    assert found is not None
+    assert found.sure().confidence([math.log(0.9)]) == 1.0  # all that it was so sure of was right
+    assert found.expected.quality.value >= 0.9
+
+
 def test_two_reports_of_one_suite_are_joined(tmp_path: Path, workspace: Path) -> None:
-    files = []
-    for model, hits in (("weak", [n % 2 == 0 for n in range(80)]), ("strong", [n % 8 > 0 for n in range(80)])):
-        report = right(hits, model=model)
-        content = content_of(report, scores=[], slices={})
-        files.append(str(tmp_path / f"{model}.json"))
-        write_json(Path(files[-1]), {**content, "digest": digest_of(content), "measures": {}, "seconds": {}})
+    files = [report_file(tmp_path, "weak", WEAK), report_file(tmp_path, "strong", STRONG)]
     done = run("report", *files, "--folds", "2", "--json")
     assert done.exit_code == 0, done.output
     # All prompts are alike and equally long: nothing can be learned, and that is said.

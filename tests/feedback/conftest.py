@@ -42,8 +42,8 @@ def postgres(postgresql_database: str, tmp_path: Path, monkeypatch: pytest.Monke
     engine.dispose()
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def both(request: pytest.FixtureRequest) -> Engine:
+@pytest.fixture
+def both(each_database: str, request: pytest.FixtureRequest) -> Engine:
     """One after the other."""
-    engine: Engine = request.getfixturevalue(request.param)
+    engine: Engine = request.getfixturevalue("sqlite" if each_database == "sqlite" else "postgres")
     return engine

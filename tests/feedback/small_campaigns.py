@@ -22,7 +22,7 @@ HELPFULNESS = load_rubric(REPOSITORY / "feedback/rubrics/helpfulness.yaml")
 FLUENCY = load_rubric(REPOSITORY / "feedback/rubrics/fluency.yaml")
 FIRST = {"kind": "pairwise", "step": 3}
 """A verdict: the first answer by far."""
-START = 1_800_000_000.0
+START = 1_700_000_000.0
 
 
 class Clock:

@@ -21,7 +21,7 @@ ITEMS = 2_000
 
 @pytest.mark.parametrize(
     ("database", "overlap"),
-    [pytest.param("sqlite", 2, id="in a file, twice"), pytest.param("postgres", 1, id="on a server, once")],
+    [pytest.param("sqlite", 2, id="in a file"), pytest.param("postgres", 1, id="on a server")],
 )
 def test_fifty_raters_at_once_give_two_thousand_items_exactly_their_overlap(
     database: str, overlap: int, request: pytest.FixtureRequest

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmops.feedback.export import Excluded, Purpose, Row, counted, export, split_of
+from llmops.feedback.export import Excluded, Purpose, Row, counted, export, fraction
 from llmops.feedback.items import Rated
 from llmops.rubric import Rubric
 from tests.feedback.rated_items import LIKERT, PAIRWISE, item, pair, said
@@ -157,14 +157,19 @@ def test_rows_that_must_not_be_trained_on_are_left_out(answers: list[str], reaso
     assert list(out.values()) == [reason]
 
 
-def test_a_cluster_stays_on_one_side_and_about_the_share_is_held_out() -> None:
-    clusters = [f"c{number}" for number in range(2_000)]
-    sides = [split_of(cluster, 0.1) for cluster in clusters]
-    assert sides == [split_of(cluster, 0.1) for cluster in clusters]
-    assert 150 < sides.count("validation") < 250
-    assert {split_of(cluster, 0.05) for cluster, side in zip(clusters, sides, strict=True) if side == "train"} == {
-        "train"
-    }, "a smaller share holds out a part of what a larger one does"
+def test_a_cluster_falls_somewhere_between_0_and_1_and_always_there() -> None:
+    places = [fraction(f"c{number}") for number in range(2_000)]
+    assert places == [fraction(f"c{number}") for number in range(2_000)]
+    assert 150 < sum(place < 0.1 for place in places) < 250
+
+
+def test_rows_of_clusters_held_out_are_for_validation() -> None:
+    items = [item(said(pair(2)), cluster=f"c{number % 3}") for number in range(9)]
+    ratings = [rating for one in items for rating in one.ratings]
+    made, found = export(ratings, items, "dpo", PAIRWISE, held_out={"c1"}.__contains__)
+    rows = [one for one in found if isinstance(one, Row)]
+    assert {one.columns["cluster"] for one in rows if one.split == "validation"} == {"c1"}
+    assert made.rows == {"train": 6, "validation": 3}
 
 
 VERDICTS = st.sampled_from([pair(step) for step in (3, 2, 1, 0, -1, -2, -3, None)])

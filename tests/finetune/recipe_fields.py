@@ -36,6 +36,7 @@ SERVED = {"endpoint": "http://there:8000/v1", "model": "large"}
 SQUAD: dict[str, Any] = {"squad_f1": {}}
 LORA = {"adapter": {"kind": "lora"}}
 PAIRS: dict[str, Any] = {"data": {"train": [ROWS["PreferenceRows"]], "validation": 0.1}}
+MARGINS: dict[str, Any] = {"margin": "far"}
 LABELLED: dict[str, Any] = {"data": {"train": [ROWS["LabelledRows"]], "validation": 0.1}}
 FSDP = {"parallel": {"kind": "fsdp"}}
 
@@ -59,6 +60,7 @@ _VALUES: dict[str, str] = {
     "rows.chosen": "'{a}.'",
     "rows.rejected": "'{b}.'",
     "rows.label": "bad",
+    "rows.margin": "near",
     "data.validation": "0.2",
     "data.checks.duplicates": "report",
     "data.checks.near_duplicates": "drop",
@@ -74,7 +76,10 @@ _VALUES: dict[str, str] = {
     "method(kto).beta": "0.5",
     "method(kto).desirable_weight": "1.5",
     "method(kto).undesirable_weight": "1.5",
-    "method(orpo).kind": "dpo",
+    "method(reward).kind": "orpo",
+    "method(reward).margin": "0.5",
+    "method(reward).centering": "0.01",
+    "method(orpo).kind": "reward",
     "method(orpo).beta": "0.5",
     "method(distill).teacher(model teacher).model": "builtin:small",
     "method(distill).teacher(model teacher).through": "vllm",
@@ -167,6 +172,11 @@ _EXTRA: dict[str, dict[str, Any]] = {
     "method(distill)": {"method": {**TAUGHT, "answers": {}}},
     "method(grpo).rewards.metric": {"method": {"kind": "grpo", "rewards": [{"scorer": SQUAD, "metric": "squad_f1"}]}},
     "method(grpo)": {"method": {"kind": "grpo", "rewards": [{"scorer": {"bleu": {}}}]}},
+    "method(reward).margin": {
+        "data": {"train": [ROWS["PreferenceRows"] | MARGINS], "validation": 0.1},
+        "method": {"kind": "reward", "margin": 1.0},
+    },
+    "method(reward)": {**PAIRS, "method": {"kind": "reward"}},
     "parallel(fsdp)": FSDP,
     "evaluate.suites": {"evaluate": {"suites": ["eval/suites/other.yaml"]}},
     "evaluate.gate": {"evaluate": {"suites": ["eval/suites/other.yaml"]}},
@@ -247,10 +257,13 @@ def _change(leaf: Leaf) -> Change:
         section = leaf.key.split(".")[1]
         # Splits and revisions are what a hub has.
         of_hub = leaf.key.endswith((".split", ".revision"))
-        rows = [{**ROWS[leaf.rows], **({"source": "hub:org/name"} if of_hub else {})}]
-        trained = ROWS[leaf.rows] if leaf.rows in METHODS else ROWS["PromptRows"]
+        # A margin stands in all of them or in none.
+        margins = MARGINS if leaf.key.endswith(".margin") else {}
+        rows = [{**ROWS[leaf.rows], **({"source": "hub:org/name"} if of_hub else {}), **margins}]
+        trained = ROWS[leaf.rows] | margins if leaf.rows in METHODS else ROWS["PromptRows"]
         extra = {"train": rows} if section == "train" else {"train": [trained], "validation": rows}
-        method = {"method": METHODS[leaf.rows]} if leaf.rows in METHODS else {}
+        method: dict[str, Any] = {"method": METHODS[leaf.rows]} if leaf.rows in METHODS else {}
+        method = {"method": {"kind": "reward", "margin": 1.0}} if margins else method
         changed = {"data": {"validation": 0.1, **extra}, **method}
         return Change(leaf.key, _VALUES[f"rows.{leaf.key.split('.')[-1]}"], changed)
     extras = [extra for part, extra in _EXTRA.items() if leaf.path.startswith(part)]

@@ -88,9 +88,10 @@ def test_two_processes_train_what_one_does(
     [
         pytest.param({"batch": {"per_device": 2, "packing": True}}, id="full-packed-ddp-accumulated"),
         pytest.param({"batch": {"per_device": 4}, "adapter": {"kind": "lora", "rank": 4}}, id="lora-ddp"),
+        pytest.param({"batch": {"per_device": 4}, "parallel": {"kind": "fsdp"}}, id="full-fsdp"),
         pytest.param(
-            {"batch": {"per_device": 4}, "parallel": {"kind": "fsdp"}, "adapter": {"kind": "lora", "rank": 4}},
-            id="lora-fsdp",
+            {"batch": {"per_device": 2}, "parallel": {"kind": "fsdp"}, "adapter": {"kind": "lora", "rank": 4}},
+            id="lora-fsdp-accumulated",
         ),
     ],
 )
@@ -100,7 +101,8 @@ def test_two_processes_train_what_one_does_also(
     """Packed, and of the adapters alone; in one pass an update and in several."""
     one = a_run(tmp_path / "one", random_base, stores, **{**changes, "parallel": {"kind": "ddp"}})
     two = a_run(tmp_path / "two", random_base, stores, **changes)
-    launch(one, world=1), launch(two, world=2)
+    launch(one, world=1)
+    launch(two, world=2)
     assert_same_training(one, two)
 
 

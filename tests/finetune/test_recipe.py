@@ -83,13 +83,13 @@ def test_the_keys_of_a_source_say_what_its_rows_are(tmp_path: Path, rows: dict[s
     assert type(loaded.data.train[0]).__name__ == kind
 
 
-@pytest.mark.parametrize("kind", ["sft", "dpo", "orpo", "kto"])
+@pytest.mark.parametrize("kind", ["sft", "dpo", "orpo", "kto", "reward"])
 @pytest.mark.parametrize("rows", ROWS)
 def test_a_method_that_does_not_train_on_its_rows_is_refused_with_what_would_fit(
     tmp_path: Path, kind: str, rows: str
 ) -> None:
     data = {"train": [ROWS[rows]], "validation": [ROWS[rows]]}
-    fits = {"PreferenceRows": {"dpo", "orpo"}, "LabelledRows": {"kto"}}.get(rows, {"sft"})
+    fits = {"PreferenceRows": {"dpo", "orpo", "reward"}, "LabelledRows": {"kto"}}.get(rows, {"sft"})
     if kind in fits:
         assert recipe(tmp_path, data=data, method={"kind": kind}).method.kind == kind
         return
@@ -102,6 +102,33 @@ def test_a_method_that_does_not_train_on_its_rows_is_refused_with_what_would_fit
 
 def test_a_method_is_supervised_where_its_kind_is_not_said(tmp_path: Path) -> None:
     assert recipe(tmp_path, method={"neftune": 5}).method == Sft(neftune=5)
+
+
+def test_a_margin_is_named_where_it_is_read_and_nowhere_else(tmp_path: Path) -> None:
+    bare, with_margin = ROWS["PreferenceRows"], {**ROWS["PreferenceRows"], "margin": "far"}
+    asked = {"kind": "reward", "margin": 1.0}
+    recipe(tmp_path, data={"train": [with_margin], "validation": [with_margin]}, method=asked)
+    missing = refused(tmp_path, data={"train": [with_margin, bare], "validation": [bare]}, method=asked)
+    assert missing.keys() == {"data.train[1]", "data.validation[0]"}
+    for method in ({"kind": "reward"}, {"kind": "dpo"}):
+        assert refused(tmp_path, data={"train": [with_margin]}, method=method).keys() == {"data.train[0].margin"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        pytest.param({"evaluate": {"suites": ["s.yaml"]}}, "evaluate", id="it answers no suite"),
+        pytest.param({"adapter": {"kind": "lora", "merge": True}}, "adapter.merge", id="it is not merged"),
+        pytest.param(
+            {"adapter": {"kind": "lora", "modules_to_save": ["lm_head"]}}, "adapter.modules_to_save", id="whole head"
+        ),
+        pytest.param({"adapter": {"kind": "lora", "targets": ["lm_head"]}}, "adapter.targets", id="adapted head"),
+    ],
+)
+def test_what_a_reward_model_cannot_do_is_refused(tmp_path: Path, changes: dict[str, Any], key: str) -> None:
+    data = {"train": [ROWS["PreferenceRows"]]}
+    recipe(tmp_path, data=data, method={"kind": "reward"}, adapter={"kind": "lora"})
+    assert refused(tmp_path, data=data, method={"kind": "reward"}, **changes).keys() == {key}
 
 
 def test_label_smoothing_goes_with_a_sigmoid(tmp_path: Path) -> None:

@@ -75,6 +75,8 @@ def a_row(text: str) -> dict[str, Any]:
         "b": "no",
         "good": len(text) % 2 == 0,
         "bad": len(text) % 2 == 1,
+        "far": 1.0,
+        "near": 0.25,
         "turns": turns,
         "dialogue": [*turns, {"role": "user", "content": "sure?"}, {"role": "assistant", "content": "yes"}],
         "tools": [tool],

@@ -209,6 +209,14 @@ def test_after_any_interruption_each_row_has_one_line_and_nothing_was_asked_twic
     assert not (folder / "out.jsonl.journal").exists()
 
 
+def test_what_a_kill_left_is_removed_and_nothing_of_others(source: Path, tmp_path: Path) -> None:
+    own, others = tmp_path / ".out[1]*.jsonl.abcdefgh", tmp_path / ".out1-2.jsonl.abcdefgh"
+    own.touch()
+    others.touch()
+    run(source, tmp_path / "out[1]*.jsonl")
+    assert (own.exists(), others.exists()) == (False, True)
+
+
 def test_nothing_stands_at_the_output_before_all_is_answered(source: Path, tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         run(source, tmp_path / "out.jsonl", Echo(stop=24))

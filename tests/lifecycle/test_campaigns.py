@@ -82,6 +82,13 @@ def test_who_is_erased_leaves_marks_on_exports_and_their_ratings_are_dropped_if_
         erase("nobody", drop=False, actor="admin", workspace=place)
 
 
+@pytest.mark.parametrize("share", [0.0001, 0.5, 0.9999])
+def test_both_sides_of_a_split_have_rows_however_few_there_are(place: Workspace, tmp_path: Path, share: float) -> None:
+    create(small(tmp_path, rows=2), workspace=place, listener=Silent())
+    about = export("small", "dpo", tmp_path / "out", workspace=place, validation=share)
+    assert about["rows"] == {"train": 1, "validation": 1}
+
+
 def test_pandalm_as_a_finished_campaign_has_the_published_agreement(
     place: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

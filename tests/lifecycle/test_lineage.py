@@ -25,6 +25,9 @@ from llmops.registry.run_records import runs_of
 from tests.lifecycle.sites import Site
 from tests.lifecycle.small_recipes import ROWS, write_rows
 
+# One worker, so that what all of them look at is trained once.
+pytestmark = pytest.mark.xdist_group("lineage")
+
 TEXTS = [{"body": f"{row['question']} {row['answer']}."} for row in ROWS]
 
 

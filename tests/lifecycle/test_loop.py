@@ -29,6 +29,9 @@ from tests.lifecycle.sites import Site
 from tests.lifecycle.small_recipes import ROWS, write_rows
 from tests.listener import Heard
 
+# One worker, so that what all of them look at is trained once.
+pytestmark = pytest.mark.xdist_group("loop")
+
 # Rows that are not trained on: the same as the first, without an answer, longer than `max_length`.
 BAD_ROWS = [ROWS[0], {"question": "what?", "answer": ""}, {"question": "long?", "answer": "x" * 100}]
 

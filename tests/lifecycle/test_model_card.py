@@ -25,6 +25,9 @@ from tests.lifecycle.sites import Site
 from tests.lifecycle.test_loop import stores_of
 from tests.registry.test_bom import validated
 
+# One worker, so that what all of them look at is trained once.
+pytestmark = pytest.mark.xdist_group("model-card")
+
 
 @pytest.fixture(scope="module")
 def made(make_site: Callable[[Path], Site], tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, Result]:

@@ -25,6 +25,9 @@ from tests.lifecycle.sites import Site
 from tests.lifecycle.small_recipes import ROWS, write_rows
 from tests.listener import Heard
 
+# One worker, so that what all of them look at is trained once.
+pytestmark = pytest.mark.xdist_group("reproduce")
+
 
 @pytest.fixture(scope="module")
 def first(make_site: Callable[[Path], Site], tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, Result]:

@@ -21,6 +21,9 @@ from llmops.registry.store import ModelVersion
 from tests.lifecycle.sites import Site
 from tests.lifecycle.small_recipes import ROWS, write_rows
 
+# One worker, so that what all of them look at is trained once.
+pytestmark = pytest.mark.xdist_group("version-diff")
+
 
 def version_of(result: Result) -> ModelVersion:
     assert result.version is not None

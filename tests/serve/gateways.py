@@ -139,7 +139,7 @@ def running(
             targets.set(name, [target(name, fake.url, number) for number, fake in enumerate(fakes)])
         for name, others in (addresses or {}).items():
             targets.set(name, others)
-        server = Server(config_of(app, app.core.settings.limits))
+        server = Server(config_of(app, lambda: app.core.settings.limits))
         url = f"http://127.0.0.1:{sock.getsockname()[1]}"
         made.append(Running(app, notes, targets, engines, asyncio.get_running_loop(), url, server))
         asyncio.get_running_loop().call_later(0.02, started.set)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -110,6 +111,15 @@ def test_each_request_is_told_once_and_the_same_everywhere(kept: Kept) -> None:
             assert secret not in place
 
 
+def test_what_the_program_tells_of_itself_stands_in_the_log_too(kept: Kept) -> None:
+    logger = logging.getLogger("llmops.gateway")
+    logger.error("work in the background failed")
+    kept.books.close()
+    logger.error("nobody hears this any more")
+    lines = [json.loads(line) for line in (kept.folder / "gateway.log").read_text().splitlines()]
+    assert [(line["level"], line["message"]) for line in lines] == [("error", "work in the background failed")]
+
+
 def test_prompts_and_answers_are_kept_redacted_where_the_route_says_so(kept: Kept) -> None:
     kept.asks(kept.bob, ASK, {**ASK, "stream": True}, {**ASK, "model": "other"})
     kept.books.close()
@@ -127,6 +137,7 @@ def test_feedback_is_for_ones_own_answers(kept: Kept) -> None:
     said = {"request_id": headers["x-request-id"], "thumbs": "up"}
     assert kept.asks(kept.ann, said, path="/v1/feedback")[0][0] == 202
     assert kept.asks(kept.bob, said, path="/v1/feedback")[0][0] == 404
+    wait_until(lambda: kept.books.ledger.behind() == 0)  # while the database is being opened, the answer is 503
     assert kept.asks(kept.ann, {**said, "request_id": "none"}, path="/v1/feedback")[0][0] == 404
     kept.books.close()
     with open_database(kept.workspace).connect() as connection:

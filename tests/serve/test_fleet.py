@@ -257,6 +257,25 @@ def test_only_the_bytes_that_were_admitted_come_back(
     run(scenario())
 
 
+def test_bytes_that_cannot_be_read_any_more_are_told(
+    vllm: Vllm, here: Workspace, heard: Heard, make_model: MakeModel
+) -> None:
+    model = make_model("m")
+    weights = model / "model.safetensors"
+
+    async def scenario() -> None:
+        async with fleet_of(vllm.gateway({"a": {"model": str(model)}}), here, heard) as fleet:
+            assert await fleet.ready()
+            (target,) = fleet.targets.of("a")
+            weights.unlink()
+            weights.symlink_to("/proc/self/mem")  # reads as a disk does that fails
+            os.kill(vllm.processes()[0], signal.SIGKILL)
+            await until(lambda: target.replica.state == "failed")
+            assert "it cannot be started: Input/output error" in target.replica.reason
+
+    run(scenario())
+
+
 def test_a_start_that_takes_too_long_has_failed(
     vllm: Vllm, here: Workspace, heard: Heard, make_model: MakeModel
 ) -> None:

@@ -14,6 +14,7 @@ from llmops.registry.connection import connect
 from llmops.registry.promote import rollback
 from llmops.registry.store import ModelVersion
 from llmops.serve.follower import EVERY_S, Follower
+from llmops.serve.settings import LocalEngine
 from llmops.serve.status import status
 from llmops.workspace import Workspace
 from tests.listener import Heard
@@ -83,6 +84,27 @@ def test_a_champion_that_may_not_be_served_leaves_the_old_one_serving_and_is_tol
             assert "models:/m@champion is models:/m/2 now, which is not served: the bytes of" in fleet.notes["x"]
             assert fleet.targets.ready("x")[0].version == "models:/m/1"
             assert status(fleet)["engines"][0]["note"] == fleet.notes["x"]
+
+    run(scenario())
+
+
+def test_an_engine_that_is_reloaded_away_while_it_is_looked_after_is_left_alone(
+    vllm: Vllm, here: Workspace, heard: Heard, make_model: MakeModel, register: Register
+) -> None:
+    base = make_model("base")
+    register(make_model("one", base=base, value=2.0))
+    alias, folder = {"model": "models:/m@champion"}, {"model": str(base)}
+
+    async def scenario() -> None:
+        async with fleet_of(vllm.gateway({"x": alias, "y": folder}), here, heard) as fleet:
+            assert await fleet.ready()
+            engine = fleet.settings.engines["x"]
+            assert isinstance(engine, LocalEngine)
+            follower = Follower(fleet)
+            for others in ({"y": folder}, {"x": folder, "y": folder}):
+                await fleet.reload(vllm.gateway(others))
+                await follower._look("x", engine, thorough=True)
+                assert fleet.notes == {}
 
     run(scenario())
 

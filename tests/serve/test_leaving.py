@@ -187,6 +187,15 @@ def test_slow_and_endless_clients_are_sent_away(sent: bytes, status: int) -> Non
         client.close()
 
 
+def test_after_a_reload_the_new_limits_hold_while_headers_come() -> None:
+    with running({"small": [speaking()]}) as gateway:
+        smaller = settings(limits={"headers_kb": 1})
+        gateway.loop.call_soon_threadsafe(gateway.app.reload, smaller)
+        client = connected(gateway.url, b"GET /health HTTP/1.1\r\nx: " + b"y" * 2_000)
+        assert client.recv(65536).startswith(b"HTTP/1.1 431 ")
+        client.close()
+
+
 def test_a_client_that_does_not_read_does_not_fill_the_memory() -> None:
     produced = [0]
     part = chunk(event({"model": "x", "choices": [{"index": 0, "delta": {"content": "x" * 60_000}}]}))

@@ -109,6 +109,12 @@ def test_it_is_asked_told_drained_and_leaves_nothing(
     os.kill(running.process.pid, signal.SIGHUP)
     running.until("is not taken, everything goes on as before")
     assert "there is no engine 'b'" in ask("status", workspace=here)["refused"]
+    for other in ("listen: 127.0.0.2:0", "ledger: {keep_days: 3}", "telemetry: {trace_share: 0.5}"):
+        file.write_text(
+            other + "\n" + good.replace("listen: 127.0.0.1:0\n", "" if "listen" in other else "listen: 127.0.0.1:0\n")
+        )
+        with pytest.raises(InputError, match=f"`{other.partition(':')[0]}` cannot be changed while it runs"):
+            ask("reload", workspace=here)
     file.write_text(good.replace("max_length: 64", "max_length: 32"))
     assert ask("reload", workspace=here)["refused"] == ""
 

@@ -15,14 +15,20 @@ export class Input {
     const order = task.querySelector(".order");
     this.ranking = order ? new Ranking(order, changed) : null;
     this.originals = [...task.querySelectorAll(".answer")].map((_, place) => this.passages.raw(place));
-    for (const box of task.querySelectorAll("textarea[data-edit]")) box.value = this.originals[Number(box.dataset.edit)];
+    for (const box of task.querySelectorAll("textarea[data-edit]")) this.#fill(box, this.originals[Number(box.dataset.edit)]);
     const corrected = this.find("#corrected");
     if (corrected) {
-      corrected.value = this.originals[0];
+      this.#fill(corrected, this.originals[0]);
       corrected.addEventListener("input", () => (this.find("#as-it-is").checked = false));
     }
     task.addEventListener("input", changed);
     task.addEventListener("change", changed);
+  }
+
+  // With the cursor at the start, which is where reading begins.
+  #fill(box, text) {
+    box.value = text;
+    box.setSelectionRange(0, 0);
   }
 
   find(selector) {

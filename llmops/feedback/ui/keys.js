@@ -17,7 +17,7 @@ export const ACTIONS = {
   help: ["This list", "?"],
 };
 const PLACE = "llmops-rating-keys";
-const SHOWN = { Enter: "⏎", Backspace: "⌫", " ": "Space", ArrowUp: "↑", ArrowDown: "↓", ArrowLeft: "←", ArrowRight: "→" };
+const SHOWN = { Backspace: "⌫", ArrowUp: "↑", ArrowDown: "↓", ArrowLeft: "←", ArrowRight: "→" };
 const RESERVED = /^([0-9]|Tab|Escape|Shift|Control|Alt|AltGraph|Meta|CapsLock|Arrow.*|Dead|Process|Unidentified| )$/;
 
 export class Keys {
@@ -77,7 +77,7 @@ export class Keys {
     if (event.ctrlKey || event.altKey || event.metaKey || document.querySelector("dialog[open]")) return;
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     if (event.shiftKey && /^[a-z]$/.test(key)) return;
-    const own = event.target.closest?.("a[href], button, summary, [role=button]");
+    const own = event.target.closest?.("a[href], button:not(.grip), summary");
     // Enter and Space belong to the button or link that has the focus.
     if (own && (key === "Enter" || key === " ")) return;
     const action = Object.keys(this.map).find((name) => this.map[name] === key);

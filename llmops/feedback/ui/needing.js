@@ -26,12 +26,15 @@ export function needing(outbox, rateAgain) {
   function line(item) {
     const made = document.createElement("li");
     const why = document.createElement("p");
-    why.textContent = `${item.reason?.error ?? "The server refused it"}. ${item.reason?.fix ?? ""}`;
+    why.textContent = [item.reason?.error ?? "the server refused it", item.reason?.fix].filter(Boolean).map(sentence).join(" ");
     made.append(why);
     const row = document.createElement("p");
     row.className = "row";
     if (item.state === "reworded") {
-      made.append(wording("What you saw", item.reason.old_html), wording("How it is asked now", item.reason.new_html));
+      const both = document.createElement("div");
+      both.className = "wordings";
+      both.append(wording("What you saw", item.reason.old_html), wording("How it is asked now", item.reason.new_html));
+      made.append(both);
       row.append(button("My rating stands", () => again(item, { acceptOld: true })));
       row.append(
         button("Rate again", async () => {
@@ -49,6 +52,10 @@ export function needing(outbox, rateAgain) {
     }
     made.append(row);
     return made;
+  }
+
+  function sentence(words) {
+    return `${words[0].toUpperCase()}${words.slice(1)}.`;
   }
 
   function wording(name, html) {
@@ -72,6 +79,8 @@ export function needing(outbox, rateAgain) {
 
   return async () => {
     await fill();
-    if (list.children.length) dialog.showModal();
+    if (!list.children.length) return;
+    dialog.showModal();
+    dialog.querySelector("h2").focus();
   };
 }

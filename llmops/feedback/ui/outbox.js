@@ -10,7 +10,7 @@ export class Outbox extends EventTarget {
   #timer = 0;
   #failures = 0;
   #running = null;
-  #again = false;
+  #following = null;
   #waiters = new Map();
 
   constructor(store, mine) {
@@ -51,19 +51,20 @@ export class Outbox extends EventTarget {
     return all;
   }
 
-  // Sends at once, whatever time the last failure set. Resolves when there is nothing more to do now.
+  // Sends at once, whatever time the last failure set. Resolves when there is nothing more to do now; where a pass is
+  // on its way, which may have looked before the newest rating was there, after the pass that follows it.
   wake() {
     clearTimeout(this.#timer);
     if (this.#running) {
-      this.#again = true;
-      return this.#running;
+      const again = () => {
+        this.#following = null;
+        return this.wake();
+      };
+      this.#following ??= this.#running.then(again, again);
+      return this.#following;
     }
     this.#running = this.#run().finally(() => {
       this.#running = null;
-      if (this.#again) {
-        this.#again = false;
-        this.wake();
-      }
     });
     return this.#running;
   }

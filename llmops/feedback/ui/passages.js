@@ -53,6 +53,7 @@ export class Passages {
     text.focus();
     const [from, to] = selected ?? [0, 0];
     text.setSelectionRange(normalised(raw, from), normalised(raw, to));
+    if (!selected) text.scrollTop = 0;
   }
 
   #add(position, raw, start, end, label) {

@@ -24,8 +24,8 @@ export async function showProgress(api) {
   const bar = document.querySelector("#progress progress");
   bar.max = Math.max(1, Number(wanted));
   bar.value = Number(done);
-  const words = [`${done} of ${wanted}`, `yours: ${mine}`];
-  if (gold) words.push(`known items as expected: ${gold.replace("/", " of ")}`);
+  const words = [`${done} of ${wanted}`, `yours ${mine}`];
+  if (gold) words.push(`known items ${gold.replace("/", " of ")} right`);
   if (median) words.push(`${Math.round(Number(median))} s an item`);
   figures.replaceChildren(
     ...words.map((text) => {

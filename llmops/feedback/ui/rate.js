@@ -32,7 +32,7 @@ const outbox = new Outbox(store, mine);
 const views = new Views(say);
 const keys = new Keys(run);
 const showKeys = keysDialog(keys);
-const showSaved = saved(outbox, { draft: () => current?.draft.input != null, say, open: () => showNeeding() });
+const showSaved = saved(outbox, { draft: () => (current?.draft.input ? (current.draft.kept ? "Draft kept" : "Keeping…") : ""), say, open: () => showNeeding() });
 const showNeeding = needing(outbox, rateAgain);
 
 function say(words) {
@@ -48,33 +48,44 @@ function tell(words) {
 
 // ── one task ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-// Puts a task, or the words in its place, on the page.
+// Puts a task, or the words in its place, on the page. What has to be waited for comes first: as soon as a task can be
+// seen, keys mean it, and before that they mean nothing.
 async function show(item, { filled = null, supersedes = null } = {}) {
   clearTimeout(timer);
+  const holder = document.createElement("template");
+  holder.innerHTML = item.html;
+  const task = holder.content.querySelector(".task");
+  if (current?.draft.input) await store.keep(current.draft);
+  const kept = task && (await recall(task, filled, supersedes));
   current?.clock.stop();
   current?.lease.stop();
   current = null;
-  if (item.html !== undefined) place.innerHTML = item.html;
+  place.replaceChildren(holder.content);
   place.removeAttribute("aria-busy");
-  const task = place.querySelector(".task");
   views.attach(task);
   keys.show(document);
-  if (task) await adopt(task, item, filled, supersedes);
+  if (task) adopt(task, item, kept);
   else adoptState();
   showSaved();
   scrollTo(0, 0);
   place.querySelector("h1")?.focus({ preventScroll: true });
 }
 
-async function adopt(task, item, filled, supersedes) {
-  const { assignment, rubric } = task.dataset;
+// What this browser and the server know of what the rater said of a task.
+async function recall(task, filled, supersedes) {
+  const { assignment } = task.dataset;
   const given = task.dataset.given ? JSON.parse(task.dataset.given) : null;
   // One that this browser has not sent yet stands before what the server knows.
   const unsent = (await store.outbox()).findLast((one) => one.state === "waiting" && one.given.assignment === assignment);
   const draft = await store.draft(assignment);
   draft.supersedes = supersedes ?? unsent?.id ?? given?.id ?? null;
+  return { draft, input: draft.input ?? filled ?? (unsent ? fields(unsent.given) : given ? fields(given) : {}) };
+}
+
+function adopt(task, item, { draft, input: written }) {
+  const { assignment, rubric } = task.dataset;
   const input = new Input(task, { changed: () => keepDraft(), say });
-  input.write(draft.input ?? filled ?? (unsent ? fields(unsent.given) : given ? fields(given) : {}));
+  input.write(written);
   const left = Number(task.dataset.left) - (performance.now() - (item.got ?? performance.now())) / 1000;
   current = {
     ...item,
@@ -99,13 +110,23 @@ async function adopt(task, item, filled, supersedes) {
 
 let keeping = 0;
 function keepDraft() {
-  current.draft.input = current.input.draft();
+  if (!current) return;
+  const { draft, input } = current;
+  draft.input = input.draft();
+  draft.kept = false;
   clearTimeout(keeping);
-  const { draft } = current;
-  keeping = setTimeout(() => store.keep(draft), 150);
+  keeping = setTimeout(async () => {
+    await store.keep(draft);
+    showSaved();
+  }, 120);
   showSaved();
 }
-addEventListener("pagehide", () => current?.draft.input && store.keep(current.draft));
+
+addEventListener("pagehide", () => {
+  if (!current?.draft.input) return;
+  current.clock.times();
+  store.keepAtOnce(current.draft);
+});
 
 async function submit(skip = null) {
   if (!current || busy) return;
@@ -210,10 +231,12 @@ function adoptState() {
 // The task after this one is fetched while this one is rated, once the server has the one before.
 async function fetchAhead() {
   if (upcoming.length || !current || outbox.status.waiting || current.draft.supersedes) return;
+  const during = current;
   try {
     const { status, data } = await ask("POST", `${api}/ahead`);
-    if (status !== 200 || data.state !== "task" || upcoming.length) return;
-    if (data.assignment !== current?.assignment) {
+    // An answer that comes when another task is on the page may be that task, or one that is rated by now.
+    if (status !== 200 || data.state !== "task" || upcoming.length || current !== during || busy) return;
+    if (data.assignment !== current.assignment) {
       upcoming = [{ html: data.html, assignment: data.assignment, got: performance.now() }];
     }
   } catch (error) {
@@ -385,7 +408,8 @@ if (unsent.some((item) => item.given.assignment === first)) {
   await advance();
 } else {
   outbox.wake();
-  await show({ html: place.innerHTML, got: performance.now() });
+  // A carriage return in the page's text would be lost when it is read again.
+  await show({ html: place.innerHTML.replaceAll("\r", "&#13;"), got: performance.now() });
   fetchAhead();
 }
 document.documentElement.dataset.ready = "yes";

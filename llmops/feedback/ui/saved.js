@@ -1,6 +1,6 @@
 // The mark that always says where a rater's work is.
 
-export function saved(outbox, { draft = () => false, say = () => {}, open = null } = {}) {
+export function saved(outbox, { draft = () => "", say = () => {}, open = null } = {}) {
   const mark = document.getElementById("saved");
   const words = mark.querySelector(".words");
   let before = "saved";
@@ -14,7 +14,7 @@ export function saved(outbox, { draft = () => false, say = () => {}, open = null
     if (away && waiting) return ["waiting", `${waiting} waiting`];
     if (sending) return ["sending", "Sending…"];
     if (waiting) return ["waiting", `${waiting} waiting`];
-    return draft() ? ["draft", "Draft kept"] : ["saved", "Saved"];
+    return draft() ? ["draft", draft()] : ["saved", "Saved"];
   }
 
   function show() {

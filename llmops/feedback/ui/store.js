@@ -12,12 +12,13 @@ export async function open(mine) {
   const database = await settled(asked);
   // Another tab with a newer page may want to change the database; it must not wait for this one.
   database.onversionchange = () => database.close();
-  return new Store(database);
+  return new Store(database, `llmops-rating-draft-${mine}`);
 }
 
 class Store {
-  constructor(database) {
+  constructor(database, beside) {
     this.database = database;
+    this.beside = beside;
   }
 
   // All ratings on their way, the oldest first: one that replaces another must come after it.
@@ -48,7 +49,8 @@ class Store {
         drafts.put(found);
       }
     });
-    return found;
+    const left = this.#leftBeside();
+    return left?.id === found.id ? left : found;
   }
 
   // Only while it is not submitted: another tab may have done that.
@@ -56,7 +58,26 @@ class Store {
     return this.#together(async (outbox, drafts) => {
       const there = await settled(drafts.get(draft.assignment));
       if (there?.id === draft.id) drafts.put(draft);
-    });
+    }).then(() => (draft.kept = true));
+  }
+
+  // A page that is being left has no time for the database; what it keeps here is taken up by the next one.
+  keepAtOnce(draft) {
+    try {
+      localStorage.setItem(this.beside, JSON.stringify(draft));
+    } catch {
+      // Then what was kept a moment ago is what is kept.
+    }
+  }
+
+  #leftBeside() {
+    try {
+      const left = JSON.parse(localStorage.getItem(this.beside));
+      localStorage.removeItem(this.beside);
+      return left;
+    } catch {
+      return null;
+    }
   }
 
   async forget(assignment) {

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -133,3 +135,15 @@ def test_what_it_reads_is_what_transformers_reads(model: Path, adapter: Path) ->
     base = transformers_reading.read(model, asked, at=[one.ids for one in served], precision="fp32")
     apart = np.stack([statistics_of(one, other) for one, other in zip(base, served, strict=True)]).sum(0)
     assert apart[0] / apart[2] > 0.1
+
+
+@pytest.mark.parametrize(("free_gib", "taken_gib"), [(1, 1), (3, 1), (12, 3), (100, 8)])
+def test_of_the_memory_that_is_free_a_quarter_is_for_keys_and_values_where_nothing_else_is_said(
+    monkeypatch: pytest.MonkeyPatch, free_gib: int, taken_gib: int
+) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free_gib << 30))
+    name = "VLLM_CPU_KVCACHE_SPACE"
+    monkeypatch.delenv(name)
+    assert vllm._environment("/tmp", on_gpu=False)[name] == str(taken_gib)
+    monkeypatch.setenv(name, "5")
+    assert vllm._environment("/tmp", on_gpu=False)[name] == "5"

@@ -26,7 +26,6 @@ from llmops.feedback.visitor import EVERY, Role
 PORT = 8400
 ORIGIN = f"http://127.0.0.1:{PORT}"
 PASSWORD = "four plain words together"
-CHEAP: dict[str, Any] = {"time_cost": 1, "memory_cost": 8, "parallelism": 1}
 NOW = 1_800_000_000.0
 
 
@@ -134,11 +133,12 @@ def service(
     *,
     routers: Callable[[Accounts], Sequence[APIRouter]] = lambda accounts: (),
     openid: Provider | None = None,
+    port: int = PORT,
     **more: Any,
 ) -> Service:
     """A service over an empty, migrated database."""
     clock, told = Clock(), list[str]()
-    accounts = Accounts(engine, Passwords(PasswordHasher(**CHEAP)), clock=clock)
+    accounts = Accounts(engine, Passwords(PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)), clock=clock)
     entrance = entrance_of(settings or FeedbackService(), accounts, render=rendered)
-    app = application(entrance, port=PORT, routers=routers(accounts), openid=openid, tell=told.append, **more)
+    app = application(entrance, port=port, routers=routers(accounts), openid=openid, tell=told.append, **more)
     return Service(app, entrance, clock, told)

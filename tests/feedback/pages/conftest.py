@@ -1,0 +1,66 @@
+"""Debian's chromium, started once for these tests: while its driver lives, an event loop counts as running."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.feedback.pages.hands import opened
+from tests.feedback.pages.site import FakeDesk, Site, running
+
+
+@pytest.fixture(scope="package")
+def chromium() -> Iterator[Any]:
+    path = shutil.which("chromium")
+    if path is None:
+        if os.environ.get("CI"):
+            pytest.fail("chromium is missing; `make debian` installs it")
+        pytest.skip("chromium is not installed; `make debian` installs it")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Site]]:
+    """Starts sites, which end with the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda desk, **rest: stack.enter_context(running(Site(desk, **rest)))
+
+
+@pytest.fixture
+def browse(chromium: Any) -> Iterator[Callable[..., Any]]:
+    """New contexts of the browser: each has its own storage, as another computer would. Errors of our scripts fail."""
+    contexts: list[Any] = []
+    errors: list[str] = []
+
+    def new(**options: Any) -> Any:
+        context = chromium.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
+        context.set_default_timeout(8000)
+        context.on("weberror", lambda error: errors.append(str(error.error)))
+        contexts.append(context)
+        return context
+
+    yield new
+    for context in contexts:
+        context.close()
+    assert not errors
+
+
+@pytest.fixture
+def rate(serve: Callable[..., Site], browse: Callable[..., Any]) -> Callable[..., tuple[Site, Any]]:
+    """A site over a desk, and a tab that shows its first task."""
+
+    def start(desk: FakeDesk, **options: Any) -> tuple[Site, Any]:
+        site = serve(desk)
+        return site, opened(browse(**options), site)
+
+    return start

@@ -1,0 +1,51 @@
+"""What a rater's hands and eyes do in these tests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tests.feedback.pages.site import FakeDesk, Site
+
+
+def opened(context: Any, site: Site) -> Any:
+    """A new tab on the rating page, ready for keys."""
+    tab = context.new_page()
+    tab.goto(f"{site.address}/rate/help")
+    ready(tab)
+    return tab
+
+
+def ready(tab: Any) -> None:
+    tab.locator("html[data-ready]").wait_for()
+
+
+def press(tab: Any, *keys: str) -> None:
+    for key in keys:
+        tab.keyboard.press(key)
+
+
+def stored(desk: FakeDesk, count: int = 1) -> list[Any]:
+    """Ratings in the order they were stored, once there are so many."""
+    until(lambda: len(desk.ratings) >= count, f"{count} ratings")
+    return list(desk.ratings.values())
+
+
+def until(happened: Callable[[], bool], what: str, *, s: float = 10) -> None:
+    deadline = time.monotonic() + s
+    while not happened():
+        assert time.monotonic() < deadline, f"after {s} s: no {what}"
+        time.sleep(0.01)
+
+
+def on_task(tab: Any, number: int) -> None:
+    from playwright.sync_api import expect
+
+    expect(tab.locator(".turn")).to_contain_text(f"Question {number}")
+
+
+def saved_mark(tab: Any, text: str) -> None:
+    from playwright.sync_api import expect
+
+    expect(tab.locator("#saved .words")).to_have_text(text)
