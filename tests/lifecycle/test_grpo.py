@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -151,6 +152,27 @@ class TestRewards:
         (found,) = rewards_of(a_method({"scorer": {"ter": {}}}))
         assert found.score(self.ROWS, ["one two three", "x"])[0] == 0.0
         assert found.score(self.ROWS, ["one two three", "x"])[1] < 0
+
+    def test_may_be_a_reward_model_whose_bytes_are_part_of_the_run(
+        self, random_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        monkeypatch.setenv("LLMOPS_HOME", str(tmp_path / "home"))
+        method = a_method({"scorer": {"reward": {"model": str(tmp_path / "judge")}}})
+        with pytest.raises(InputError, match="there is no folder"):
+            rewards_of(method)
+        digests = []
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            model = AutoModelForSequenceClassification.from_pretrained(random_base, num_labels=1, dtype=torch.float32)
+            model.save_pretrained(tmp_path / "judge")
+            AutoTokenizer.from_pretrained(random_base).save_pretrained(tmp_path / "judge")
+            (found,) = rewards_of(method)
+            values = found.score(self.ROWS, ["one", "another answer"])
+            assert values[0] != values[1]
+            digests.append(rewards_digest(method))
+        assert digests[0] != digests[1]
 
     @pytest.mark.parametrize(
         ("reward", "problem"),
