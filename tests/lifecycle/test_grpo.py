@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,14 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from llmops.errors import EnvironmentFault, InputError
+from llmops.errors import EnvironmentFault, InputError, Interrupted
 from llmops.files import folder_digest
-from llmops.finetune.grpo import answers_with, read_prompts, updates_of
+from llmops.finetune.grpo import answers_with, read_prompts, reinforce, updates_of
 from llmops.finetune.job import read_steps
 from llmops.finetune.method import Grpo
 from llmops.finetune.recipe import Recipe
 from llmops.lifecycle.loop import Result, finetune
 from llmops.lifecycle.rewards import check_rewards, rewards_digest, rewards_of
+from tests.finetune.small_runs import ALONE
 from tests.lifecycle.sites import Site
 from tests.lifecycle.small_recipes import ROWS
 from tests.listener import Heard
@@ -111,6 +113,19 @@ class TestARun:
         artifact = ended.result.finished.artifact
         own, base = (json.loads((one / "generation_config.json").read_text()) for one in (artifact, ended.site.base))
         assert own == base
+
+    def test_that_is_asked_to_stop_leaves_no_artifact_and_says_that_it_begins_anew(
+        self, ended: Ended, tmp_path: Path
+    ) -> None:
+        for file in ended.result.finished.folder.glob("*.json*"):
+            if file.name == "job.json" or file.name.startswith("prompts-"):
+                shutil.copy(file, tmp_path)
+        method: Any = ended.recipe.method
+        with pytest.raises(Interrupted, match="after update 1 of 3") as stopped:
+            reinforce(tmp_path, rewards_of(method), ALONE, stop=lambda: 15)
+        assert stopped.value.exit_code == 143
+        assert "begins anew" in stopped.value.fix
+        assert not (tmp_path / "artifact").exists()
 
     def test_of_several_processes_is_refused_before_anything_is_read(self, ended: Ended) -> None:
         with pytest.raises(InputError, match="method grpo runs in one process, and 2 are asked for"):
