@@ -110,10 +110,11 @@ class TestWhereAnswersAreWanted:
 def test_an_export_for_reward_loads_with_its_margins(tmp_path: Path) -> None:
     """As `recipes/reward-from-feedback.yaml` names its columns."""
     items = [item(said(pair(2)), said(pair(1)), answers=[f"good {n}", f"bad {n}"]) for n in range(6)]
-    made, exported = export(lambda: items, "reward", PAIRWISE)
+    ratings = [rating for one in items for rating in one.ratings]
+    made, exported = export(ratings, items, "reward", PAIRWISE)
     write(tmp_path / "export", made, exported, campaign={"name": "c"}, file_format="jsonl")
     file = tmp_path / "export" / "train.jsonl"
-    spec = PreferenceRows(**{**WITH_MARGIN, "source": str(file)})  # type: ignore[arg-type]
+    spec = PreferenceRows(**{**WITH_MARGIN, "source": str(file)})
     loaded = list(rows(spec))
     written = [json.loads(line) for line in file.read_text().splitlines()]
     assert len(loaded) == 6
@@ -126,7 +127,7 @@ def test_an_export_for_reward_loads_with_its_margins(tmp_path: Path) -> None:
 @pytest.mark.parametrize("margin", ["much", -1, None, True, float("inf")], ids=repr)
 def test_a_margin_that_is_none_costs_the_row(margin: Any) -> None:
     columns = {"prompt": "p", "chosen": "c", "rejected": "r", "margin": margin}
-    spec = PreferenceRows(**WITH_MARGIN)  # type: ignore[arg-type]
+    spec = PreferenceRows(**WITH_MARGIN)
     (found,) = rows(spec, [(1, columns)])
     assert not isinstance(found, Row)
     assert "margin" in found.reason

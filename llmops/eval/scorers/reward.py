@@ -61,7 +61,9 @@ class RewardScorer(Consulting):
 
         model = self.found
         how = "how often it" if model.accuracy is None else f"of held-out pairs it orders {model.accuracy:.1%}"
-        listener.say(f"reward model {self.model}: {how}{' is not known' if model.accuracy is None else ' as people did'}")
+        listener.say(
+            f"reward model {self.model}: {how}{' is not known' if model.accuracy is None else ' as people did'}"
+        )
         asked = [(*item.messages, {"role": "assistant", "content": item.answer}) for item in items]
         rewards = model.rewards(asked, listener=listener, cache=cache)
         measures = {} if model.accuracy is None else {self.accuracy_measure: model.accuracy}
