@@ -12,6 +12,7 @@ from llmops.errors import InputError, nearest
 from llmops.eval.scorers.catalog import Scorer
 from llmops.eval.scorers.likelihood import ByLikelihood
 from llmops.eval.scorers.ours import scorers
+from llmops.eval.scorers.reward import RewardScorer
 from llmops.files import digest_of
 from llmops.finetune.method import Grpo
 from llmops.finetune.reinforcement import ScorerReward
@@ -60,13 +61,22 @@ def rewards_of(method: Grpo) -> list[Reward]:
 
 
 def rewards_digest(method: Grpo) -> str:
-    """sha256 over all that the rewards depend on, every default filled in."""
+    """sha256 over all that the rewards depend on, every default filled in, the bytes of reward models included.
+
+    Raises:
+        InputError: as `check_rewards`, or a name stands for no reward model.
+    """
     return digest_of(
         [
-            [name, metric, wanted.weight, scorer.model_dump(mode="json")]
+            [name, metric, wanted.weight, scorer.model_dump(mode="json"), _bytes_of(scorer)]
             for (name, scorer, metric), wanted in zip(check_rewards(method), method.rewards, strict=True)
         ]
     )
+
+
+def _bytes_of(scorer: Scorer) -> str | None:
+    """What the name of a reward model stands for now; None where a scorer's settings are all there is to it."""
+    return scorer.found.signature if isinstance(scorer, RewardScorer) else None
 
 
 def _scorer(wanted: ScorerReward, at: str) -> Scorer:
