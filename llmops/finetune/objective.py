@@ -126,11 +126,13 @@ def by_sequence(each: Tensor, one: Pass) -> Tensor:
 
 
 def kl_of_labels(log_ratios: Tensor) -> Tensor:
-    """r − 1 − log r with r = π_ref / π, of each label: Schulman's estimator k3 of KL(π ‖ π_ref), never negative.
+    """r − 1 − log r with r = π / π_ref, of each label: Schulman's estimator k3 of KL(π_ref ‖ π), never negative.
 
-    Its mean is unbiased over tokens that π drew; over answers of a file it says how far π has moved on those.
+    Its mean is unbiased over tokens that the base drew, as it drew the answers that people rate; over answers of
+    others it says how far the model has moved on those. The other direction, KL(π ‖ π_ref), would need tokens of the
+    model as it is now: over rejected answers, which it gives up, its estimate is a few tokens' e^(−log r) alone.
     """
-    return torch.expm1(-log_ratios) + log_ratios
+    return torch.expm1(log_ratios) - log_ratios
 
 
 def preferred(chosen: Tensor, rejected: Tensor) -> Tensor:

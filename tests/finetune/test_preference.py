@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.finetune.method import Dpo, Kto, Reward
+from llmops.finetune.objective import kl_of_labels
 from llmops.finetune.preference import dpo_losses, kto_losses, log_odds_ratio, reward_losses
 
 RATIO = st.floats(-60, 60)
@@ -129,3 +130,15 @@ def test_an_answer_that_is_certain_has_finite_odds_and_a_finite_gradient() -> No
     assert torch.isfinite(ratio).all()
     assert certain.grad is not None
     assert torch.isfinite(certain.grad).all()
+
+
+def test_the_divergence_is_unbiased_over_tokens_that_the_reference_draws() -> None:
+    """Σ π_ref(token) · k3(token) over a vocabulary is KL(π_ref ‖ π) by its definition; no token's k3 is below 0."""
+    torch.manual_seed(0)
+    reference, model = torch.randn(2, 50, dtype=torch.float64).log_softmax(-1)
+    each = kl_of_labels(model - reference)
+    assert float((reference.exp() * each).sum()) == pytest.approx(
+        float((reference.exp() * (reference - model)).sum()), rel=1e-9
+    )
+    assert float(each.min()) >= 0
+    assert float(kl_of_labels(torch.zeros(1))) == 0
