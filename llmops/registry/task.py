@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from llmops.records import RunManifest
 
+REWARD_MODEL = "reward model, "
+"""What the description of such a version begins with."""
+
 
 def scores(manifest: RunManifest) -> bool:
     """Whether it is a reward model, by the recipe it was trained by; its `kind` is that of any other artifact."""

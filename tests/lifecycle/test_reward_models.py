@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,19 @@ from llmops.events import Silent
 from llmops.feedback.export import export
 from llmops.feedback.export_files import write
 from llmops.finetune.merge import merge
+from llmops.finetune.method import Grpo
 from llmops.finetune.run import check_base
 from llmops.lifecycle.loop import Result
 from llmops.lifecycle.measure import located
+from llmops.lifecycle.rewards import rewards_digest, rewards_of
 from llmops.records import ModelSource, Row
 from llmops.registry.admission import admit
 from tests.eval.scorers.test_reward import answered
 from tests.feedback.rated_items import PAIRWISE, item, pair, said
 from tests.finetune.small_preferences import PAIRS
-from tests.lifecycle.sites import Heard, Site
+from tests.lifecycle.sites import Site
 from tests.lifecycle.test_preferences import export_of
+from tests.listener import Heard
 
 WITH_MARGIN = {**PAIRS, "margin": "margin"}
 
@@ -84,6 +88,27 @@ def test_its_version_scores_answers_of_a_suite(rewarded: Result, site: Site, mon
     assert rewarded.finished.manifest.artifact_digest[:12] in metric.signature
 
 
+def test_its_rewards_can_be_learned_from_and_another_model_makes_another_run(
+    rewarded: Result, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMOPS_HOME", str(site.workspace.home))
+
+    def method(model: Path) -> Grpo:
+        return Grpo.model_validate({"kind": "grpo", "rewards": [{"scorer": {"reward": {"model": str(model)}}}]})
+
+    artifact = rewarded.finished.artifact
+    (reward,) = rewards_of(method(artifact))
+    asked = {"messages": [{"role": "user", "content": "ab"}], "references": ["?"]}
+    good, bad = reward.score([asked, asked], ["aeiou" * 3, "bcdfg" * 3])
+    assert good > bad
+    shutil.copytree(artifact, tmp_path / "m")
+    before = rewards_digest(method(tmp_path / "m"))
+    assert rewards_digest(method(tmp_path / "m")) == before
+    config = json.loads((tmp_path / "m" / "adapter_config.json").read_text())
+    (tmp_path / "m" / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 1}))
+    assert rewards_digest(method(tmp_path / "m")) != before
+
+
 class TestWhereAnswersAreWanted:
     """It is refused by its name, with what it is for."""
 
@@ -110,8 +135,12 @@ class TestWhereAnswersAreWanted:
 def test_an_export_for_reward_loads_with_its_margins(tmp_path: Path) -> None:
     """As `recipes/reward-from-feedback.yaml` names its columns."""
     items = [item(said(pair(2)), said(pair(1)), answers=[f"good {n}", f"bad {n}"]) for n in range(6)]
+<<<<<<< HEAD
     ratings = [rating for one in items for rating in one.ratings]
     made, exported = export(ratings, items, "reward", PAIRWISE)
+=======
+    made, exported = export([rating for one in items for rating in one.ratings], items, "reward", PAIRWISE)
+>>>>>>> reward
     write(tmp_path / "export", made, exported, campaign={"name": "c"}, file_format="jsonl")
     file = tmp_path / "export" / "train.jsonl"
     spec = PreferenceRows(**{**WITH_MARGIN, "source": str(file)})
