@@ -63,37 +63,20 @@ def rewards_of(method: Grpo) -> list[Reward]:
 
 
 def rewards_digest(method: Grpo) -> str:
-<<<<<<< HEAD
     """sha256 over all that the rewards depend on, every default filled in, a reward model's bytes among it."""
     return digest_of(
         [
             [name, metric, wanted.weight, scorer.model_dump(mode="json"), *_bytes_of(scorer)]
-=======
-    """sha256 over all that the rewards depend on, every default filled in, the bytes of reward models included.
-
-    Raises:
-        InputError: as `check_rewards`, or a name stands for no reward model.
-    """
-    return digest_of(
-        [
-            [name, metric, wanted.weight, scorer.model_dump(mode="json"), _bytes_of(scorer)]
->>>>>>> reward
             for (name, scorer, metric), wanted in zip(check_rewards(method), method.rewards, strict=True)
         ]
     )
 
 
-<<<<<<< HEAD
 def _bytes_of(scorer: Scorer) -> list[str]:
     if not isinstance(scorer, RewardScorer):
         return []
     model = scorer.found
     return [model.source.digest, *([model.base.digest] if model.base else [])]
-=======
-def _bytes_of(scorer: Scorer) -> str | None:
-    """What the name of a reward model stands for now; None where a scorer's settings are all there is to it."""
-    return scorer.found.signature if isinstance(scorer, RewardScorer) else None
->>>>>>> reward
 
 
 def _scorer(wanted: ScorerReward, at: str) -> Scorer:

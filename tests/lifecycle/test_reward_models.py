@@ -135,12 +135,7 @@ class TestWhereAnswersAreWanted:
 def test_an_export_for_reward_loads_with_its_margins(tmp_path: Path) -> None:
     """As `recipes/reward-from-feedback.yaml` names its columns."""
     items = [item(said(pair(2)), said(pair(1)), answers=[f"good {n}", f"bad {n}"]) for n in range(6)]
-<<<<<<< HEAD
-    ratings = [rating for one in items for rating in one.ratings]
-    made, exported = export(ratings, items, "reward", PAIRWISE)
-=======
     made, exported = export([rating for one in items for rating in one.ratings], items, "reward", PAIRWISE)
->>>>>>> reward
     write(tmp_path / "export", made, exported, campaign={"name": "c"}, file_format="jsonl")
     file = tmp_path / "export" / "train.jsonl"
     spec = PreferenceRows(**{**WITH_MARGIN, "source": str(file)})

@@ -60,17 +60,10 @@ class RewardScorer(Consulting):
         from llmops.eval.metric import mean_of
 
         model = self.found
-<<<<<<< HEAD
-        how = "how often it" if model.accuracy is None else f"of held-out pairs it orders {model.accuracy:.1%}"
-        listener.say(
-            f"reward model {self.model}: {how}{' is not known' if model.accuracy is None else ' as people did'}"
-        )
-=======
         known = "how often it orders answers as people do is not known"
         if model.accuracy is not None:
             known = f"it orders {model.accuracy:.1%} of held-out pairs as people did"
         listener.say(f"reward model {self.model}: {known}")
->>>>>>> reward
         asked = [(*item.messages, {"role": "assistant", "content": item.answer}) for item in items]
         rewards = model.rewards(asked, listener=listener, cache=cache)
         measures = {} if model.accuracy is None else {self.accuracy_measure: model.accuracy}
