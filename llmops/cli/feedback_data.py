@@ -152,6 +152,7 @@ def report(
     """Show how far raters agree, what each is like, and which model is better."""
     from llmops.database import open_database
     from llmops.feedback.campaign_report import report_on, to_json
+    from llmops.feedback.export import usual_purpose
     from llmops.workspace import Workspace
 
     found = report_on(open_database(Workspace.current()), campaign)
@@ -159,8 +160,7 @@ def report(
         typer.echo(json.dumps(to_json(found), indent=2))
         return
     _print_report(found)
-    purpose = {"pairwise": "dpo", "ranking": "dpo", "thumbs": "kto", "correction": "sft"}.get(found.kind, "kto")
-    typer.echo(f"next: llmops feedback export {campaign} --for {purpose}")
+    typer.echo(f"next: llmops feedback export {campaign} --for {usual_purpose(found.kind)}")
 
 
 def _print_report(found: CampaignReport) -> None:

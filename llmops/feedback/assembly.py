@@ -17,6 +17,7 @@ from llmops.feedback.desk import Desk
 from llmops.feedback.entrance import link_to, visitor_of
 from llmops.feedback.invitations import Invitations
 from llmops.feedback.openid import Provider
+from llmops.feedback.owner_pages import owner_routes
 from llmops.feedback.pages import environment
 from llmops.feedback.passwords import Passwords
 from llmops.feedback.rating_pages import rating_routes
@@ -47,10 +48,16 @@ def assembled(service: FeedbackService, workspace: Workspace, *, port: int, say:
         entrance,
         port=port,
         openid=openid,
-        routers=[rating_pages_of(engine, entrance.accounts)],
+        routers=pages_of(engine, entrance.accounts),
         ready=lambda: _answers(engine),
         tell=say,
     )
+
+
+def pages_of(engine: Engine, accounts: Accounts) -> list[APIRouter]:
+    """All pages that campaigns have, their raters' and their owners'; a route added here fails the test of who may ask
+    what until it says who."""
+    return [rating_pages_of(engine, accounts), owner_routes(engine, rendered, clock=accounts.clock)]
 
 
 def rating_pages_of(engine: Engine, accounts: Accounts) -> APIRouter:

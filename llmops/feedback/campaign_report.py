@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from llmops.agreement import cohen_kappa
 from llmops.feedback.campaign import Campaign
+from llmops.feedback.events import events
 from llmops.feedback.export import counted
 from llmops.feedback.items import Item, Rated, Rating
 from llmops.feedback.opinions import comparisons
+from llmops.feedback.pace import Pace, pace_of
 from llmops.feedback.ratings import rated
 from llmops.feedback.sides import by_place
 from llmops.feedback.store import campaign_named, campaigns, rubrics
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
 
 _ENOUGH = 20
 """Items two raters must have in common for a kappa of the two."""
+DISAGREEMENTS = 50
+"""Items that raters disagree on, listed at most."""
 _MOST_RATERS = 12
 """Raters whose pairs are shown; of more, those with the most ratings."""
 
@@ -48,7 +54,11 @@ class CampaignReport:
 
     Attributes:
         ratings: newest ratings, gold, practice and repeats left out; `skipped`, `flagged`, `surplus` beside them.
+        at: when, in seconds since 1970.
         complete: items with as many ratings as they need.
+        left: ratings still to come; those of flagged items and late ones are no part of `ratings`, so that this is not
+            what `ratings` lacks of `wanted`.
+        pace: how quickly ratings come, and when they will all be there; None where there is too little to tell.
         agreement: by question: `preference` for comparisons; `score` or the attributes' names for ratings; None in it
             where no item has two ratings.
         steps: the same with the strength of preferences as a scale (interval alpha); None where there are none.
@@ -59,9 +69,12 @@ class CampaignReport:
 
     campaign: str
     kind: str
+    at: float
     items: int
     complete: int
     wanted: int
+    left: int
+    pace: Pace | None
     ratings: int
     skipped: int
     flagged: int
@@ -78,21 +91,42 @@ class CampaignReport:
 
 
 def report_of(
-    campaign: Campaign, rubric: Rubric, found: Iterable[Rated], *, items: int, wanted: int, disagreements: int = 50
+    campaign: Campaign,
+    rubric: Rubric,
+    found: Iterable[Rated],
+    *,
+    items: int,
+    wanted: int,
+    left: int | None = None,
+    reopened: Mapping[str, int] | None = None,
+    now: float | None = None,
+    disagreements: int = DISAGREEMENTS,
 ) -> CampaignReport:
     """The report; everything is computed from the ratings, read once.
 
     Args:
         found: items that were rated; those that were not say nothing.
         items, wanted: normal items of the campaign, and the ratings it needs in all.
+        left: ratings still to come; None: what the counted ones lack of `wanted`.
+        reopened: ratings an item needs more than its overlap.
+        now: seconds since 1970; None takes the clock.
+        disagreements: items listed at most.
     """
-    seen = _Seen(campaign, rubric)
+    seen = _Seen(campaign, rubric, reopened or {})
     for one in found:
         seen.add(one)
-    return seen.report(items=items, wanted=wanted, disagreements=disagreements)
+    return seen.report(
+        items=items,
+        wanted=wanted,
+        left=max(wanted - seen.ratings, 0) if left is None else left,
+        now=time.time() if now is None else now,
+        disagreements=disagreements,
+    )
 
 
-def report_on(engine: Engine, campaign: str) -> CampaignReport:
+def report_on(
+    engine: Engine, campaign: str, *, now: float | None = None, disagreements: int = DISAGREEMENTS
+) -> CampaignReport:
     """The report of a campaign in the database, read whole.
 
     Raises:
@@ -100,20 +134,28 @@ def report_on(engine: Engine, campaign: str) -> CampaignReport:
     """
     settings = campaign_named(engine, campaign)
     state = next(one for one in campaigns(engine) if one.campaign.name == campaign)
+    reopened: Counter[str] = Counter()
+    for event in events(engine, campaign=campaign, kind="reopened"):
+        reopened[event.subject] += event.detail["more"]
     return report_of(
         settings,
         rubrics(engine, campaign)[-1],
         rated(engine, campaign),
         items=state.items - state.gold,
         wanted=state.wanted,
+        left=max(state.wanted - state.done, 0),
+        reopened=reopened,
+        now=now,
+        disagreements=disagreements,
     )
 
 
 class _Seen:
     """Ratings as columns, per question."""
 
-    def __init__(self, campaign: Campaign, rubric: Rubric) -> None:
-        self.campaign, self.rubric = campaign, rubric
+    def __init__(self, campaign: Campaign, rubric: Rubric, reopened: Mapping[str, int]) -> None:
+        self.campaign, self.rubric, self.reopened = campaign, rubric, reopened
+        self.arrived: list[float] = []
         self.complete = self.skipped = self.flagged = self.surplus = self.ratings = 0
         self.not_text = 0
         self.columns: dict[str, _Column] = {}
@@ -133,8 +175,9 @@ class _Seen:
         if item.kind == "gold":
             return
         good, _ = counted(item.id, rated.ratings)
-        self.complete += len(good) >= item.overlap
+        self.complete += len(good) >= item.overlap + self.reopened.get(item.id, 0)
         self.ratings += len(good)
+        self.arrived += (one.first_at for one in good)
         self.skipped += sum(one.said == "skip" for one in rated.ratings)
         self.flagged += sum(bool(one.content.get("flag")) for one in rated.ratings)
         self.surplus += sum(one.surplus for one in rated.ratings)
@@ -189,7 +232,7 @@ class _Seen:
             )
             before[one.rater] = label
 
-    def report(self, *, items: int, wanted: int, disagreements: int) -> CampaignReport:
+    def report(self, *, items: int, wanted: int, left: int, now: float, disagreements: int) -> CampaignReport:
         agreement: dict[str, Reliability | None] = {}
         for name, column in self.columns.items():
             level: Any = "ordinal" if _is_scale(name, self.rubric) else "nominal"
@@ -199,9 +242,12 @@ class _Seen:
         return CampaignReport(
             campaign=self.campaign.name,
             kind=self.campaign.kind,
+            at=now,
             items=items,
             complete=self.complete,
             wanted=wanted,
+            left=left,
+            pace=pace_of(self.arrived, left=left, now=now),
             ratings=self.ratings,
             skipped=self.skipped,
             flagged=self.flagged,
@@ -310,7 +356,27 @@ def to_json(report: CampaignReport) -> dict[str, Any]:
     return {
         **{
             name: getattr(report, name)
-            for name in ("campaign", "kind", "items", "complete", "wanted", "ratings", "skipped", "flagged", "surplus")
+            for name in (
+                "campaign",
+                "kind",
+                "at",
+                "items",
+                "complete",
+                "wanted",
+                "left",
+                "ratings",
+                "skipped",
+                "flagged",
+                "surplus",
+            )
+        },
+        "pace": None
+        if report.pace is None
+        else {
+            "ratings": report.pace.ratings,
+            "since": report.pace.since,
+            "per_hour": report.pace.per_hour,
+            "end": report.pace.end,
         },
         "verdicts": report.verdicts,
         "responses_not_text": report.not_text,
@@ -325,7 +391,9 @@ def to_json(report: CampaignReport) -> dict[str, Any]:
             }
             for name, one in report.agreement.items()
         },
-        "pairs": [{"raters": [one.one, one.other], "items": one.items, "kappa": one.kappa} for one in report.pairs],
+        "pairs": [
+            {"raters": [one.one, one.other], "items": one.items, "kappa": finite(one.kappa)} for one in report.pairs
+        ],
         "raters": [
             {
                 "rater": one.rater,
@@ -333,12 +401,14 @@ def to_json(report: CampaignReport) -> dict[str, Any]:
                 "seconds": one.seconds,
                 **{
                     name: estimate_json(getattr(one, name))
-                    for name in ("shown_first", "longer", "agreement", "gold", "consistency")
+                    for name in ("shown_first", "longer", "others_longer", "agreement", "gold", "consistency")
                 },
+                "leans_to_a_side": one.leans_to_a_side,
             }
             for one in report.raters
         ],
         "longer_preferred": estimate_json(report.longer),
+        "disagreements": [{"item": item, "share": share} for item, share in report.disagreements],
         "ranking": None
         if report.ranking is None
         else {
@@ -354,6 +424,8 @@ def to_json(report: CampaignReport) -> dict[str, Any]:
                 }
                 for one in report.ranking.standings
             ],
+            "pair_confidence": report.ranking.pair_confidence,
+            "held_by_made_up_results": report.ranking.held,
             "gaps": [
                 {
                     "better": one.better,
@@ -369,12 +441,17 @@ def to_json(report: CampaignReport) -> dict[str, Any]:
     }
 
 
-def estimate_json(found: Estimate | None) -> dict[str, float] | None:
-    """A value with its 95 % interval; None where there is none."""
+def estimate_json(found: Estimate | None) -> dict[str, float | None] | None:
+    """A value with its 95 % interval; None where there is none, and in the place of an end that is open."""
     if found is None:
         return None
     low, high = found.interval(0.95)
-    return {"value": found.value, "low": low, "high": high}
+    return {"value": finite(found.value), "low": finite(low), "high": finite(high)}
+
+
+def finite(number: float) -> float | None:
+    """The number; None for what JSON has no word for."""
+    return number if math.isfinite(number) else None
 
 
 def _of(name: str, place: int, verdict: Mapping[str, Any]) -> str:

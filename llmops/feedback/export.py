@@ -29,6 +29,7 @@ from llmops.votes import votes_of
 Purpose = Literal["sft", "dpo", "kto", "reward"]
 PURPOSES: tuple[Purpose, ...] = ("sft", "dpo", "kto", "reward")
 Split = Literal["train", "validation"]
+_USUAL: dict[str, Purpose] = {"pairwise": "dpo", "ranking": "dpo", "correction": "sft"}
 _NO_TARGET = "the answer is not good enough to be learned by itself"
 Question = tuple[str, int, int] | tuple[str, int]
 
@@ -76,6 +77,11 @@ class Settled:
     said: dict[Question, tuple[str | None, float, float]] = field(default_factory=dict)
     ratings: dict[Question, tuple[tuple[str, ...], int]] = field(default_factory=dict)
     method: dict[str, str] = field(default_factory=dict)
+
+
+def usual_purpose(kind: str) -> Purpose:
+    """What the ratings of a kind of campaign are mostly exported for."""
+    return _USUAL.get(kind, "kto")
 
 
 def counted(item: str, ratings: Sequence[Rating]) -> tuple[list[Rating], list[Excluded]]:

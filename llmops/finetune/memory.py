@@ -67,6 +67,24 @@ def estimate_memory(
     return max(moments, key=lambda moment: moment.total)
 
 
+def with_teacher(
+    found: MemoryEstimate, recipe: Recipe, shape: ModelShape, teacher: ModelShape, load: Load
+) -> MemoryEstimate:
+    """The estimate with a teacher beside the student.
+
+    Its weights are held in the precision of the arithmetic, whole in every process. A chunk of its logits exists in
+    32 bits, and two distributions made of each model's beside the logits themselves. Of its activations one layer's
+    exist at a time, less than what the student keeps for its backward pass; they are not counted.
+    """
+    compute = COMPUTE_BYTES[recipe.precision]
+    chunk = min(recipe.kernels.loss_chunk, load.trained)
+    hidden = load.trained * teacher.hidden * compute
+    logits = 4 * chunk * (2 * shape.vocabulary + 3 * teacher.vocabulary)
+    return replace(
+        found, weights=found.weights + compute * teacher.parameters.total, logits=found.logits + logits + hidden
+    )
+
+
 # What is held all the time
 
 

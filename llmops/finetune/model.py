@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from llmops.errors import InputError
+from llmops.finetune.distillation import Logits
+from llmops.finetune.distillation_loss import Taught, distillation_sums
 from llmops.finetune.losses import loss_sum, token_losses
 from llmops.finetune.method import Sft
 from llmops.finetune.recipe import Lora, NoAdapter, Recipe
@@ -82,7 +84,15 @@ class LossModel(nn.Module):
         return self
 
     def forward(
-        self, input_ids: Tensor, positions: Tensor, targets: Tensor, *, each: bool = False, **attention: Any
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        targets: Tensor,
+        *,
+        each: bool = False,
+        taught: Taught | None = None,
+        logits: Logits | None = None,
+        **attention: Any,
     ) -> Tensor:
         """Loss sum in nats, or with `each` the loss of every trained token, `(trained,)`.
 
@@ -90,17 +100,33 @@ class LossModel(nn.Module):
             input_ids: `(sequences, length)`.
             positions: `(trained,)` flat indices into them: where a trained token is predicted from.
             targets: `(trained,)` the tokens predicted there.
+            taught: what a teacher makes of the same positions; with it and `logits` the answer is that of
+                `distillation_sums`.
             attention: what the attention implementation needs, from `attention.py`.
         """
+        chosen = self._chosen(input_ids, positions, attention)
+        head = self.causal.get_output_embeddings()
+        if taught is not None:
+            assert logits is not None
+            return distillation_sums(chosen, head, targets, taught, logits, chunk=self.chunk, softcap=self._softcap)
+        losses = token_losses if each else loss_sum
+        return losses(chosen, head, targets, chunk=self.chunk, softcap=self._softcap)
+
+    @torch.no_grad()
+    def teach(self, input_ids: Tensor, positions: Tensor, targets: Tensor, **attention: Any) -> Taught:
+        """What this model makes of the positions, for a student; arguments as those of a pass."""
+        chosen = self._chosen(input_ids, positions, attention)
+        return Taught(chosen, self.causal.get_output_embeddings(), self._softcap)
+
+    def _chosen(self, input_ids: Tensor, positions: Tensor, attention: dict[str, Any]) -> Tensor:
+        """`(trained, width)` hidden states that the output layer makes logits of."""
         hidden = self.backbone(input_ids=input_ids, use_cache=False, **attention).last_hidden_state
         chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, positions)
         if torch.is_autocast_enabled(chosen.device.type):
             chosen = chosen.to(torch.get_autocast_dtype(chosen.device.type))
         if self._hidden_factor != 1.0:
             chosen = chosen * self._hidden_factor
-        head = self.causal.get_output_embeddings()
-        losses = token_losses if each else loss_sum
-        return losses(chosen, head, targets, chunk=self.chunk, softcap=self._softcap)
+        return chosen
 
 
 class ScoreModel(LossModel):

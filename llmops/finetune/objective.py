@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from llmops.catalog import Catalog
+from llmops.finetune.distillation import Logits
 from llmops.finetune.items import Items
 from llmops.finetune.losses import step_scale
-from llmops.finetune.method import Dpo, Kto, Orpo, Reward, Sft
+from llmops.finetune.method import SFT, Distill, Dpo, Kto, Orpo, Reward, Sft
+from llmops.finetune.model import LossModel
 from llmops.finetune.passes import Pass
 from llmops.finetune.preference import dpo_losses, kto_losses, log_odds_ratio, reward_losses
 
@@ -80,6 +82,35 @@ class Likelihood(Objective):
 
     def loss(self, model: nn.Module, one: Pass, totals: Totals, known: Tensor) -> tuple[Tensor, Tensor]:
         return model(**one.inputs) * step_scale(int(totals["labels"])), known.new_zeros(0)
+
+
+@OBJECTIVES.add("distill")
+def _distilled(method: Distill) -> Objective:
+    """On the teacher's answers alone a student trains as on any others."""
+    return Likelihood(SFT) if method.logits is None else Alike(method.logits)
+
+
+class Alike(Objective):
+    """Distillation: the mean over trained tokens of `distillation_sums`, in nats per token.
+
+    Attributes:
+        teacher: to be set before the first pass.
+    """
+
+    measures: Mapping[str, str] = {"cross_entropy": "labels", "divergence": "labels"}
+
+    def __init__(self, method: Logits) -> None:
+        self.method = method
+        self.teacher: LossModel | None = None
+
+    def totals(self, items: Items, numbers: Sequence[int]) -> Totals:
+        return {"labels": int(items.trained_counts[list(numbers)].sum())}
+
+    def loss(self, model: nn.Module, one: Pass, totals: Totals, known: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.teacher is not None
+        taught = self.teacher.teach(**one.inputs)
+        sums = model(**one.inputs, taught=taught, logits=self.method)
+        return sums[0] * step_scale(int(totals["labels"])), sums[1:].detach().double()
 
 
 def log_probs(model: nn.Module, one: Pass) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from llmops.errors import InputError, nearest
+from llmops.finetune.method import Grpo
 from llmops.finetune.recipe import Lora, NoAdapter, Recipe
 from llmops.finetune.shape import Linear, ModelShape
 
@@ -76,6 +77,7 @@ def trained_shape(recipe: Recipe, shape: ModelShape) -> ModelShape:
 
 def trained_weights(recipe: Recipe, shape: ModelShape) -> int:
     """How many numbers the optimizer moves."""
+    shape = trained_shape(recipe, shape)
     adapter, score = recipe.adapter, score_weights(recipe, shape)
     if isinstance(adapter, Lora):
         return adapter_weights(adapter, shape) + saved_module_weights(adapter, shape) + score
@@ -126,6 +128,12 @@ def check_shape(recipe: Recipe, shape: ModelShape, *, world: int) -> None:
         raise InputError(
             f"batch.max_length is {recipe.batch.max_length}, but {recipe.base} looks back on {shape.context} tokens",
             fix=f"set batch.max_length to at most {shape.context}",
+        )
+    longest = recipe.batch.max_length + (recipe.method.max_tokens if isinstance(recipe.method, Grpo) else 0)
+    if shape.context and longest > shape.context:
+        raise InputError(
+            f"prompts and answers have up to {longest} tokens, but {recipe.base} looks back on {shape.context}",
+            fix="lower method.max_tokens or batch.max_length",
         )
     if isinstance(recipe.adapter, Lora):
         _check_adapter(recipe.adapter, shape)

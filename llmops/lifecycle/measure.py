@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypedDict
 
+from llmops.client import Patience
 from llmops.eval.cache import AnswerCache
 from llmops.eval.engines.endpoint import SEEN, endpoint
 from llmops.eval.engines.engine import Engine
@@ -87,10 +88,22 @@ def located(reference: str, workspace: Workspace, listener: Listener) -> tuple[M
 
 
 def served(
-    model: str, url: str, workspace: Workspace, *, key: str | None = None, concurrency: int = 16, keep: bool = True
+    model: str,
+    url: str,
+    workspace: Workspace,
+    *,
+    key: str | None = None,
+    concurrency: int = 16,
+    keep: bool = True,
+    patience: Patience | None = None,
+    spares: bool = False,
 ) -> Subject:
-    """The model that a server has under this name; its bytes are not seen."""
-    engine = endpoint(url, model, key=key, concurrency=concurrency)
+    """The model that a server has under this name; its bytes are not seen.
+
+    Args:
+        spares: a request that the server declines ends nothing, see `Endpoint`.
+    """
+    engine = endpoint(url, model, key=key, concurrency=concurrency, patience=patience, spares=spares)
     cache = AnswerCache(workspace.cache / "answers", engine.digest) if keep else None
     return Subject(ModelSource(model, Path(), SEEN, engine.digest), partial(engine, cache=cache))
 

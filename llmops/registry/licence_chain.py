@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +31,7 @@ class Licensed:
         stated: where it is stated.
     """
 
-    role: Literal["base", "data"]
+    role: Literal["base", "data", "teacher"]
     name: str
     licence: str | None
     stated: str
@@ -59,6 +59,24 @@ def chain_of(base: ModelSource, sources: Iterable[tuple[str, str | None]], *, wo
         else:
             found.append(Licensed("data", name, None, "nowhere"))
     return found
+
+
+def of_teacher(name: str, source: ModelSource | None, stated: str | None, *, workspace: Workspace) -> list[Licensed]:
+    """The chain of the answers of another model.
+
+    Args:
+        source: the model, where it is on this machine.
+        stated: in the recipe; goes before everything.
+    """
+    plain = without_credentials(name)
+    if stated is not None:
+        return [Licensed("teacher", plain, stated, "the recipe")]
+    if source is None:
+        return [Licensed("teacher", plain, None, "nowhere")]
+    return [
+        replace(one, role="teacher") if (one.role, one.through) == ("base", None) else one
+        for one in _of_base(source, workspace)
+    ]
 
 
 def of_version(version: ModelVersion, manifest: RunManifest | None = None) -> list[Licensed] | None:

@@ -105,28 +105,7 @@ def test_a_text_over_the_limit_is_shown_as_it_was_written() -> None:
     assert "for its length" in shown
 
 
-@pytest.mark.parametrize(
-    "piece",
-    [
-        "[",
-        "![",
-        "*a **b ",
-        ">",
-        "- a\n",
-        "a|",
-        "$a ",
-        "\\(",
-        "\\[",
-        "<a ",
-        "`",
-        "[a](",
-        "`a``",
-        "{",
-        "~~a ",
-        "&",
-        "_a*",
-    ],
-)
+@pytest.mark.parametrize("piece", ["[", "[a](", "*a **b ", "_a*", ">", "- a\n", "a|", "$a ", "\\(", "`a``"])
 def test_no_text_takes_long(piece: str) -> None:
     text = (piece * LONGEST)[:LONGEST]
     begun = time.process_time()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from llmops.eval.compare import Comparison
 from llmops.eval.comparison_table import HEADINGS, heading, row
 from llmops.eval.measured import ALL, Measured
-from llmops.eval.pages import items, plots
+from llmops.eval.pages import items
 from llmops.eval.pages.document import document
 from llmops.eval.pages.measures import measures_section
 from llmops.eval.pages.repeat import comparing, repeat
 from llmops.eval.pages.verdict import verdict_section
 from llmops.markup import Markup, grid, tag
+from llmops.plots import Row, histogram, intervals
 from llmops.records import Verdict
 
 
@@ -70,9 +71,9 @@ def _forests(comparison: Comparison, verdict: Verdict | None) -> Markup:
                 cells = dict(zip(HEADINGS, row(one), strict=True))
                 said = f"{cells['difference']} ({cells['interval']})"
                 kind = "" if one.finding == "inconclusive" else one.finding
-                rows.append(plots.Row(one.group or "all items", one.value, one.low, one.high, said, kind))
+                rows.append(Row(one.group or "all items", one.value, one.low, one.high, said, kind))
         shown.append(
-            plots.intervals(
+            intervals(
                 rows,
                 title=f"{metric}: second less first",
                 axis=f"difference in {metric}",
@@ -99,7 +100,7 @@ def _margins(verdict: Verdict | None, suite: str, metric: str) -> list[float]:
 
 def _distributions(comparison: Comparison) -> Markup:
     shown = [
-        plots.histogram(
+        histogram(
             (two.per_item - one.per_item).tolist(),
             title=f"Change of {one.name} of single items",
             axis=f"change of {one.name}",

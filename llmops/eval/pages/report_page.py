@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from llmops.eval.measured import Measured, summary
-from llmops.eval.pages import items, plots
+from llmops.eval.pages import items
 from llmops.eval.pages.document import document
 from llmops.eval.pages.measures import measures_section
 from llmops.eval.pages.repeat import repeat
 from llmops.eval.pages.verdict import verdict_section
 from llmops.eval.report import interval_of, lines, value_of
 from llmops.markup import Markup, grid, tag
+from llmops.plots import Row, histogram, intervals
 from llmops.records import Score, Verdict
 
 
@@ -49,19 +50,19 @@ def _slices(measured: Measured) -> Markup:
             groups.update((name, one) for one in of_slice if one.metric == score.metric)
         if len(groups) > 1:
             rows = [_row(name, one) for name, one in groups.items()]
-            shown.append(plots.intervals(rows, title=f"{score.metric} by slice", axis=score.metric))
+            shown.append(intervals(rows, title=f"{score.metric} by slice", axis=score.metric))
     return tag("section", tag("h2", "Slices"), tag("div", *shown, class_="plots")) if shown else Markup("")
 
 
-def _row(name: str, score: Score) -> plots.Row:
+def _row(name: str, score: Score) -> Row:
     interval = interval_of(score)
     said = value_of(score) + (f" ({interval})" if interval else "")
-    return plots.Row(name, score.value, score.low, score.high, said)
+    return Row(name, score.value, score.low, score.high, said)
 
 
 def _distributions(measured: Measured) -> Markup:
     shown = [
-        plots.histogram(metric.per_item.tolist(), title=f"{metric.name} of single items", axis=metric.name)
+        histogram(metric.per_item.tolist(), title=f"{metric.name} of single items", axis=metric.name)
         for metric in measured.metrics
     ]
     return tag("section", tag("h2", "Distributions"), tag("div", *shown, class_="plots"))

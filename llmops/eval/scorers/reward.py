@@ -60,8 +60,8 @@ class RewardScorer(Consulting):
         from llmops.eval.metric import mean_of
 
         model = self.found
-        known = "on how many held-out pairs is not known" if model.accuracy is None else f"{model.accuracy:.1%} of them"
-        listener.say(f"reward model {self.model}: orders pairs as people did: {known}")
+        how = "how often it" if model.accuracy is None else f"of held-out pairs it orders {model.accuracy:.1%}"
+        listener.say(f"reward model {self.model}: {how}{' is not known' if model.accuracy is None else ' as people did'}")
         asked = [(*item.messages, {"role": "assistant", "content": item.answer}) for item in items]
         rewards = model.rewards(asked, listener=listener, cache=cache)
         measures = {} if model.accuracy is None else {self.accuracy_measure: model.accuracy}

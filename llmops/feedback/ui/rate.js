@@ -8,8 +8,9 @@ import { needing } from "./needing.js";
 import { Outbox } from "./outbox.js";
 import { showProgress } from "./progress.js";
 import { askReason } from "./reason.js";
-import { loginAddress, saved } from "./saved.js";
+import { saved } from "./saved.js";
 import { Away, ask } from "./server.js";
+import { away, countDown, keepsNothing, problem, signedOut } from "./states.js";
 import { open } from "./store.js";
 import { Views } from "./views.js";
 
@@ -23,17 +24,28 @@ let current = null; // the task on the page
 let upcoming = []; // tasks that are here already, the next one first
 let last = null; // what was submitted last, for as long as it can be undone
 let busy = false;
-let timer = 0;
+let stopCounting = () => {};
 let undoTimer = 0;
 let failures = 0;
 
-const store = await open(mine);
+const store = await opened();
 const outbox = new Outbox(store, mine);
 const views = new Views(say);
 const keys = new Keys(run);
 const showKeys = keysDialog(keys);
 const showSaved = saved(outbox, { draft: () => (current?.draft.input ? (current.draft.kept ? "Draft kept" : "Keeping…") : ""), say, open: () => showNeeding() });
 const showNeeding = needing(outbox, rateAgain);
+
+// Without a place to keep ratings none would be safe, so none is asked for.
+async function opened() {
+  try {
+    if (!isSecureContext) throw new Error("this address is neither HTTPS nor this computer's own");
+    return await open(mine);
+  } catch (error) {
+    place.innerHTML = keepsNothing(error);
+    return new Promise(() => {});
+  }
+}
 
 function say(words) {
   document.getElementById("said").textContent = words;
@@ -51,7 +63,7 @@ function tell(words) {
 // Puts a task, or the words in its place, on the page. What has to be waited for comes first: as soon as a task can be
 // seen, keys mean it, and before that they mean nothing.
 async function show(item, { filled = null, supersedes = null } = {}) {
-  clearTimeout(timer);
+  stopCounting();
   const holder = document.createElement("template");
   holder.innerHTML = item.html;
   const task = holder.content.querySelector(".task");
@@ -65,7 +77,7 @@ async function show(item, { filled = null, supersedes = null } = {}) {
   views.attach(task);
   keys.show(document);
   if (task) adopt(task, item, kept);
-  else adoptState();
+  else stopCounting = countDown(place.querySelector(".state"), advance);
   showSaved();
   scrollTo(0, 0);
   place.querySelector("h1")?.focus({ preventScroll: true });
@@ -184,48 +196,12 @@ async function asked(method, path) {
     const { status, data } = await ask(method, path);
     failures = 0;
     if (status === 200) return data;
-    if (status === 401) await showTemplate("signed-out");
-    else await showProblem(data);
+    await show({ html: status === 401 ? signedOut() : problem(data) });
   } catch (error) {
     if (!(error instanceof Away)) throw error;
-    await showTemplate("away", Math.max(error.waitMs / 1000, Math.min(60, 3 * 2 ** failures++)));
+    await show({ html: away(Math.max(error.waitMs / 1000, Math.min(60, 3 * 2 ** failures++))) });
   }
   return null;
-}
-
-async function showTemplate(name, freeIn) {
-  const holder = document.createElement("div");
-  holder.append(document.getElementById(name).content.cloneNode(true));
-  holder.querySelector("[data-login-link]")?.setAttribute("href", loginAddress());
-  const state = holder.querySelector(".state");
-  if (freeIn) state.dataset.freeIn = String(Math.ceil(freeIn));
-  await show({ html: holder.innerHTML });
-}
-
-async function showProblem({ error = "The server refused", fix = "" }) {
-  const holder = document.createElement("section");
-  holder.className = "state";
-  const [name, words] = [document.createElement("h1"), document.createElement("p")];
-  name.tabIndex = -1;
-  name.textContent = error;
-  words.textContent = fix;
-  holder.append(name, words);
-  await show({ html: holder.outerHTML });
-}
-
-// Counts down to when it is worth to ask again.
-function adoptState() {
-  const state = place.querySelector(".state");
-  if (!state?.dataset.freeIn) return;
-  const until = performance.now() + 1000 * Number(state.dataset.freeIn);
-  const count = () => {
-    const left = Math.max(0, Math.ceil((until - performance.now()) / 1000));
-    const shown = state.querySelector(".countdown");
-    if (shown) shown.textContent = `${Math.floor(left / 60)}:${String(left % 60).padStart(2, "0")}`;
-    if (left) timer = setTimeout(count, 250);
-    else advance();
-  };
-  count();
 }
 
 // The task after this one is fetched while this one is rated, once the server has the one before.
@@ -281,13 +257,15 @@ function offerUndo() {
 }
 
 async function undo() {
-  if (!last || busy) return;
+  if (!last) return undefined;
+  if (busy) return setTimeout(undo, 30);
   const { given, ...item } = last;
   last = null;
   undoToast.hidden = true;
   setAside();
   await show(item, { filled: fields(given), supersedes: given.id });
   say("Back at the rating before. Submitting replaces it.");
+  return undefined;
 }
 
 // After the rubric was changed, or a rating was refused.

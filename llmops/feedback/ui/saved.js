@@ -31,9 +31,12 @@ export function saved(outbox, { draft = () => "", say = () => {}, open = null } 
   outbox.addEventListener("status", show);
   addEventListener("online", show);
   addEventListener("offline", show);
+  let toLogin = false;
+  document.addEventListener("click", (event) => (toLogin = Boolean(event.target.closest?.("[data-login-link]"))), true);
   addEventListener("beforeunload", (event) => {
-    // They are safe in this browser, but another browser or a private window would not send them.
-    if (outbox.status.waiting) event.preventDefault();
+    // They are safe in this browser, but another browser or a private window would not send them. Who goes to log in
+    // comes back to this one.
+    if (outbox.status.waiting && !toLogin) event.preventDefault();
   });
   show();
   return show;
@@ -46,6 +49,7 @@ export function loginAddress() {
 function login(said) {
   const link = document.createElement("a");
   link.href = loginAddress();
+  link.dataset.loginLink = "";
   link.textContent = `${said} · log in`;
   return link;
 }

@@ -5,7 +5,7 @@ const PLACE = "llmops-rating-view";
 export class Views {
   constructor(say) {
     this.say = say;
-    this.state = { raw: false, difference: false, link: true };
+    this.state = { raw: false, difference: false, link: true, conversation: true };
     try {
       Object.assign(this.state, JSON.parse(localStorage.getItem(PLACE)));
     } catch {
@@ -24,8 +24,24 @@ export class Views {
     const place = document.getElementById("guideline-text");
     if (text) place.replaceChildren(...text.childNodes);
     text?.remove();
+    const conversation = task?.querySelector(".conversation");
+    if (conversation) {
+      conversation.open = this.state.conversation;
+      conversation.addEventListener("toggle", () => {
+        this.state.conversation = conversation.open;
+        this.#keep();
+      });
+    }
     this.#linkScroll();
     this.show();
+  }
+
+  #keep() {
+    try {
+      localStorage.setItem(PLACE, JSON.stringify(this.state));
+    } catch {
+      // Then it lasts as long as the page.
+    }
   }
 
   show() {
@@ -55,11 +71,7 @@ export class Views {
     }
     if (name === "difference" && !this.task?.querySelector('[data-view="difference"]')) return;
     this.state[name] = !this.state[name];
-    try {
-      localStorage.setItem(PLACE, JSON.stringify(this.state));
-    } catch {
-      // Then it lasts as long as the page.
-    }
+    this.#keep();
     this.show();
     const words = { raw: ["Rendered text", "Raw text"], difference: ["Differences hidden", "Differing words marked"], link: ["Each scrolls by itself", "Both scroll together"] };
     this.say(words[name][Number(this.state[name])]);

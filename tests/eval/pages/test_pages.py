@@ -24,7 +24,6 @@ from llmops.eval.compare import compare
 from llmops.eval.comparison_table import row
 from llmops.eval.gates import Gate
 from llmops.eval.measured import Measured, read
-from llmops.eval.pages import plots
 from llmops.eval.pages.comparison_page import comparison_page
 from llmops.eval.pages.repeat import command, comparing
 from llmops.eval.pages.report_page import report_page
@@ -32,6 +31,7 @@ from llmops.eval.report import interval_of, value_of
 from llmops.eval.run import written
 from llmops.eval.suite import Suite
 from llmops.eval.verdict import judge
+from llmops.plots import Row, histogram, intervals
 from tests.eval.measurements import scored
 
 HOSTILE = "</script><img src=x onerror=\"document.title='run'\"><script>document.title='run'</script>\u2028<!--"
@@ -117,10 +117,8 @@ def test_the_tables_hold_the_numbers_of_the_report_and_of_the_comparison(tmp_pat
 
 
 def test_points_and_intervals_of_a_plot_lie_where_the_axis_says() -> None:
-    rows = [plots.Row("a", 0.5, 0.25, 0.875, "", "better"), plots.Row("b", -1.5, None, float("inf"), "")]
-    svg = next(
-        ElementTree.fromstring(plots.intervals(rows, title="t", axis="x", zero=True, margins=[-0.5])).iter("svg")
-    )
+    rows = [Row("a", 0.5, 0.25, 0.875, "", "better"), Row("b", -1.5, None, float("inf"), "")]
+    svg = next(ElementTree.fromstring(intervals(rows, title="t", axis="x", zero=True, margins=[-0.5])).iter("svg"))
     ticks = {
         float(one.attrib["data-tick"]): float(one.attrib["x"]) for one in svg.iter("text") if "data-tick" in one.attrib
     }
@@ -159,7 +157,7 @@ def test_a_gates_margin_is_drawn_in_the_plot_of_its_metric(tmp_path: Path) -> No
 
 
 def test_bars_of_a_histogram_count_every_item() -> None:
-    svg = ElementTree.fromstring(plots.histogram([0.0, 0.1, 0.1, 0.9, float("nan")], title="t", axis="x"))
+    svg = ElementTree.fromstring(histogram([0.0, 0.1, 0.1, 0.9, float("nan")], title="t", axis="x"))
     bars = [one.attrib for one in svg.iter("rect")]
     assert sum(int(one["data-count"]) for one in bars) == 4
     assert [float(one["height"]) for one in bars] == pytest.approx([138, 46])  # 3 items and 1 in a field 138 high

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def a_suite(model: Path, **scorer: Any) -> Suite:
 def test_a_report_holds_rewards_with_intervals_below_zero_and_the_models_accuracy(
     models: dict[str, Path], make_item: Callable[..., Item], tmp_path: Path
 ) -> None:
-    items = [make_item("q" * (1 + number), "x") for number in range(20)]
+    items = [replace(make_item("q" * (1 + number), "x"), cluster=str(number)) for number in range(20)]
     suite = a_suite(models["full"])
     model = ModelSource("org/model", Path("/models/m"), None, "d" * 64)
 

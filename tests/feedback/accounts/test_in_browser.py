@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 from sqlalchemy import Engine
 
-from llmops.feedback.assembly import rating_pages_of
+from llmops.feedback.assembly import pages_of
 from llmops.feedback.invitations import Invitations
 from tests.feedback.accounts.service import PASSWORD, Service, service
 
@@ -25,7 +25,7 @@ def served(engine: Engine) -> Iterator[tuple[str, Service]]:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port = listening.getsockname()[1]
-        house = service(engine, port=port, routers=lambda accounts: [rating_pages_of(engine, accounts)])
+        house = service(engine, port=port, routers=lambda accounts: pages_of(engine, accounts))
         server = uvicorn.Server(uvicorn.Config(house.app, lifespan="off", log_config=None, ws="none"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()

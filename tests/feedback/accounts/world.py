@@ -11,11 +11,12 @@ from typing import Any
 from fastapi.routing import APIRoute
 from sqlalchemy import Engine
 
-from llmops.feedback.assembly import rating_pages_of
+from llmops.feedback.assembly import pages_of
 from llmops.feedback.campaign import Campaign
 from llmops.feedback.desk import Desk
 from llmops.feedback.items import NewItem, Response
 from llmops.feedback.openid import Provider
+from llmops.feedback.ratings import items
 from llmops.feedback.settings import FeedbackService, OpenId
 from llmops.feedback.store import add_items, create_campaign
 from llmops.feedback.tasks import Task
@@ -81,7 +82,17 @@ class World:
             return {"json": given}
         if path.startswith("/api/"):
             return {"json": {}}
-        return {"form": {"role": "rater", "campaigns": "whales", "password": "x", "again": "y", "login": "w"}}
+        return {
+            "form": {
+                "role": "rater",
+                "campaigns": "whales",
+                "password": "x",
+                "again": "y",
+                "login": "w",
+                "more": "1",
+                "page": "1",
+            }
+        }
 
 
 def populated(engine: Engine) -> dict[str, str]:
@@ -108,6 +119,7 @@ def populated(engine: Engine) -> dict[str, str]:
     desk.submit(Given.model_validate(given), people["rater"])
     second = desk.next("whales", people["rater"])
     assert isinstance(second, Task)
+    desk.next("whales", people["spare"])
     made = house.entrance.invitations.make("rater", by="test")
     house.entrance.invitations.make("rater", by=owner, campaigns=("whales",))
     (of_owner,) = house.entrance.invitations.open(by=owner)
@@ -118,6 +130,7 @@ def populated(engine: Engine) -> dict[str, str]:
         "which": of_owner.digest,
         "secret": made,
         "file": "page.css",
+        "item": next(items(engine, "whales")).id,
     }
     return {**places, **{f"person {role}": rater for role, rater in people.items()}}
 
@@ -136,7 +149,7 @@ def _house(engine: Engine) -> Service:
         engine,
         FeedbackService(openid=openid),
         openid=Provider(openid, fetch=provider_says),
-        routers=lambda accounts: [rating_pages_of(engine, accounts)],
+        routers=lambda accounts: pages_of(engine, accounts),
     )
     return house
 

@@ -127,7 +127,7 @@ class Site:
         reports: what browsers reported against the page's policy.
     """
 
-    def __init__(self, desk: FakeDesk, offered: Sequence[Offered] = ()) -> None:
+    def __init__(self, desk: Any, offered: Sequence[Offered] = ()) -> None:
         self.desk, self.offered = desk, offered
         self.logged_in, self.answering, self.swallowing = True, True, 0
         self.csrf = CSRF

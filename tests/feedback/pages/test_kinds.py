@@ -232,6 +232,11 @@ def test_views_raw_difference_guideline_and_linked_scroll(rate: Rate) -> None:
     texts.first.evaluate("element => { element.scrollTop = 0 }")
     tab.wait_for_timeout(200)
     assert texts.nth(1).evaluate("element => element.scrollTop") == pytest.approx(600, abs=2)
+    tab.locator("summary").press("Enter")
+    expect(tab.locator(".turn")).to_be_hidden()
+    tab.reload()
+    ready(tab)
+    expect(tab.locator(".turn")).to_be_hidden()  # it stays as the rater left it
     press(tab, "g")
     expect(tab.get_by_role("complementary", name="Guideline")).to_contain_text("helpfulness, version 1")
     press(tab, "Escape")

@@ -96,12 +96,19 @@ def test_a_session_that_ended_keeps_the_outbox_until_after_the_login(rate: Rate)
     press(tab, "7", "Enter")
     saved_mark(tab, "Logged out · 1 waiting · log in")
     assert not desk.ratings
-    tab.on("dialog", lambda dialog: dialog.accept())
+    asked: list[Any] = []
+
+    def noted(dialog: Any) -> None:
+        asked.append(dialog.type)
+        dialog.accept()
+
+    tab.on("dialog", noted)
     tab.locator("#saved a").click()
     tab.locator("#on").click()
     ready(tab)
     once_each(desk, [-3])
     on_task(tab, 1)
+    assert not asked
 
 
 def test_after_a_login_in_another_tab_the_page_goes_on_with_the_new_token(rate: Rate) -> None:

@@ -1,9 +1,9 @@
-"""Plots as SVG that a page holds inside itself: values with their intervals, and a histogram."""
+"""Plots as SVG that a page holds inside itself: values with their intervals, a histogram, and counts."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +50,13 @@ class Axis:
 
 
 def intervals(
-    rows: Sequence[Row], *, title: str, axis: str, zero: bool = False, margins: Sequence[float] = ()
+    rows: Sequence[Row],
+    *,
+    title: str,
+    axis: str,
+    zero: bool = False,
+    margins: Sequence[float] = (),
+    even: float | None = None,
 ) -> Markup:
     """A row a value: its interval as a line, the value as a point.
 
@@ -58,13 +64,16 @@ def intervals(
         axis: what the values are.
         zero: they are differences; a line stands where there is none.
         margins: bounds of a gate, as dashed lines.
+        even: the value that leans to neither side, such as a half; a line stands there.
     """
     ends = [end for row in rows for end in (row.value, row.low, row.high) if end is not None and math.isfinite(end)]
-    scale = _axis([*ends, *margins, *([0.0] if zero else [])])
+    scale = _axis([*ends, *margins, *([0.0] if zero else []), *([] if even is None else [even])])
     height = TOP + ROW * len(rows)
     parts = [_frame(scale, height, axis)]
     if zero:
         parts.append(_upright(scale.at(0.0), height, "zero"))
+    if even is not None:
+        parts.append(_upright(scale.at(even), height, "zero", f"{even:g}: no leaning"))
     parts += [_upright(scale.at(one), height, "margin", f"margin {one:g}") for one in margins]
     for place, row in enumerate(rows):
         y = TOP + ROW * place + 29
@@ -118,6 +127,31 @@ def histogram(values: Sequence[float], *, title: str, axis: str) -> Markup:
     middle = min(max(scale.at(float(edges[tallest] + edges[tallest + 1]) / 2), LEFT + 30), WIDTH - RIGHT - 30)
     parts.append(tag("text", f"{most:,} items", x=middle, y=TOP + 8, text_anchor="middle", class_="tick"))
     return _svg(parts, height + BELOW, title, f"{known.size:,} items from {low:.4g} to {high:.4g}")
+
+
+def counts(numbers: Mapping[str, int], *, title: str, axis: str) -> Markup:
+    """How often each of a few things happened, as bars that begin at 0 with their names above them."""
+    most, total = max(numbers.values(), default=0), sum(numbers.values())
+    if not most:
+        return Markup("")
+    scale, height = _axis([0.0, float(most)]), TOP + ROW * len(numbers)
+    parts = [_frame(scale, height, axis)]
+    for place, (name, count) in enumerate(numbers.items()):
+        y = TOP + ROW * place + 20
+        said = f"{count:,} ({count / total:.0%})"
+        shown = name if len(name) <= 40 else name[:39] + "…"
+        parts.append(
+            tag(
+                "g",
+                tag("title", f"{name}: {said}"),
+                tag("rect", x=LEFT, y=y, width=max(scale.at(count) - LEFT, 0.5), height=14, class_="bar"),
+                tag("text", shown, x=LEFT + 6, y=y - 5),
+                tag("text", said, x=WIDTH - RIGHT, y=y - 5, text_anchor="end", class_="said"),
+                data_count=count,
+            )
+        )
+    described = "; ".join(f"{name}: {count:,}" for name, count in numbers.items())
+    return _svg(parts, height + BELOW, title, described)
 
 
 def _axis(values: Sequence[float]) -> Axis:
