@@ -88,7 +88,7 @@ def _type(annotation: Any) -> str:
     if arguments:
         parts = [_type(part) for part in arguments if isinstance(part, type) or get_args(part)]
         return " | ".join(dict.fromkeys(parts)) if parts else str(annotation)
-    return {"str": "text", "int": "whole number", "float": "number", "bool": "true | false"}.get(
+    return {"str": "text", "int": "whole number", "float": "number", "bool": "true | false", "Any": "anything"}.get(
         getattr(annotation, "__name__", ""), getattr(annotation, "__name__", str(annotation))
     )
 

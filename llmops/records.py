@@ -19,8 +19,9 @@ class Row:
     Attributes:
         id: sha256 (hex) of `content`; equal rows have equal ids.
         kind: what `content` holds: `{"messages": [...], "tools": [...]?}`, `{"text": ...}`,
-            `{"messages": [...], "chosen": ..., "rejected": ...}` or
-            `{"messages": [...], "completion": ..., "label": ...}`; an answer is a text or a list of turns.
+            `{"messages": [...], "chosen": ..., "rejected": ...}`,
+            `{"messages": [...], "completion": ..., "label": ...}`, or of a `prompt` the messages to answer; an answer
+            is a text or a list of turns.
         source: the source as the recipe names it.
         line: where the row stands in its source, from 1: the line it starts on in a csv, tsv or jsonl file,
             elsewhere its number.
@@ -28,7 +29,7 @@ class Row:
     """
 
     id: str
-    kind: Literal["messages", "text", "preference", "labelled"]
+    kind: Literal["messages", "text", "preference", "labelled", "prompt"]
     content: Mapping[str, Any]
     source: str
     line: int
@@ -56,13 +57,18 @@ class SourceUse:
 
 @dataclass(frozen=True, slots=True)
 class DatasetVersion:
-    """Rows with a digest; `folder` holds `train.jsonl`, `validation.jsonl`, `dropped.jsonl` and `version.json`."""
+    """Rows with a digest; `folder` holds `train.jsonl`, `validation.jsonl`, `dropped.jsonl` and `version.json`.
+
+    Attributes:
+        teacher: who wrote the answers of its rows and how, where they do not stand in its sources; else empty.
+    """
 
     digest: str
     folder: Path
     rows: Mapping[str, int]
     sources: tuple[SourceUse, ...]
     findings: tuple[Finding, ...]
+    teacher: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,9 @@ LAYER = {
     **dict.fromkeys(
         ("config", "explain", "catalog", "client", "events", "files", "hardware", "licences", "processes"), 1
     ),
-    **dict.fromkeys(("confidence", "libraries", "markup", "plots", "public_web", "stats", "agreement", "prediction_powered"), 1),
-    **dict.fromkeys(("votes", "reliability", "consensus", "davidson", "paired_ranking", "rater_report"), 1),
+    **dict.fromkeys(("confidence", "libraries", "markup", "plots", "public_web"), 1),
+    **dict.fromkeys(("stats", "agreement", "prediction_powered", "votes", "reliability", "consensus"), 1),
+    **dict.fromkeys(("davidson", "paired_ranking", "rater_report"), 1),
     **dict.fromkeys(("workspace", "database", "migrations", "builtin"), 1),
     **dict.fromkeys(("records", "errors"), 0),
 }

@@ -124,6 +124,7 @@ def test_the_recipes_a_user_starts_from_are_there() -> None:
         "qlora-llama-3.3-70b",
         "dpo-from-feedback",
         "kto-thumbs",
+        "reward-from-feedback",
     }
 
 

@@ -39,7 +39,8 @@ def check(
     from llmops.finetune.recipe import Recipe
     from llmops.workspace import Workspace
 
-    section = load(recipe, Recipe, what="recipe", overrides=overrides or ()).data
+    wanted = load(recipe, Recipe, what="recipe", overrides=overrides or ())
+    section = wanted.data
     check_columns(section)
     apart: Mapping[str, Sequence[str]] = {}
     if section.checks.contamination:
@@ -54,6 +55,7 @@ def check(
             cache=workspace.cache,
             held_out=apart,
             on_progress=progress.update,
+            prompts=wanted.only_prompts,
         )
     if as_json:
         typer.echo(json.dumps(_plain(version), indent=2, ensure_ascii=False))

@@ -98,10 +98,7 @@ def invite(
     service = _settings(config, None)
     accounts, invitations = opened(service, Workspace.current())
     if reset is not None:
-        person = accounts.called(reset)
-        if person.ended is not None:
-            raise InputError(f"the account {person.login} is closed", fix="invite the person anew")
-        secret = invitations.make(person.role, by=CONSOLE, campaigns=(), rater=person.rater)
+        secret = invitations.reset(accounts.called(reset), by=CONSOLE)
     else:
         secret = invitations.make(
             known[role],

@@ -96,12 +96,16 @@ def show(
 
 
 def _next(one: ModelVersion, verdicts: Sequence[str]) -> str:
-    """What is done with a version: it is trained on; quantized it is served in its original's place, once it passes."""
+    """What is done with a version: it is trained on, or scores where it is a reward model; quantized it is served in
+    its original's place, once it passes."""
     from llmops.quantize.schemes import SCHEMES
     from llmops.registry.derived import SCHEME_TAG, VERSION_TAG
     from llmops.registry.reference import registry_name
+    from llmops.registry.task import REWARD_MODEL
 
     scheme, original = one.tags.get(SCHEME_TAG), one.tags.get(VERSION_TAG, "")
+    if scheme is None and one.description.startswith(REWARD_MODEL):
+        return f"llmops eval MODEL SUITE, one of whose scorers is `reward: {{model: {one.reference}}}`"
     if scheme is None:
         return f"llmops finetune RECIPE --set base={one.reference}"
     passed = bool(verdicts) and verdicts[-1].startswith("PASS")

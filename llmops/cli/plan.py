@@ -44,11 +44,16 @@ def print_plan(recipe: Recipe, *, gpus: int, gpu: str | None, as_json: bool) -> 
     Raises:
         LlmopsError: as `preview`.
     """
+    from llmops.finetune.method import Grpo
     from llmops.finetune.preview import preview
     from llmops.finetune.prices import read_prices
     from llmops.hardware import device_of, gpu_named, machine
     from llmops.workspace import Workspace
 
+    if isinstance(recipe.method, Grpo):
+        from llmops.lifecycle.rewards import check_rewards
+
+        check_rewards(recipe.method)
     device = gpu_named(gpu) if gpu is not None else device_of(machine())
     # A folder for state is not made just to look whether a tokenizer lies in it.
     cache = Workspace.current().home / "cache"

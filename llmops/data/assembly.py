@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Self, get_args
@@ -23,7 +23,7 @@ from llmops.data.section import DataSection, Rows
 from llmops.data.sources import read, with_columns_checked
 from llmops.errors import InputError
 from llmops.files import canonical_json, ordered_json
-from llmops.records import Row, SourceUse, Split
+from llmops.records import DatasetVersion, Row, SourceUse, Split
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 FILES = (*SPLITS, "dropped")
@@ -44,6 +44,7 @@ class Assembly:
     work: Path
     contamination: Contamination
     on_progress: Progress
+    prompts: bool = False
     findings: Findings = field(default_factory=Findings)
     rows: Counter[str] = field(default_factory=Counter)
 
@@ -76,23 +77,35 @@ class Assembly:
 
     def take(self, spec: Rows, split: Split | None, digest: str, hub: Hub | None) -> SourceUse:
         """Read one source; `split` None lets each row's prompt decide."""
-        count = 0
 
         def note(check: str, line: int, why: str) -> None:
             self.findings.add(check, "reported", f"{spec.source}:{line}", why)
 
         records = with_columns_checked(spec, read(spec, hub=hub))
-        for row in rows(spec, records, on_note=note):
+        count = self.take_rows(rows(spec, records, on_note=note, prompts=self.prompts), split)
+        return SourceUse(spec.source, digest, count)
+
+    def take_rows(self, given: Iterable[Row | Rejected], split: Split | None) -> int:
+        """Check and write rows; says how many they were."""
+        count = 0
+        for row in given:
             count += 1
             self._done += 1
             if self._done % _REPORTED == 0:
                 self.on_progress(self._done, None)
             if isinstance(row, Rejected):
-                self._drop("unusable rows", row.reason, row.source, row.line, row.content)
+                self._drop(row.check, row.reason, row.source, row.line, row.content)
             else:
                 self._check(row, split)
         self.on_progress(self._done, None)
-        return SourceUse(spec.source, digest, count)
+        return count
+
+    def begin_with(self, before: DatasetVersion) -> None:
+        """Go on from a version: what was found in its rows and dropped on the way to it stays on record."""
+        self._out["dropped"].write((before.folder / "dropped.jsonl").read_bytes())
+        self.rows["dropped"] += before.rows["dropped"]
+        for found in before.findings:
+            self.findings.begin_with(found)
 
     def _check(self, row: Row, split: Split | None) -> None:
         """The checks in their order; the first that drops a row names it."""

@@ -35,6 +35,11 @@ class Findings:
         if len(named) < _NAMED:
             named.append(f"{where}: {why}")
 
+    def begin_with(self, found: Finding) -> None:
+        """Count on from what a check found before."""
+        self._rows[found.check, found.action] += found.rows
+        self._named.setdefault((found.check, found.action), []).extend(found.named)
+
     def all(self) -> tuple[Finding, ...]:
         """One finding per check and action, in the order they were expected or first made."""
         return tuple(

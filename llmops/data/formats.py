@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,12 +30,13 @@ Note = Callable[[str, int, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A row that cannot be trained on; `content` is what was read."""
+    """A row that cannot be trained on; `content` is what was read, `check` what it did not pass."""
 
     source: str
     line: int
     reason: str
     content: Mapping[str, Any]
+    check: str = "unusable rows"
 
 
 def rows(
@@ -42,11 +44,13 @@ def rows(
     records: Iterable[tuple[int, Mapping[str, Any]]] | None = None,
     *,
     on_note: Note = lambda check, line, why: None,
+    prompts: bool = False,
 ) -> Iterator[Row | Rejected]:
     """Every row of a source in canonical form, in its order, those that cannot be used as `Rejected`.
 
     Args:
         records: `(line, columns)` as `sources.read` gives them; None reads `spec` itself.
+        prompts: take of each row what stands before its last answer, to be answered by another; it need not have one.
 
     Raises:
         InputError: as `sources.read`; or the source lacks a column `spec` names.
@@ -56,7 +60,7 @@ def rows(
     for line, columns in records:
         found: list[tuple[str, str]] = []
         try:
-            kind, content = _shaped(spec, columns, found)
+            kind, content = _asked(spec, columns, found) if prompts else _shaped(spec, columns, found)
             identity = _digest(content)
         except UnusableCell as fault:
             yield Rejected(spec.source, line, str(fault), columns)
@@ -78,7 +82,7 @@ def prompt_key(row: Row) -> str:
         turns = [("text", str(row.content["text"]))]
     else:
         messages = list(row.content["messages"])
-        if row.kind == "messages":
+        if row.kind == "messages":  # the others hold no more than what is asked
             last = max(index for index, turn in enumerate(messages) if turn["role"] == "assistant")
             messages = messages[:last]
         turns = [(str(turn["role"]), _spoken(turn)) for turn in messages]
@@ -155,6 +159,8 @@ def _shaped(spec: Rows, columns: Mapping[str, Any], found: Found) -> tuple[Kind,
             return "messages", content | ({"tools": tools} if tools else {})
         case PromptRows():
             turns = _opening(spec.system, spec.prompt, columns, found)
+            if spec.completion is None:
+                raise UnusableCell("it has a prompt and no completion")
             answer = _filled(fill(spec.completion, columns), "the completion", found)
             return "messages", {"messages": [*turns, {"role": "assistant", "content": answer}]}
         case PreferenceRows():
@@ -163,7 +169,8 @@ def _shaped(spec: Rows, columns: Mapping[str, Any], found: Found) -> tuple[Kind,
             rejected = _answer(spec.rejected, "the rejected answer", columns, found)
             if one_line(_answer_text(chosen)) == one_line(_answer_text(rejected)):
                 raise UnusableCell("the chosen and the rejected answer are the same")
-            return "preference", {"messages": turns, "chosen": chosen, "rejected": rejected}
+            margin = {} if spec.margin is None else {"margin": _margin(spec.margin, columns)}
+            return "preference", {"messages": turns, "chosen": chosen, "rejected": rejected, **margin}
         case LabelledRows():
             turns = _prompt(spec.prompt, columns, found)
             said = _answer(spec.completion, "the completion", columns, found)
@@ -221,6 +228,32 @@ def _label(name: str, columns: Mapping[str, Any]) -> bool:
     return label
 
 
+def _asked(spec: Rows, columns: Mapping[str, Any], found: Found) -> tuple[Kind, dict[str, Any]]:
+    """What a row asks, without its answer."""
+    match spec:
+        case TextRows():
+            raise UnusableCell("a plain text asks nothing")
+        case MessageRows():
+            turns = _conversation(spec.messages, columns, found, answered=False)
+            tools = _tools(spec.tools, columns)
+            return "prompt", {"messages": turns} | ({"tools": tools} if tools else {})
+        case PromptRows():
+            return "prompt", {"messages": _opening(spec.system, spec.prompt, columns, found)}
+        case PreferenceRows() | LabelledRows():
+            return "prompt", {"messages": _prompt(spec.prompt, columns, found)}
+
+
+def _margin(name: str, columns: Mapping[str, Any]) -> float:
+    value = columns.get(name)
+    try:
+        margin = float(value if isinstance(value, int | float) else cell_text(name, columns))
+    except ValueError:
+        margin = math.nan
+    if isinstance(value, bool) or not 0 <= margin < math.inf:
+        raise UnusableCell(f"column `{name}` holds {value!r}; a margin is a number, 0 or more")
+    return margin
+
+
 def _opening(system: str | None, prompt: str, columns: Mapping[str, Any], found: Found) -> list[dict[str, Any]]:
     turns = [{"role": "user", "content": _filled(fill(prompt, columns), "the prompt", found)}]
     if system is None:
@@ -263,15 +296,20 @@ def _decoded(name: str, columns: Mapping[str, Any]) -> Any:
     return value
 
 
-def _conversation(name: str, columns: Mapping[str, Any], found: Found) -> list[dict[str, Any]]:
+def _conversation(
+    name: str, columns: Mapping[str, Any], found: Found, *, answered: bool = True
+) -> list[dict[str, Any]]:
+    """The turns of a conversation; where it need not be `answered`, those before its last answer."""
     given = _decoded(name, columns)
     if given is None:
         raise UnusableCell(f"column `{name}` is empty (null)")
     if not isinstance(given, list):
         raise UnusableCell(f"column `{name}` holds {type(given).__name__}, not a list of turns")
     turns = _turns(given, found)
+    if not answered and turns[-1]["role"] == "assistant":
+        turns = turns[:-1]
     _check_roles(turns)
-    if turns[-1]["role"] != "assistant":
+    if answered and turns[-1]["role"] != "assistant":
         raise UnusableCell(f"the last turn is of the {turns[-1]['role']}, not of the assistant")
     return turns
 

@@ -18,7 +18,7 @@ from llmops.records import Split
 _ID = b'{"id":"'
 _DIGITS = 64
 _FEWEST_DIGITS = 6
-_CONTENT = ("messages", "tools", "text", "chosen", "rejected", "completion", "label")
+_CONTENT = ("messages", "tools", "text", "chosen", "rejected", "completion", "label", "margin")
 
 Wanted = Callable[[bytes], bool]
 """Says of a line of a version's file whether it is a row that is looked for."""

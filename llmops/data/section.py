@@ -12,7 +12,7 @@ from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, fiel
 from llmops.config import Settings
 from llmops.licences import spdx
 
-Kind = Literal["messages", "text", "preference", "labelled"]
+Kind = Literal["messages", "text", "preference", "labelled", "prompt"]
 """What a row holds; `records.Row` says how."""
 
 
@@ -65,8 +65,9 @@ class PromptRows(TrainOrigin):
 
     prompt: str
     """The user turn; `{column}` stands for a column's text."""
-    completion: str
-    """The assistant turn, the part that is trained; `{column}` stands for a column's text."""
+    completion: str | None = None
+    """The assistant turn, the part that is trained; `{column}` stands for a column's text. Null where the method
+    makes the answers itself."""
     system: str | None = None
     """A system turn before them; null has none."""
 
@@ -102,6 +103,8 @@ class PreferenceRows(TrainOrigin):
     """The better answer: a template over columns, or `{column}` with a list of turns."""
     rejected: str
     """The worse answer, likewise."""
+    margin: str | None = None
+    """Column with how much better the better answer is, 0 or more; only reward modelling reads it. Null has none."""
 
 
 class LabelledRows(TrainOrigin):

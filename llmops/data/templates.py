@@ -104,6 +104,8 @@ def needed_columns(spec: Rows) -> dict[str, str]:
                     needed.setdefault(name, key)
             if isinstance(spec, LabelledRows):
                 needed.setdefault(spec.label, "label")
+            if isinstance(spec, PreferenceRows) and spec.margin is not None:
+                needed.setdefault(spec.margin, "margin")
     return needed
 
 

@@ -39,6 +39,7 @@ def prepare(
     held_out: Mapping[str, Sequence[str]] = {},
     on_progress: Progress = lambda done, what: None,
     hub: Hub | None = None,
+    prompts: bool = False,
 ) -> DatasetVersion:
     """Read, check, split and write the rows of `section`; the same section over the same sources is read once.
 
@@ -48,6 +49,7 @@ def prepare(
         held_out: prompts of the suites in `checks.contamination`, by name of the suite.
         on_progress: called with rows read so far and None (how many there are is not known before the end).
         hub: where `hub:` sources are; None is the Hugging Face hub.
+        prompts: take what the rows ask and not their answers, which they need not have.
 
     Raises:
         InputError: a source cannot be read, changes while it is read, or lacks a column; no row is left to
@@ -60,17 +62,14 @@ def prepare(
     validation = [_pinned(spec, hub) for spec in section.validation] if isinstance(section.validation, list) else []
     specs = [*validation, *train]
     digests = [source_digest(spec, cache, hub=hub) for spec in specs]
-    key = digest_of(
-        [MADE_BY, section.model_dump(mode="json"), digests, {name: list(held_out[name]) for name in held_out}]
-    )
-    found = _remembered(cache, objects, key)
+    parts = [MADE_BY, section.model_dump(mode="json"), digests, {name: list(held_out[name]) for name in held_out}]
+    key = digest_of([*parts, "prompts"] if prompts else parts)
+    found = remembered(cache, objects, key)
     if found is not None:
         return found
 
-    objects.mkdir(parents=True, exist_ok=True)
-    _remove_stale(objects)
-    with _work_folder(objects) as work:
-        with Assembly(section, work, Contamination(held_out), on_progress) as making:
+    with work_folder(objects) as work:
+        with Assembly(section, work, Contamination(held_out), on_progress, prompts) as making:
             uses = [
                 making.take(spec, "validation" if index < len(validation) else None, digest, hub)
                 for index, (spec, digest) in enumerate(zip(specs, digests, strict=True))
@@ -88,7 +87,7 @@ def prepare(
             sources=tuple(uses),
             findings=making.findings.all(),
         )
-        return _kept(version, key, work, objects, cache)
+        return keep(version, key, work, objects, cache)
 
 
 def load_version(folder: Path) -> DatasetVersion:
@@ -112,6 +111,7 @@ def load_version(folder: Path) -> DatasetVersion:
         rows=written["rows"],
         sources=tuple(SourceUse(**use) for use in written["sources"]),
         findings=tuple(Finding(**(found | {"named": tuple(found["named"])})) for found in written["findings"]),
+        teacher=written.get("teacher", {}),
     )
 
 
@@ -179,8 +179,10 @@ def _pinned(spec: Rows, hub: Hub | None) -> Rows:
 
 
 @contextmanager
-def _work_folder(objects: Path) -> Iterator[Path]:
+def work_folder(objects: Path) -> Iterator[Path]:
     """A hidden folder beside the versions; gone afterwards unless it was put in place."""
+    objects.mkdir(parents=True, exist_ok=True)
+    _remove_stale(objects)
     work = Path(tempfile.mkdtemp(dir=objects, prefix=".dataset.new."))
     try:
         yield work
@@ -194,11 +196,13 @@ def _remove_stale(objects: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _kept(version: DatasetVersion, key: str, work: Path, objects: Path, cache: Path) -> DatasetVersion:
+def keep(version: DatasetVersion, key: str, work: Path, objects: Path, cache: Path) -> DatasetVersion:
     """Give the finished work folder its name and remember which section it answers."""
     written = {name: getattr(version, name) for name in ("digest", "rows")}
     written |= {"key": key, "sources": [asdict(use) for use in version.sources]}
     written |= {"findings": [asdict(found) for found in version.findings]}
+    if version.teacher:
+        written["teacher"] = dict(version.teacher)
     names = [f"{name}.jsonl" for name in FILES]
     write_json(work / "version.json", written | {"bytes": {name: (work / name).stat().st_size for name in names}})
     folder = version_folder(objects, version.digest)
@@ -212,7 +216,7 @@ def _kept(version: DatasetVersion, key: str, work: Path, objects: Path, cache: P
     return load_version(folder)
 
 
-def _remembered(cache: Path, objects: Path, key: str) -> DatasetVersion | None:
+def remembered(cache: Path, objects: Path, key: str) -> DatasetVersion | None:
     """The version made last time from the same section and sources, if it is still there and whole."""
     memory = cache / "datasets" / f"{key}.json"
     if not memory.is_file():

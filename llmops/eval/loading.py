@@ -10,6 +10,7 @@ from typing import Any, Literal
 from llmops.data.chat import encode_prompt, encode_text, render, template_digest
 from llmops.errors import EnvironmentFault, InputError
 from llmops.eval.items import Item
+from llmops.registry.folder import check_answers
 
 Precision = Literal["bf16", "fp32"]
 _MOST_ROWS = {"cpu": 128, "cuda": 256}  # from here on a pass takes longer in proportion to its rows
@@ -29,6 +30,7 @@ def load(folder: Path, *, base: Path | None = None, device: str, precision: Prec
     """Model and tokenizer of a folder, ready to answer; nothing is fetched from a network.
 
     Raises:
+        InputError: it only scores answers.
         EnvironmentFault: files are missing or do not fit each other; or an adapter's base is not on this disk.
     """
     import torch
@@ -36,6 +38,7 @@ def load(folder: Path, *, base: Path | None = None, device: str, precision: Prec
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # the caller shows progress in its own way
+    check_answers(folder, named=str(folder))
     tokenizer = load_tokenizer(folder, base=base)
     whole = whole_folder(folder, base)
     try:

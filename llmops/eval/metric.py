@@ -36,6 +36,7 @@ class Metric:
         better: which way is good.
         binary: every item is right or wrong, so that the value is a share.
         span: values go from 0 to this, 1 for a share, 100 for points; None where they have no upper bound.
+        signed: values may be below 0, without a bound.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Metric:
     better: Literal["higher", "lower"] = "higher"
     binary: bool = False
     span: float | None = None
+    signed: bool = False
 
     @property
     def by_item(self) -> bool:
@@ -73,11 +75,12 @@ def mean_of(
     better: Literal["higher", "lower"] = "higher",
     span: float | None = None,
     binary: bool = False,
+    signed: bool = False,
 ) -> Metric:
     """A metric that is the mean over items of a value each has alone."""
     each = np.asarray(values, dtype=np.float64)
     statistics = np.stack([each, np.ones_like(each)], axis=1)
-    return Metric(name, signature, "mean", statistics, each, better=better, span=span, binary=binary)
+    return Metric(name, signature, "mean", statistics, each, better=better, span=span, binary=binary, signed=signed)
 
 
 def whole(
@@ -123,7 +126,7 @@ def estimates(
             samples,
             _independent(groups[group], clusters),
             metric.span,
-            bounds=(0.0, math.inf if metric.span is None else metric.span),
+            bounds=(-math.inf if metric.signed else 0.0, math.inf if metric.span is None else metric.span),
         )
     return {group: {metric.name: of_group[metric.name] for metric in metrics} for group, of_group in found.items()}
 
@@ -241,6 +244,7 @@ def to_json(metric: Metric) -> dict[str, Any]:
         "better": metric.better,
         "binary": metric.binary,
         "span": metric.span,
+        **({"signed": True} if metric.signed else {}),
     }
 
 
@@ -255,4 +259,5 @@ def from_json(record: Mapping[str, Any], statistics: Sequence[Sequence[float]], 
         better=record["better"],
         binary=record["binary"],
         span=record["span"],
+        signed=record.get("signed", False),
     )

@@ -105,7 +105,7 @@ def evaluate(
         )
         | ({} if weights_bytes is None else {"weights_gib": weights_bytes / 2**30})
         | {name: value for said in consulted.values() for name, value in said.measures.items()},
-        judges={name: said.record for name, said in consulted.items()},
+        judges={name: said.record for name, said in consulted.items() if said.record},
     )
     return written(measured, out)
 

@@ -72,7 +72,8 @@ def assembled(
 
 
 def pages_of(engine: Engine, accounts: Accounts) -> list[APIRouter]:
-    """All pages that campaigns have: their raters', and their owners'."""
+    """All pages that campaigns have, their raters' and their owners'; a route added here fails the test of who may ask
+    what until it says who."""
     return [rating_pages_of(engine, accounts), owner_routes(engine, rendered, clock=accounts.clock)]
 
 

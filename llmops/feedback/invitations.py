@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmops.errors import InputError
-from llmops.feedback.accounts import Accounts, add_person, check_login, check_name, end_sessions
+from llmops.feedback.accounts import Accounts, Person, add_person, check_login, check_name, end_sessions
 from llmops.feedback.events import SERVICE, write_event
 from llmops.feedback.passwords import check_new
 from llmops.feedback.refused import Refused
@@ -98,6 +98,18 @@ class Invitations:
             detail = {"role": role, "campaigns": sorted(campaigns)}
             write_event(connection, "invited", digest(secret), at=now, actor=by, detail=detail)
         return secret
+
+    def reset(self, person: Person, *, by: str) -> str:
+        """The secret of a link that sets an account's password anew.
+
+        Raises:
+            InputError: the account is closed, or has no password but a provider that vouches for it.
+        """
+        if person.ended is not None:
+            raise InputError(f"the account {person.login} is closed", fix="open it again first")
+        if person.vouched:
+            raise InputError(f"{person.login} has no password", fix="let them sign in with the OpenID provider")
+        return self.make(person.role, by=by, campaigns=(), rater=person.rater)
 
     def first_admin(self) -> str | None:
         """A link for the first admin, where there is none; those that were made before and not used end."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import secrets
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, cached_property
 from importlib.resources import files
 from threading import BoundedSemaphore
 from typing import TYPE_CHECKING
 
 from llmops.errors import InputError
+from llmops.feedback.refused import Refused
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
@@ -18,6 +21,8 @@ SHORTEST, LONGEST = 12, 1024
 _DISTINCT = 5
 _AT_ONCE = 2
 """Checks at a time: each takes 64 MiB and all cores it can get."""
+_WAITING = 8
+"""Checks under way or waiting, beyond which more are refused: each holds a thread that raters need."""
 
 
 class Passwords:
@@ -28,7 +33,8 @@ class Passwords:
         from argon2 import PasswordHasher
 
         self._hasher = hasher or PasswordHasher()
-        self._turn = BoundedSemaphore(_AT_ONCE)
+        self._places = BoundedSemaphore(_WAITING)
+        self._turns = BoundedSemaphore(_AT_ONCE)
 
     @cached_property
     def nobody(self) -> str:
@@ -37,20 +43,38 @@ class Passwords:
         return self._hasher.hash(secrets.token_urlsafe(32))
 
     def hash(self, password: str) -> str:
-        """What is kept of a password."""
-        with self._turn:
+        """What is kept of a password.
+
+        Raises:
+            Refused: 503, too many are made or checked at once.
+        """
+        with self._turn():
             return self._hasher.hash(_same(password))
 
     def fits(self, password: str, kept: str | None) -> bool:
-        """Whether it is the password; takes as long where none is kept (`kept` None), and is False then."""
+        """Whether it is the password; takes as long where none is kept (`kept` None), and is False then.
+
+        Raises:
+            Refused: 503, too many are made or checked at once.
+        """
         from argon2.exceptions import InvalidHashError, VerificationError
 
-        with self._turn:
+        with self._turn():
             try:
                 right = self._hasher.verify(kept or self.nobody, _same(password[: LONGEST + 1]))
             except (VerificationError, InvalidHashError):
                 return False
         return right and kept is not None
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        if not self._places.acquire(blocking=False):
+            raise Refused(503, "too many people sign in at once", fix="try it again in a moment", retry_after=2)
+        try:
+            with self._turns:
+                yield
+        finally:
+            self._places.release()
 
     def stale(self, kept: str) -> bool:
         """Whether it was made with other parameters than today's."""

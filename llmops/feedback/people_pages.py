@@ -77,10 +77,9 @@ def people_routes(entrance: Entrance, *, port: int) -> APIRouter:
     def password(request: Request, rater: str) -> Response:
         visitor = admin(request)
         try:
-            person = here.accounts.person(rater)
+            secret = here.invitations.reset(here.accounts.person(rater), by=visitor.rater)
         except InputError as error:
             return people(visitor, status=422, problem=f"{error.problem}: {error.fix}")
-        secret = here.invitations.make(person.role, by=visitor.rater, campaigns=(), rater=rater)
         return people(visitor, link=link_to(here.service, port, secret))
 
     @router.get("/invitations")

@@ -16,6 +16,8 @@ from llmops.feedback.settings import FeedbackService
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+_HEAD_BYTES = 32_000
+"""Largest head of a request."""
 _END_S = 10
 """Seconds that requests under way get."""
 
@@ -43,6 +45,8 @@ async def _serve(app: FastAPI, listening: socket.socket, *, say: Callable[[str],
 
     config = uvicorn.Config(
         app,
+        http="h11",  # the parser that bounds what comes before there is a request
+        h11_max_incomplete_event_size=_HEAD_BYTES,
         ws="none",
         lifespan="off",
         log_config=None,

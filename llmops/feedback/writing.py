@@ -67,17 +67,15 @@ def writing(
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield connection
         return
-    from sqlalchemy import text
+    from sqlalchemy import BigInteger, func, literal, select
 
     campaigns = [campaign] if isinstance(campaign, str) else sorted(campaign)
-    locks = [f"pg_advisory_xact_lock_shared(:{number})" for number in range(len(campaigns))]
-    keys = {str(number): _key("campaign", name) for number, name in enumerate(campaigns)}
+    locks = [func.pg_advisory_xact_lock_shared(literal(_key("campaign", name), BigInteger)) for name in campaigns]
     if rater is not None:
-        locks.append("pg_advisory_xact_lock(:rater)")
-        keys["rater"] = _key("rater", rater)
+        locks.append(func.pg_advisory_xact_lock(literal(_key("rater", rater), BigInteger)))
     with engine.begin() as connection:
         if locks:
-            connection.execute(text(f"SELECT {', '.join(locks)}"), keys)
+            connection.execute(select(*locks))
         yield connection
 
 

@@ -207,6 +207,12 @@ def _config(folder: Path) -> Any:
             f"the adapter {folder} is of kind {said.get('peft_type', 'unknown')}, and only LORA is merged here",
             fix="merge it with the peft that trained it, or train with `adapter: {kind: lora}`",
         )
+    if said.get("task_type") == "SEQ_CLS":
+        raise InputError(
+            f"the adapter {folder} is a reward model, and those are not merged here",
+            fix="use it as it is: peft loads it with AutoPeftModelForSequenceClassification and num_labels=1, and "
+            "suites by `reward: {model: …}`",
+        )
     start = str(said.get("init_lora_weights", True)).lower()
     if start.startswith(_REBASING):
         raise InputError(

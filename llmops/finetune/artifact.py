@@ -89,6 +89,9 @@ def _write_adapter(inner: Any, state: dict[str, Tensor], base: ModelSource, fold
     is_hub = base.revision is not None and not base.reference.startswith(("models:", "builtin:"))
     config.base_model_name_or_path = base.reference.partition("@")[0] if is_hub else str(base.folder)
     config.revision = base.revision if is_hub else None
+    if config.task_type == "SEQ_CLS":
+        # peft adds every name that heads go by, and adds them again when it loads.
+        config.modules_to_save = [name for name in dict.fromkeys(config.modules_to_save) if name != "classifier"]
     if isinstance(config.target_modules, set):
         # A set is written in another order by every process: the same run would have another digest.
         config.target_modules = sorted(config.target_modules)

@@ -248,7 +248,7 @@ def check_isolation(model: nn.Module, implementation: str, *, switch: nn.Module 
     """Let a loaded model prove on a few tokens that a document behind another is computed as it is alone.
 
     Args:
-        model: a transformers model (or one inside peft) that answers with `logits`.
+        model: a transformers model (or one inside peft) that answers with `logits`, or its decoder.
         switch: the module around it that knows how to go into evaluation mode and back; None is `model`.
 
     Raises:
@@ -265,7 +265,9 @@ def check_isolation(model: nn.Module, implementation: str, *, switch: nn.Module 
             "input_ids": torch.from_numpy(batch.input_ids).to(parameter.device),
             **attention_inputs(batch, implementation, device=parameter.device, dtype=parameter.dtype),
         }
-        return model(**inputs, use_cache=False).logits[0, -len(second) :].float()
+        answered = model(**inputs, use_cache=False)
+        each = answered.logits if hasattr(answered, "logits") else answered.last_hidden_state
+        return each[0, -len(second) :].float()
 
     switch = model if switch is None else switch
     was_training = switch.training

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from llmops.finetune.identity import environment
 from llmops.finetune.model import Placement
 from llmops.finetune.parallel import Processes
 from llmops.finetune.recipe import Lora, Recipe
+from llmops.finetune.teacher import TeacherModel, load_teacher
 from llmops.finetune.tokens import TokenStore
 from llmops.finetune.train import Trainer
 from llmops.records import ModelSource, Step
@@ -41,33 +43,47 @@ class Job:
     attention: str
     liger: bool
     pad_id: int
+    teacher: TeacherModel | None = None
 
     def write(self, run: Path) -> None:
-        base = {**asdict(self.base), "folder": str(self.base.folder)}
         write_json(
             run / "job.json",
             {
                 "recipe": self.recipe.model_dump(mode="json"),
-                "base": base,
+                "base": _plain(self.base),
                 "tokens": str(self.tokens),
                 "attention": self.attention,
                 "liger": self.liger,
                 "pad_id": self.pad_id,
+                "teacher": None
+                if self.teacher is None
+                else {"source": _plain(self.teacher.source), "base": _plain(self.teacher.base)},
             },
         )
 
     @classmethod
     def read(cls, run: Path) -> Job:
         record = json.loads((run / "job.json").read_text())
-        base = record["base"]
+        teacher = record.get("teacher")  # of a job written before there were any
+        base = _source(record["base"])
+        assert base is not None
         return cls(
             recipe=Recipe.model_validate(record["recipe"]),
-            base=ModelSource(**{**base, "folder": Path(base["folder"])}),
+            base=base,
             tokens=Path(record["tokens"]),
             attention=record["attention"],
             liger=record["liger"],
             pad_id=record["pad_id"],
+            teacher=None if teacher is None else TeacherModel(_source(teacher["source"]), _source(teacher["base"])),  # type: ignore[arg-type]
         )
+
+
+def _plain(source: ModelSource | None) -> dict[str, Any] | None:
+    return None if source is None else {**asdict(source), "folder": str(source.folder)}
+
+
+def _source(record: dict[str, Any] | None) -> ModelSource | None:
+    return None if record is None else ModelSource(**{**record, "folder": Path(record["folder"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +122,7 @@ def work(
     if processes.first:
         _forget_steps_after(run, checkpoint.read_progress(begun).update if begun else 0)
     validation = job.tokens / "validation.safetensors"
+    placement = Placement(processes.device, job.attention, job.liger)
     # Unbuffered: after a write that failed nothing is left that closing would try to write again.
     with (run / "steps.jsonl").open("ab", buffering=0) as log:
 
@@ -125,10 +142,11 @@ def work(
             train=TokenStore.open(job.tokens / "train.safetensors"),
             validation=TokenStore.open(validation) if validation.is_file() else None,
             checkpoints=run / "checkpoints",
-            placement=Placement(processes.device, job.attention, job.liger),
+            placement=placement,
             processes=processes,
             pad_id=job.pad_id,
             references=_references(job, processes),
+            teacher=partial(load_teacher, job.teacher, job.recipe, placement) if job.teacher is not None else None,
             stop=stop,
             on_step=told,
         ).run()

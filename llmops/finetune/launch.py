@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmops.errors import Interrupted, LlmopsError, TrainingStopped
 from llmops.finetune import checkpoint
@@ -22,6 +23,9 @@ from llmops.finetune.signals import asked_to_stop
 from llmops.libraries import quieten
 from llmops.processes import end_with_parent
 from llmops.records import Step
+
+if TYPE_CHECKING:
+    from llmops.finetune.grpo import Reward
 
 _LOOK_S = 0.5
 _LAUNCHED = "LLMOPS_LAUNCHED"
@@ -41,6 +45,20 @@ def launch(run: Path, *, world: int, on_step: Callable[[Step], None] = lambda st
             with asked_to_stop() as stop, joined() as processes:
                 return work(run, processes, stop=stop, on_step=on_step)
         return _torchrun(run, world, on_step)
+
+
+def reinforce_here(
+    run: Path, rewards: Sequence[Reward], *, on_step: Callable[[Step], None] = lambda step: None
+) -> Outcome:
+    """Do the job of the folder `run` by the method grpo, in this process.
+
+    Raises:
+        As `reinforce`; InputError: another process does it at this moment.
+    """
+    from llmops.finetune.grpo import reinforce
+
+    with held(run), asked_to_stop() as stop, joined() as processes:
+        return reinforce(run, rewards, processes, stop=stop, on_step=on_step)
 
 
 def threads_for(world: int) -> int:

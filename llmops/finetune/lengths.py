@@ -7,7 +7,10 @@ from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from llmops.finetune.method import Grpo
 
 
 def padded(length: float) -> int:
@@ -169,3 +172,21 @@ class LengthProfile:
                 leave(leave_room, taken)
                 left -= placed
         return bins
+
+
+def answered_by_the_model(lengths: Sequence[int], labels: Sequence[int], method: Grpo) -> LengthProfile:
+    """What one epoch of rows becomes where the model answers their prompts itself: as many sequences as there are
+    answers, each taken to be as long as it may be.
+
+    Args:
+        lengths, labels: tokens of each row, and those of its own answer, which is only compared with.
+    """
+    prompts = [int(length) - int(label) for length, label in zip(lengths, labels, strict=True)]
+    times = float(method.generations * method.iterations)
+    return LengthProfile.from_rows(
+        [prompt + method.max_tokens for prompt in prompts],
+        [method.max_tokens] * len(prompts),
+        weights=[times] * len(prompts),
+        origin=f"every answer as long as it may be ({method.max_tokens} tokens)",
+        exact=False,
+    )

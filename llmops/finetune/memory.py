@@ -15,6 +15,7 @@ from llmops.finetune.trained import (
     adapter_weights,
     first_with_gradient,
     saved_module_weights,
+    score_weights,
     trained_weights,
     trains_head,
 )
@@ -66,6 +67,24 @@ def estimate_memory(
     return max(moments, key=lambda moment: moment.total)
 
 
+def with_teacher(
+    found: MemoryEstimate, recipe: Recipe, shape: ModelShape, teacher: ModelShape, load: Load
+) -> MemoryEstimate:
+    """The estimate with a teacher beside the student.
+
+    Its weights are held in the precision of the arithmetic, whole in every process. A chunk of its logits exists in
+    32 bits, and two distributions made of each model's beside the logits themselves. Of its activations one layer's
+    exist at a time, less than what the student keeps for its backward pass; they are not counted.
+    """
+    compute = COMPUTE_BYTES[recipe.precision]
+    chunk = min(recipe.kernels.loss_chunk, load.trained)
+    hidden = load.trained * teacher.hidden * compute
+    logits = 4 * chunk * (2 * shape.vocabulary + 3 * teacher.vocabulary)
+    return replace(
+        found, weights=found.weights + compute * teacher.parameters.total, logits=found.logits + logits + hidden
+    )
+
+
 # What is held all the time
 
 
@@ -77,7 +96,7 @@ def weight_bytes(recipe: Recipe, shape: ModelShape) -> int:
     """
     adapter = recipe.adapter
     if isinstance(adapter, NoAdapter):
-        return 4 * shape.parameters.total
+        return 4 * (shape.parameters.total + score_weights(recipe, shape))
     compute = COMPUTE_BYTES[recipe.precision]
     matrices = shape.layers * shape.linear_weights
     frozen = compute * (shape.parameters.total - matrices)
@@ -85,7 +104,8 @@ def weight_bytes(recipe: Recipe, shape: ModelShape) -> int:
     if adapter.base_bits == 8:
         # One 32-bit scale per output.
         frozen += 4 * shape.layers * sum(linear.outputs for linear in shape.linears.values())
-    return frozen + 4 * (adapter_weights(adapter, shape) + saved_module_weights(adapter, shape))
+    beside = saved_module_weights(adapter, shape) + score_weights(recipe, shape)
+    return frozen + 4 * (adapter_weights(adapter, shape) + beside)
 
 
 def gradient_bytes(recipe: Recipe, shape: ModelShape) -> int:
@@ -131,6 +151,9 @@ def logits_bytes(recipe: Recipe, shape: ModelShape, arithmetic: Arithmetic, load
     the hidden states is kept in `compute`, beside the chosen states themselves; that
     towards a trained output matrix in 32 bits.
     """
+    if recipe.scores:
+        # The hidden states where sequences end, as they are and in 32 bits, and the gradient towards them.
+        return load.trained * shape.hidden * (arithmetic.stream + 4 + 4)
     chunk = min(recipe.kernels.loss_chunk, load.trained)
     each = (12 if shape.softcap else 4) + (arithmetic.compute if arithmetic.compute < 4 else 0)
     logits = each * chunk * shape.vocabulary

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from llmops.errors import InputError
+from llmops.finetune.distillation import Logits
+from llmops.finetune.distillation_loss import Taught, distillation_sums
 from llmops.finetune.losses import loss_sum, token_losses
 from llmops.finetune.method import Sft
 from llmops.finetune.recipe import Lora, NoAdapter, Recipe
@@ -82,7 +84,15 @@ class LossModel(nn.Module):
         return self
 
     def forward(
-        self, input_ids: Tensor, positions: Tensor, targets: Tensor, *, each: bool = False, **attention: Any
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        targets: Tensor,
+        *,
+        each: bool = False,
+        taught: Taught | None = None,
+        logits: Logits | None = None,
+        **attention: Any,
     ) -> Tensor:
         """Loss sum in nats, or with `each` the loss of every trained token, `(trained,)`.
 
@@ -90,17 +100,53 @@ class LossModel(nn.Module):
             input_ids: `(sequences, length)`.
             positions: `(trained,)` flat indices into them: where a trained token is predicted from.
             targets: `(trained,)` the tokens predicted there.
+            taught: what a teacher makes of the same positions; with it and `logits` the answer is that of
+                `distillation_sums`.
             attention: what the attention implementation needs, from `attention.py`.
         """
+        chosen = self._chosen(input_ids, positions, attention)
+        head = self.causal.get_output_embeddings()
+        if taught is not None:
+            assert logits is not None
+            return distillation_sums(chosen, head, targets, taught, logits, chunk=self.chunk, softcap=self._softcap)
+        losses = token_losses if each else loss_sum
+        return losses(chosen, head, targets, chunk=self.chunk, softcap=self._softcap)
+
+    @torch.no_grad()
+    def teach(self, input_ids: Tensor, positions: Tensor, targets: Tensor, **attention: Any) -> Taught:
+        """What this model makes of the positions, for a student; arguments as those of a pass."""
+        chosen = self._chosen(input_ids, positions, attention)
+        return Taught(chosen, self.causal.get_output_embeddings(), self._softcap)
+
+    def _chosen(self, input_ids: Tensor, positions: Tensor, attention: dict[str, Any]) -> Tensor:
+        """`(trained, width)` hidden states that the output layer makes logits of."""
         hidden = self.backbone(input_ids=input_ids, use_cache=False, **attention).last_hidden_state
         chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, positions)
         if torch.is_autocast_enabled(chosen.device.type):
             chosen = chosen.to(torch.get_autocast_dtype(chosen.device.type))
         if self._hidden_factor != 1.0:
             chosen = chosen * self._hidden_factor
-        head = self.causal.get_output_embeddings()
-        losses = token_losses if each else loss_sum
-        return losses(chosen, head, targets, chunk=self.chunk, softcap=self._softcap)
+        return chosen
+
+
+class ScoreModel(LossModel):
+    """A sequence classifier of one label that answers with the score of the positions asked for, `(positions,)`."""
+
+    def forward(  # type: ignore[override]  # an objective calls the model that goes with it
+        self, input_ids: Tensor, positions: Tensor, **attention: Any
+    ) -> Tensor:
+        """Scores in float32.
+
+        Args:
+            input_ids: `(sequences, length)`.
+            positions: `(positions,)` flat indices into them: where documents end.
+            attention: as `LossModel.forward`.
+        """
+        hidden = self.backbone(input_ids=input_ids, use_cache=False, **attention).last_hidden_state
+        chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, positions)
+        # In 32 bits also under autocast: scores of 16 bits are too coarse to be compared.
+        with torch.autocast(chosen.device.type, enabled=False):
+            return (chosen.float() @ self.causal.score.weight.float().T)[:, 0]
 
 
 class _Neftune:
@@ -133,29 +179,35 @@ class Placement:
     world: int = 1
 
 
-def load_model(recipe: Recipe, base: Path, placement: Placement) -> LossModel:
+def load_model(recipe: Recipe, base: Path, placement: Placement, *, pad_id: int | None = None) -> LossModel:
     """The base at `base` made trainable as `recipe` says, in training mode on its device.
 
-    Draws adapter weights from the generator of the current process: seed it before.
+    Draws the weights of an adapter or of a score from the generator of the current process: seed it before.
+
+    Args:
+        pad_id: the token that pads, by which who loads a model that scores finds the ends of its sequences.
 
     Raises:
-        InputError: the adapter's targets or rank do not fit the model.
+        InputError: the adapter's targets or rank do not fit the model, or its architecture cannot score.
     """
     adapter = recipe.adapter
     causal = _base(recipe, base, placement)
+    if recipe.scores:
+        causal.config.get_text_config().pad_token_id = pad_id
     if placement.liger:
         from liger_kernel.transformers import _apply_liger_kernel_to_instance
 
         _apply_liger_kernel_to_instance(causal, cross_entropy=False, fused_linear_cross_entropy=False)
     inner: Any = causal
     if isinstance(adapter, Lora):
-        inner = _with_lora(causal, adapter, precision=recipe.precision)
+        inner = _with_lora(causal, adapter, scores=recipe.scores)
     else:
         _freeze(causal, recipe)
     if recipe.kernels.checkpointing:
         causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     neftune = recipe.method.neftune if isinstance(recipe.method, Sft) else 0.0
-    model = LossModel(inner, chunk=recipe.kernels.loss_chunk, neftune=neftune)
+    made = ScoreModel if recipe.scores else LossModel
+    model = made(inner, chunk=recipe.kernels.loss_chunk, neftune=neftune)
     if not (isinstance(adapter, Lora) and adapter.base_bits < 16):
         model.to(placement.device)
     if recipe.kernels.compile:
@@ -166,7 +218,7 @@ def load_model(recipe: Recipe, base: Path, placement: Placement) -> LossModel:
 
 
 def _base(recipe: Recipe, base: Path, placement: Placement) -> Any:
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # the caller shows progress in its own way
@@ -189,29 +241,45 @@ def _base(recipe: Recipe, base: Path, placement: Placement) -> Any:
         options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
     if bits < 16:
         options["device_map"] = {"": placement.device}
-    return AutoModelForCausalLM.from_pretrained(
-        base,
-        dtype=dtype,
-        attn_implementation=placement.attention,
-        local_files_only=True,
-        use_safetensors=True,
-        trust_remote_code=False,
-        **options,
-    )
+    if recipe.scores:
+        options["num_labels"] = 1
+    with _expected_new_score() if recipe.scores else nullcontext():
+        return (AutoModelForSequenceClassification if recipe.scores else AutoModelForCausalLM).from_pretrained(
+            base,
+            dtype=dtype,
+            attn_implementation=placement.attention,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **options,
+        )
 
 
-def _with_lora(causal: Any, adapter: Lora, *, precision: str) -> Any:
+@contextmanager
+def _expected_new_score() -> Iterator[None]:
+    """Without transformers' warning that the score is new and the output layer is left out."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _with_lora(causal: Any, adapter: Lora, *, scores: bool) -> Any:
     from peft import LoraConfig, TaskType, get_peft_model
 
     config = LoraConfig(
-        task_type=TaskType.CAUSAL_LM,
+        task_type=TaskType.SEQ_CLS if scores else TaskType.CAUSAL_LM,
         r=adapter.rank,
         lora_alpha=adapter.alpha,
         lora_dropout=adapter.dropout,
         target_modules=adapter.targets if isinstance(adapter.targets, str) else list(adapter.targets),
         use_rslora=adapter.variant == "rslora",
         use_dora=adapter.variant == "dora",
-        modules_to_save=list(adapter.modules_to_save) or None,
+        modules_to_save=[*adapter.modules_to_save, *(["score"] if scores else [])] or None,
         bias="none",
     )
     try:

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from llmops.catalog import Catalog
+from llmops.finetune.distillation import Logits
 from llmops.finetune.items import Items
 from llmops.finetune.losses import step_scale
-from llmops.finetune.method import Dpo, Kto, Orpo, Sft
+from llmops.finetune.method import SFT, Distill, Dpo, Kto, Orpo, Reward, Sft
+from llmops.finetune.model import LossModel
 from llmops.finetune.passes import Pass
-from llmops.finetune.preference import dpo_losses, kto_losses, log_odds_ratio
+from llmops.finetune.preference import dpo_losses, kto_losses, log_odds_ratio, reward_losses
 
 Totals = Mapping[str, float]
 """What an update's sums are divided by, counted over all passes and processes; each process counts them alike."""
@@ -82,6 +84,35 @@ class Likelihood(Objective):
         return model(**one.inputs) * step_scale(int(totals["labels"])), known.new_zeros(0)
 
 
+@OBJECTIVES.add("distill")
+def _distilled(method: Distill) -> Objective:
+    """On the teacher's answers alone a student trains as on any others."""
+    return Likelihood(SFT) if method.logits is None else Alike(method.logits)
+
+
+class Alike(Objective):
+    """Distillation: the mean over trained tokens of `distillation_sums`, in nats per token.
+
+    Attributes:
+        teacher: to be set before the first pass.
+    """
+
+    measures: Mapping[str, str] = {"cross_entropy": "labels", "divergence": "labels"}
+
+    def __init__(self, method: Logits) -> None:
+        self.method = method
+        self.teacher: LossModel | None = None
+
+    def totals(self, items: Items, numbers: Sequence[int]) -> Totals:
+        return {"labels": int(items.trained_counts[list(numbers)].sum())}
+
+    def loss(self, model: nn.Module, one: Pass, totals: Totals, known: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.teacher is not None
+        taught = self.teacher.teach(**one.inputs)
+        sums = model(**one.inputs, taught=taught, logits=self.method)
+        return sums[0] * step_scale(int(totals["labels"])), sums[1:].detach().double()
+
+
 def log_probs(model: nn.Module, one: Pass) -> Tensor:
     """Log-probability of every label of a pass, `(trained,)`, in nats."""
     return -model(**one.inputs, each=True)
@@ -95,11 +126,13 @@ def by_sequence(each: Tensor, one: Pass) -> Tensor:
 
 
 def kl_of_labels(log_ratios: Tensor) -> Tensor:
-    """r − 1 − log r with r = π_ref / π, of each label: Schulman's estimator k3 of KL(π ‖ π_ref), never negative.
+    """r − 1 − log r with r = π / π_ref, of each label: Schulman's estimator k3 of KL(π_ref ‖ π), never negative.
 
-    Its mean is unbiased over tokens that π drew; over answers of a file it says how far π has moved on those.
+    Its mean is unbiased over tokens that the base drew, as it drew the answers that people rate; over answers of
+    others it says how far the model has moved on those. The other direction, KL(π ‖ π_ref), would need tokens of the
+    model as it is now: over rejected answers, which it gives up, its estimate is a few tokens' e^(−log r) alone.
     """
-    return torch.expm1(-log_ratios) + log_ratios
+    return torch.expm1(log_ratios) - log_ratios
 
 
 def preferred(chosen: Tensor, rejected: Tensor) -> Tensor:
@@ -170,6 +203,26 @@ class Likelier(Objective):
         odds = -logsigmoid(log_odds_ratio(chosen, rejected)).sum()
         share = self.method.beta * odds / totals["pairs"] - said[:, 0].sum() / totals["chosen_labels"]
         return share, preferred(self.method.beta * chosen, self.method.beta * rejected)
+
+
+@OBJECTIVES.add("reward")
+class Rewarded(Objective):
+    """Reward modelling: the mean over pairs of `reward_losses`; the model answers with the reward of each sequence."""
+
+    measures: Mapping[str, str] = REWARDS | {"mean_reward": "answers"}
+
+    def __init__(self, method: Reward) -> None:
+        self.method = method
+
+    def totals(self, items: Items, numbers: Sequence[int]) -> Totals:
+        return {"pairs": len(numbers), "answers": 2 * len(numbers)}
+
+    def loss(self, model: nn.Module, one: Pass, totals: Totals, known: Tensor) -> tuple[Tensor, Tensor]:
+        chosen, rejected = model(**one.inputs).reshape(one.items, 2).unbind(1)
+        share = reward_losses(self.method, chosen, rejected, one.values).sum() / totals["pairs"]
+        told = preferred(chosen, rejected)
+        # Of the chosen and of the rejected answers together.
+        return share, torch.cat([told, told[2:].sum()[None]])
 
 
 @OBJECTIVES.add("kto")

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from llmops.finetune.attention import attention_inputs
 from llmops.finetune.items import Items
 from llmops.finetune.model import DTYPES, Placement
 from llmops.finetune.order import Group, Order, Update
-from llmops.finetune.packing import collate
+from llmops.finetune.packing import Batch, collate
 from llmops.finetune.parallel import Processes
 from llmops.finetune.recipe import Recipe
 from llmops.finetune.reference import Reference
@@ -129,7 +130,6 @@ class Feed:
         if not packed:
             lines = [[sequence] for sequence in sequences]
         batch = collate(self.items.store, lines, self.pad_id)
-        flat = np.flatnonzero(batch.trained.ravel()) if taking_part else np.empty(0, dtype=np.int64)
         if not taking_part:
             sequences = []
         numbers = [item for group in groups for item in group] if taking_part else []
@@ -138,12 +138,11 @@ class Feed:
         def moved(array: Any) -> Tensor:
             return torch.from_numpy(array).to(device, non_blocking=True)
 
+        asked = _ends(batch, self.pad_id) if self.recipe.scores else _predictions(batch)
         inputs = {
             "input_ids": moved(batch.input_ids),
-            # A trained token is predicted one position before it, which is of its own document:
-            # the first token of a document is never trained.
-            "positions": moved(flat - 1),
-            "targets": moved(batch.input_ids.ravel()[flat]),
+            # A process that only takes part asks for nothing.
+            **{name: moved(one if taking_part else one[:0]) for name, one in asked.items()},
             **attention_inputs(batch, self.placement.attention, device=device, dtype=DTYPES[self.recipe.precision]),
         }
         return Pass(
@@ -156,3 +155,23 @@ class Feed:
             reference=None if self.reference is None else moved(self.reference.of(sequences)),
             sequences=tuple(sequences),
         )
+
+
+def _predictions(batch: Batch) -> dict[str, NDArray[np.int64]]:
+    """The trained tokens, `targets`, and the flat places they are predicted from, `(trained,)` each."""
+    flat = np.flatnonzero(batch.trained.ravel())
+    # One position before it, which is of its own document: the first token of a document is never trained.
+    return {"positions": flat - 1, "targets": batch.input_ids.ravel()[flat]}
+
+
+def _ends(batch: Batch, pad_id: int) -> dict[str, NDArray[np.int64]]:
+    """The flat place of each document's last token, `(documents,)`, in their order.
+
+    As transformers pools when it classifies, the last one that is no padding: where the token that ends an answer
+    also pads, that is the one before it.
+    """
+    counted = np.flatnonzero((batch.documents >= 0).ravel() & (batch.input_ids.ravel() != pad_id))
+    line = counted // batch.documents.shape[1]
+    document = batch.documents.ravel()[counted]
+    last = np.flatnonzero((np.diff(line, append=-1) != 0) | (np.diff(document, append=-1) != 0))
+    return {"positions": counted[last]}

@@ -10,10 +10,10 @@ from functools import partial
 from llmops.errors import EnvironmentFault, InputError
 from llmops.finetune.activations import Arithmetic, Load, arithmetic_of
 from llmops.finetune.lengths import LengthProfile, padded
-from llmops.finetune.memory import estimate_memory
-from llmops.finetune.recipe import Fsdp, Lora, NoAdapter, Recipe
+from llmops.finetune.memory import estimate_memory, with_teacher
+from llmops.finetune.recipe import Fsdp, Lora, NoAdapter, Recipe, attention_asked
 from llmops.finetune.shape import ModelShape
-from llmops.finetune.trained import trained_weights
+from llmops.finetune.trained import score_weights, trained_shape, trained_weights
 from llmops.finetune.work import Flops, Tokens, count_flops, count_forward, seconds_for
 from llmops.hardware import KNOWN_GPUS, Device
 from llmops.records import MemoryEstimate
@@ -129,12 +129,14 @@ def make_plan(
     price_per_gpu_hour: float | None,
     attention: str | None = None,
     liger: bool | None = None,
+    teacher: ModelShape | None = None,
 ) -> Plan:
     """Everything a run will take, from shapes and lengths alone.
 
     Args:
         world: processes, one per GPU.
         attention, liger: what was chosen where the run will be; None assumes what `auto` takes there.
+        teacher: whose distributions are learned, held beside the student.
 
     Raises:
         InputError: the batch cannot be split over `world` processes, or there is no row.
@@ -144,6 +146,7 @@ def make_plan(
         raise InputError(
             "there is no row to train on", fix="give data.train a source with rows of at most batch.max_length tokens"
         )
+    shape = trained_shape(recipe, shape)
     attention = attention or attention_on(recipe, shape, device)
     sequences, epoch = _one_epoch(recipe, lengths, attention)
     per_epoch = max(1, math.ceil(sequences / recipe.batch.sequences))
@@ -153,13 +156,14 @@ def make_plan(
     item = recipe.method.item
     # Sequences that are measured are taken to be as long as those that are trained.
     measured = count_forward(shape, tokens) * len(item.measured) / len(item.trained)
-    flops = replace(flops, computed=flops.computed + measured)
+    taught = count_forward(teacher, tokens) if teacher is not None else 0.0
+    flops = replace(flops, computed=flops.computed + measured + taught)
     # Processes on one CPU share its cores.
     devices = world if device.kind == "cuda" else 1
     seconds = seconds_for(recipe, flops, device, devices=devices)
-    memory = _memory(recipe, shape, lengths, device, world=world, attention=attention, liger=liger)
+    memory = _memory(recipe, shape, lengths, device, world=world, attention=attention, liger=liger, teacher=teacher)
     hours = seconds * devices / 3600
-    suggestions, together = _suggestions(recipe, shape, lengths, device, world)
+    suggestions, together = _suggestions(recipe, shape, lengths, device, world, teacher)
     return Plan(
         world=world,
         device=device,
@@ -171,13 +175,13 @@ def make_plan(
         sequences=sequences,
         tokens=tokens,
         trained_weights=trained_weights(recipe, shape),
-        weights=shape.parameters.total,
+        weights=shape.parameters.total + score_weights(recipe, shape),
         flops=flops,
         memory=memory,
         seconds=seconds,
         tokens_per_s=tokens.used / seconds,
         cost=None if price_per_gpu_hour is None else price_per_gpu_hour * hours,
-        fits=tuple(_fits(recipe, shape, lengths)),
+        fits=tuple(_fits(recipe, shape, lengths, teacher)),
         suggestions=suggestions,
         together=together,
         notes=(*_notes(recipe, lengths, device), *_reference_notes(recipe, shape, epoch, device, devices=devices)),
@@ -186,7 +190,7 @@ def make_plan(
 
 def attention_on(recipe: Recipe, shape: ModelShape, device: Device) -> str:
     """The attention that `auto` takes on a device: by documents where rows are packed and its kernel runs there."""
-    chosen = recipe.kernels.attention
+    chosen = attention_asked(recipe)
     if chosen != "auto":
         return chosen
     has_kernel = "bf16" in device.teraflops and recipe.precision != "fp32" and shape.head_dim <= 256
@@ -274,7 +278,8 @@ def _load(recipe: Recipe, lengths: LengthProfile, world: int) -> Load:
     else:
         length = min(longest, batch.max_length)
         sequences = min(batch.per_device * together, math.ceil(lengths.rows - 1e-6))
-    trained = math.ceil(sequences * length * lengths.trained_share)
+    # A score is taken where a sequence ends, and nowhere else.
+    trained = sequences if recipe.scores else math.ceil(sequences * length * lengths.trained_share)
     passes = batch.passes(world)
     batches = passes * _updates(recipe, max(1, math.ceil(lengths.rows / together / batch.sequences)))
     widths = 1.0 if batch.packing else lengths.widths(batch.per_device * together, batches)
@@ -290,6 +295,7 @@ def _memory(
     world: int,
     attention: str | None = None,
     liger: bool | None = None,
+    teacher: ModelShape | None = None,
 ) -> MemoryEstimate:
     on_gpu = device.kind == "cuda"
     arithmetic: Arithmetic = arithmetic_of(
@@ -298,10 +304,12 @@ def _memory(
         attention=attention or attention_on(recipe, shape, device),
         liger=(on_gpu and recipe.kernels.liger == "auto") if liger is None else liger,
     )
-    return estimate_memory(recipe, shape, arithmetic, _load(recipe, lengths, world), world=world)
+    load = _load(recipe, lengths, world)
+    found = estimate_memory(recipe, shape, arithmetic, load, world=world)
+    return found if teacher is None else with_teacher(found, recipe, shape, teacher, load)
 
 
-def _fits(recipe: Recipe, shape: ModelShape, lengths: LengthProfile) -> Iterator[Fit]:
+def _fits(recipe: Recipe, shape: ModelShape, lengths: LengthProfile, teacher: ModelShape | None) -> Iterator[Fit]:
     for key, gpu in KNOWN_GPUS.items():
         if recipe.precision not in gpu.teraflops:
             yield Fit(key, 0, 0, f"no {recipe.precision} arithmetic")
@@ -310,7 +318,7 @@ def _fits(recipe: Recipe, shape: ModelShape, lengths: LengthProfile) -> Iterator
         for world in _WORLDS if isinstance(recipe.parallel, Fsdp) else (1,):
             if not _splits(recipe, world):
                 continue
-            needed = _memory(recipe, shape, lengths, gpu, world=world).total
+            needed = _memory(recipe, shape, lengths, gpu, world=world, teacher=teacher).total
             if needed <= gpu.usable_bytes:
                 yield Fit(key, world, needed)
                 break
@@ -331,12 +339,17 @@ Change = Callable[[Recipe], Recipe]
 
 
 def _suggestions(
-    recipe: Recipe, shape: ModelShape, lengths: LengthProfile, device: Device, world: int
+    recipe: Recipe,
+    shape: ModelShape,
+    lengths: LengthProfile,
+    device: Device,
+    world: int,
+    teacher: ModelShape | None,
 ) -> tuple[tuple[Suggestion, ...], int]:
     """Keys that save memory, those that make the run fit first, each estimated alone; and the first three together."""
 
     def needed(changed: Recipe) -> int:
-        return _memory(changed, shape, lengths, device, world=world).total
+        return _memory(changed, shape, lengths, device, world=world, teacher=teacher).total
 
     room = device.usable_bytes // (world if device.kind == "cpu" else 1)
     now = needed(recipe)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from llmops.finetune.method import Dpo, Kto
+from llmops.finetune.method import Dpo, Kto, Reward
 
 
 def dpo_losses(
@@ -36,6 +36,19 @@ def dpo_losses(
     smoothing = method.label_smoothing
     losses = -(1 - smoothing) * logsigmoid(method.beta * gain)
     return losses - smoothing * logsigmoid(-method.beta * gain) if smoothing else losses
+
+
+def reward_losses(method: Reward, chosen: Tensor, rejected: Tensor, margins: Tensor) -> Tensor:
+    """−log σ(r_c − r_r − μ m) + κ (r_c + r_r)² of each pair, `(pairs,)`.
+
+    Bradley and Terry 1952, with a margin as in Touvron et al. 2023, eq. 2, centred as in Eisenstein et al. 2023, eq. 2.
+
+    Args:
+        chosen, rejected: `(pairs,)` rewards r.
+        margins: `(pairs,)` what the rows say; times the method's `margin` μ.
+    """
+    losses = -logsigmoid(chosen - rejected - method.margin * margins)
+    return losses + method.centering * (chosen + rejected) ** 2 if method.centering else losses
 
 
 def log_odds_ratio(chosen: Tensor, rejected: Tensor) -> Tensor:

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmops.data.sources import check_columns
+from llmops.errors import EnvironmentFault
 from llmops.finetune.known_shapes import KnownShape, find_shape
 from llmops.finetune.lengths import LengthProfile
+from llmops.finetune.method import Distill, Grpo
 from llmops.finetune.plan import Plan, make_plan
 from llmops.finetune.prices import Prices
-from llmops.finetune.recipe import Recipe
+from llmops.finetune.recipe import Lora, Recipe
 from llmops.finetune.sampling import sampled_lengths
+from llmops.finetune.shape import ModelShape
 from llmops.finetune.trained import check_shape
 from llmops.hardware import Device
 
@@ -40,9 +43,32 @@ def preview(recipe: Recipe, *, world: int, device: Device, prices: Prices | None
     check_shape(recipe, base.shape, world=world)
     check_columns(recipe.data)
     lengths, notes = sampled_lengths(recipe, base.folder)
+    teacher, unknown = _teacher(recipe, cache)
     price = prices.of(device) if prices is not None else None
-    plan = make_plan(recipe, base.shape, lengths, world=world, device=device, price_per_gpu_hour=price)
-    return Preview(plan, base, lengths, (*plan.notes, *notes))
+    plan = make_plan(recipe, base.shape, lengths, world=world, device=device, price_per_gpu_hour=price, teacher=teacher)
+    return Preview(plan, base, lengths, (*plan.notes, *notes, *unknown))
+
+
+def _teacher(recipe: Recipe, cache: Path | None) -> tuple[ModelShape | None, list[str]]:
+    """The shape of the teacher that is held beside the student, and what a plan does not know of the method."""
+    method = recipe.method
+    if isinstance(method, Grpo):
+        return None, [
+            "grpo: answering takes most of its time and is not planned, and memory is that of the training passes: "
+            "the answers' keys and values, all logits of a pass"
+            + (", the base held a second time" if method.beta and not isinstance(recipe.adapter, Lora) else "")
+            + f" and vLLM's share of a GPU ({method.vllm_memory:.0%}) come on top"
+        ]
+    if not isinstance(method, Distill):
+        return None, []
+    named = method.teacher.model
+    notes = [f"{named} is asked first; how long that takes and what it costs is not planned"] if method.answers else []
+    if method.logits is None:
+        return None, notes
+    try:
+        return find_shape(named, cache=cache).shape, notes
+    except EnvironmentFault as fault:
+        return None, [*notes, f"the memory and time of the teacher {named} are not counted: {fault.problem}"]
 
 
 def fullest(recipe: Recipe, *, world: int, device: Device) -> Plan:

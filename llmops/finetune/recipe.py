@@ -20,9 +20,17 @@ from pydantic import (
 )
 
 from llmops.config import Settings, Where, refuse
-from llmops.data.section import ROWS, DataSection, TrainOrigin
+from llmops.data.section import (
+    ROWS,
+    DataSection,
+    MessageRows,
+    PreferenceRows,
+    PromptRows,
+    TextRows,
+    TrainOrigin,
+)
 from llmops.errors import InputError
-from llmops.finetune.method import METHODS, SFT, Dpo, Method
+from llmops.finetune.method import METHODS, SFT, Distill, Dpo, Grpo, Method, Reward
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -267,9 +275,99 @@ class Recipe(Settings):
                 problems["optimizer.name"] = "fsdp cannot split the state of adamw8bit; use adamw, or ddp"
         if self.validation.patience is not None and self.data.validation == 0:
             problems["validation.patience"] = "nothing is held out to stop early on; give data.validation a share"
+        problems |= self._unscored() if self.scores else {}
+        problems |= self._not_reinforced() if isinstance(self.method, Grpo) else {}
         placed: dict[Where, str] = {tuple(key.split(".")): problem for key, problem in problems.items()}
-        refuse({**dict(self._rows_of_another_method()), **placed})
+        rows = [*self._rows_of_another_method(), *self._unread_margins(), *self._unanswered()]
+        refuse({**dict(rows), **placed})
         return self
+
+    @property
+    def only_prompts(self) -> bool:
+        """Whether the answers of the rows are left aside: the method makes its own."""
+        return isinstance(self.method, Distill) and self.method.answers is not None
+
+    def _not_reinforced(self) -> dict[str, str]:
+        """What TRL's trainer does not read, by key."""
+        assert isinstance(self.method, Grpo)
+        found = {}
+        if self.batch.sequences % self.method.generations:
+            lower = max(1, self.batch.sequences // self.method.generations) * self.method.generations
+            found["batch.sequences"] = (
+                f"{self.batch.sequences} is no multiple of method.generations ({self.method.generations}); set {lower}"
+            )
+        if self.batch.packing:
+            found["batch.packing"] = "grpo packs nothing; leave the key out"
+        for key, part in (("validation", self.validation), ("checkpoints", self.checkpoints)):
+            if part != type(part)():
+                found[key] = "grpo saves nothing on the way and keeps the last weights; leave the section out"
+        if isinstance(self.parallel, Fsdp):
+            found["parallel.kind"] = "grpo runs in one process; leave the section out"
+        if self.kernels.attention not in ("auto", "sdpa", "eager", "flash_attention_2"):
+            found["kernels.attention"] = f"grpo cannot generate through {self.kernels.attention}; choose sdpa"
+        if self.kernels.compile:
+            found["kernels.compile"] = "grpo generates with the model it trains; leave the key out"
+        if self.kernels.loss_chunk != Kernels().loss_chunk:
+            found["kernels.loss_chunk"] = "grpo's trainer holds all logits of a pass; lower batch.per_device instead"
+        return found
+
+    def _unanswered(self) -> Iterator[tuple[Where, str]]:
+        """Rows without what the method needs of them, or with what it does not read, each by its key."""
+        for at, spec in self._sources_at():
+            if self.only_prompts and isinstance(spec, TextRows):
+                yield (*at, "text"), "a plain text asks the teacher nothing; name columns with prompts"
+            if not self.only_prompts and isinstance(spec, PromptRows) and spec.completion is None:
+                yield at, "`completion` is missing: the answer to train on, which only a teacher's can replace"
+            tools = isinstance(spec, MessageRows) and spec.tools is not None
+            if tools and (self.only_prompts or isinstance(self.method, Grpo)):
+                yield (*at, "tools"), "who answers is not shown tools; leave the key or the source out"
+            if isinstance(self.method, Grpo) and spec.weight != 1:
+                yield (*at, "weight"), "grpo asks every prompt equally often; leave the key out"
+
+    @property
+    def scores(self) -> bool:
+        """Whether what is trained gives answers a number, a reward model, instead of making them."""
+        return isinstance(self.method, Reward)
+
+    def _unscored(self) -> dict[str, str]:
+        """What a model that answers nothing cannot do, by key."""
+        found = {}
+        if self.evaluate is not None:
+            found["evaluate"] = (
+                "a reward model answers no suite; leave the section out: its accuracy on the held-out rows is told "
+                "while it trains, and suites score other models' answers with it"
+            )
+        if isinstance(self.adapter, Lora):
+            if self.adapter.merge:
+                found["adapter.merge"] = "a reward model's adapter is not merged; leave the key out"
+            named = [
+                *self.adapter.modules_to_save,
+                *([] if self.adapter.targets == "all-linear" else self.adapter.targets),
+            ]
+            if "lm_head" in named:
+                found["adapter.targets" if "lm_head" in self.adapter.targets else "adapter.modules_to_save"] = (
+                    "a reward model has a score in the place of lm_head, which is always trained; leave the name out"
+                )
+        return found
+
+    def _unread_margins(self) -> Iterator[tuple[Where, str]]:
+        """Margins of rows without a method that reads them, and the other way round, each by its key."""
+        wanted = isinstance(self.method, Reward) and self.method.margin > 0
+        for at, source in self._sources_at():
+            if not isinstance(source, PreferenceRows):
+                continue
+            if wanted and source.margin is None:
+                yield at, "method.margin needs the column it multiplies; name it as `margin`, or set method.margin to 0"
+            if not wanted and source.margin is not None:
+                fix = "set method to {kind: reward, margin: 1}, or leave the key out"
+                yield (*at, "margin"), f"is read by nothing; {fix}"
+
+    def _sources_at(self) -> Iterator[tuple[Where, TrainOrigin]]:
+        """Every source of rows with its key."""
+        validation = self.data.validation if isinstance(self.data.validation, list) else []
+        for side, sources in (("train", self.data.train), ("validation", validation)):
+            for number, source in enumerate(sources):
+                yield ("data", side, number), source
 
     def _rows_of_another_method(self) -> Iterator[tuple[Where, str]]:
         """Sources whose rows the method does not train on, each by its key."""
@@ -289,8 +387,16 @@ class Recipe(Settings):
                 )
 
 
+def attention_asked(recipe: Recipe) -> str:
+    """The attention a recipe asks for; where it leaves the choice, grpo takes one that can also generate."""
+    asked = recipe.kernels.attention
+    return "sdpa" if asked == "auto" and isinstance(recipe.method, Grpo) else asked
+
+
 def _keys(rows: type[TrainOrigin]) -> str:
     """The keys that only this kind of rows needs, as a sentence names them."""
     return " and ".join(
-        f"`{name}`" for name, field in rows.model_fields.items() if field.is_required() and name != "source"
+        f"`{name}`"
+        for name, field in rows.model_fields.items()
+        if (field.is_required() or name == "completion") and name != "source"
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -70,7 +71,8 @@ class Reference:
                     os.fsync(file.fileno())
                 os.replace(fresh, path)
         except OSError as error:
-            fresh.unlink(missing_ok=True)
+            with suppress(OSError):
+                fresh.unlink()
             raise EnvironmentFault(
                 f"what the base thinks of the rows could not be kept in {path.parent}: {error.strerror}",
                 fix="free disk space, or choose another disk with LLMOPS_HOME",

@@ -51,4 +51,4 @@ def _answered(prompt: list[Any], answer: Any) -> Conversation:
 
 def value_of(row: Row) -> float:
     """The number that is kept with each of a row's sequences; 0 where the row has none."""
-    return float(row.content.get("label", 0.0))
+    return float(row.content.get("label", row.content.get("margin", 0.0)))

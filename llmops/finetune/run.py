@@ -12,22 +12,31 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from llmops.data.formats import prompt_key
+from llmops.data.versions import rows_of
 from llmops.errors import EnvironmentFault, InputError, OutOfMemory
 from llmops.events import Listener
-from llmops.files import folder_digest, new_folder, write_json
+from llmops.files import folder_digest, new_folder, write_json, write_text
 from llmops.finetune.disk import check_disk, disk_needed
 from llmops.finetune.hold import held
 from llmops.finetune.identity import differences, environment, identity, run_digest
 from llmops.finetune.items import Items
+from llmops.finetune.lengths import answered_by_the_model
+from llmops.finetune.method import Grpo
 from llmops.finetune.plan import Plan, check_memory, gib, make_plan, way_out
-from llmops.finetune.recipe import Lora, Recipe
+from llmops.finetune.recipe import Lora, Recipe, attention_asked
 from llmops.finetune.shape import ModelShape, shape_of
 from llmops.finetune.tokens import TokenStore
 from llmops.finetune.trained import check_shape
 from llmops.hardware import device_of, machine
 from llmops.records import DatasetVersion, MaskReport, ModelSource, Row, RunManifest, Split
+from llmops.registry.folder import check_answers
+
+if TYPE_CHECKING:
+    from llmops.finetune.grpo import Reward
+    from llmops.finetune.teacher import TeacherModel
 
 
 def _encoded(listener: Listener, split: str, count: int, done: int) -> None:
@@ -139,7 +148,7 @@ def choose_kernels(recipe: Recipe, base: ModelSource, *, world: int) -> Kernels:
     device = this_device()
     config = AutoConfig.from_pretrained(base.folder, local_files_only=True)
     attention, why = choose(
-        recipe.kernels.attention,
+        attention_asked(recipe),
         device=device,
         packing=recipe.batch.packing,
         model_config=config,
@@ -148,7 +157,12 @@ def choose_kernels(recipe: Recipe, base: ModelSource, *, world: int) -> Kernels:
     )
     liger, liger_why = _liger(recipe, device.type, str(config.model_type))
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads_for(world)} threads"
-    return Kernels(attention, liger, where, (f"device: {where}", f"attention: {why}", f"liger: {liger_why}"))
+    reasons = [f"device: {where}", f"attention: {why}", f"liger: {liger_why}"]
+    if isinstance(recipe.method, Grpo):
+        from llmops.finetune.grpo import answers_with
+
+        reasons.append(f"answers while training: {answers_with(recipe.method, device.type)[1]}")
+    return Kernels(attention, liger, where, tuple(reasons))
 
 
 def _liger(recipe: Recipe, device: str, model_type: str) -> tuple[bool, str]:
@@ -171,27 +185,50 @@ def check_base(recipe: Recipe, base: ModelSource, *, world: int) -> ModelShape:
     """The base's shape, read off its `config.json`.
 
     Raises:
-        InputError: the base is an adapter, or the recipe does not fit its shape.
+        InputError: the base is an adapter or only scores answers, or the recipe does not fit its shape.
     """
     if (base.folder / "adapter_config.json").is_file():
         raise InputError(
             f"base {recipe.base} is an adapter, training starts from a whole model",
             fix=f"run `llmops merge {recipe.base}` and name the merged folder as base",
         )
-    shape = shape_of(json.loads((base.folder / "config.json").read_text()), named=recipe.base)
+    if not recipe.scores:
+        check_answers(base.folder, named=recipe.base)
+    shape = shape_at(base.folder, named=recipe.base)
     check_shape(recipe, shape, world=world)
     return shape
 
 
-def plan_run(recipe: Recipe, shape: ModelShape, tokens: Tokens, kernels: Kernels, *, world: int, folder: Path) -> Plan:
+def shape_at(folder: Path, *, named: str) -> ModelShape:
+    """The shape that a folder's `config.json` describes."""
+    return shape_of(json.loads((folder / "config.json").read_text()), named=named)
+
+
+def plan_run(
+    recipe: Recipe,
+    shape: ModelShape,
+    tokens: Tokens,
+    kernels: Kernels,
+    *,
+    world: int,
+    folder: Path,
+    teacher: TeacherModel | None = None,
+) -> Plan:
     """What the run will take here, from the lengths of its own rows.
 
     What an interrupted run left in its `folder` counts as disk it need not find again.
+
+    Args:
+        teacher: whose distributions are learned.
 
     Raises:
         EnvironmentFault: memory or disk will not do; the keys that help are named with what each saves.
     """
     profile = Items.of(tokens.train, recipe.method.item).profile()
+    if isinstance(recipe.method, Grpo):
+        profile = answered_by_the_model(
+            tokens.train.lengths.tolist(), tokens.train.trained_counts.tolist(), recipe.method
+        )
     device = device_of(machine(disk=folder))
     plan = make_plan(
         recipe,
@@ -202,6 +239,7 @@ def plan_run(recipe: Recipe, shape: ModelShape, tokens: Tokens, kernels: Kernels
         price_per_gpu_hour=None,
         attention=kernels.attention,
         liger=kernels.liger,
+        teacher=None if teacher is None else shape_at(teacher.whole, named=teacher.source.reference),
     )
     check_memory(plan)
     held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -210,12 +248,23 @@ def plan_run(recipe: Recipe, shape: ModelShape, tokens: Tokens, kernels: Kernels
 
 
 def identify(
-    recipe: Recipe, dataset: DatasetVersion, tokens: Tokens, base: ModelSource, kernels: Kernels, *, world: int
+    recipe: Recipe,
+    dataset: DatasetVersion,
+    tokens: Tokens,
+    base: ModelSource,
+    kernels: Kernels,
+    *,
+    world: int,
+    beside: Mapping[str, str] = {},
 ) -> dict[str, Any]:
-    """The identity of the run; its digest names the run's folder."""
+    """The identity of the run; its digest names the run's folder.
+
+    Args:
+        beside: digests of what else the method trains with, by what it is.
+    """
     from llmops.finetune.launch import threads_for
 
-    return identity(
+    return {**beside} | identity(
         recipe,
         dataset=dataset.digest,
         tokens=tokens.train.digest + (tokens.validation.digest if tokens.validation else ""),
@@ -295,23 +344,31 @@ def train_run(
     world: int,
     listener: Listener,
     licences: Sequence[Mapping[str, Any]] = (),
+    rewards: Sequence[Reward] = (),
+    teacher: TeacherModel | None = None,
 ) -> RunManifest:
     """Train, save the artifact and write the manifest; goes on from the last good checkpoint if there is one.
 
     Args:
         licences: what the run rests on, for the manifest.
+        rewards: of the method grpo.
+        teacher: whose distributions are learned.
     """
     from llmops.finetune.job import Job
-    from llmops.finetune.launch import launch
+    from llmops.finetune.launch import launch, reinforce_here
 
     check_writable(folder)
     write_json(folder / "identity.json", dict(parts))
-    Job(recipe, base, tokens.folder, kernels.attention, kernels.liger, tokens.pad_id).write(folder)
+    Job(recipe, base, tokens.folder, kernels.attention, kernels.liger, tokens.pad_id, teacher).write(folder)
     write_json(folder / "recipe.json", recipe.model_dump(mode="json"))
     write_json(folder / "mask.json", asdict(tokens.report))
     _copy_dropped(dataset, tokens, folder / "dropped.jsonl")
     try:
-        outcome = launch(folder, world=world, on_step=lambda step: listener.step(step, plan.updates))
+        if isinstance(recipe.method, Grpo):
+            total = write_prompts(folder, dataset, tokens, recipe)
+            outcome = reinforce_here(folder, rewards, on_step=lambda step: listener.step(step, total))
+        else:
+            outcome = launch(folder, world=world, on_step=lambda step: listener.step(step, plan.updates))
     except OutOfMemory as error:
         needed = f"planned were {gib(plan.memory.total)} of {gib(plan.device.usable_bytes)}"
         raise OutOfMemory(f"{error.problem}; {needed}", fix=way_out(plan)) from error
@@ -347,6 +404,7 @@ def train_run(
             "base_digest": base.digest,
             "dataset": dataset.digest,
             "sources": [asdict(source) for source in dataset.sources],
+            **({"teacher": taught} if (taught := _teacher_of(dataset, teacher)) else {}),
             "licences": [dict(one) for one in licences],
             "template": tokens.report.template_digest,
             "code_version": version("llmops"),
@@ -363,6 +421,41 @@ def train_run(
     for place in (folder / "artifact" / "manifest.json", folder / "manifest.json"):
         write_json(place, asdict(manifest))
     return manifest
+
+
+def write_prompts(folder: Path, dataset: DatasetVersion, tokens: Tokens, recipe: Recipe) -> int:
+    """The prompts of the rows that were not lost while encoding, with their answers as references; says how many
+    updates they make.
+
+    Rows of one prompt are one, with several references.
+    """
+    from llmops.finetune.grpo import PROMPTS, updates_of
+
+    lost: dict[str, set[str]] = {}
+    file = tokens.folder / "lost.jsonl"
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+        one = json.loads(line)
+        lost.setdefault(one["split"], set()).add(one["id"])
+    prompts = 0
+    for split in get_args(Split):
+        asked: dict[str, dict[str, Any]] = {}
+        for row in rows_of(dataset, split):
+            if row.id not in lost.get(split, ()):
+                *messages, answer = row.content["messages"]
+                prompt = {"messages": messages, "references": []}
+                asked.setdefault(prompt_key(row), prompt)["references"].append(answer["content"])
+        prompts += len(asked) if split == "train" else 0
+        if asked:
+            lines = (json.dumps(prompt, ensure_ascii=False) + "\n" for prompt in asked.values())
+            write_text(folder / PROMPTS.format(split=split), "".join(lines))
+    return updates_of(recipe, prompts)
+
+
+def _teacher_of(dataset: DatasetVersion, teacher: TeacherModel | None) -> dict[str, Any]:
+    """Who taught: who wrote the answers, else whose distributions are learned; empty where nobody did."""
+    if dataset.teacher or teacher is None:
+        return dict(dataset.teacher)
+    return {"name": teacher.source.reference, "digest": teacher.source.digest, "revision": teacher.source.revision}
 
 
 def _copy_dropped(dataset: DatasetVersion, tokens: Tokens, target: Path) -> None:

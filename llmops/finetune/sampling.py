@@ -13,6 +13,7 @@ from typing import Any
 
 from llmops.data.section import DataSection, Rows
 from llmops.finetune.lengths import LengthProfile
+from llmops.finetune.method import Distill, Grpo
 from llmops.finetune.recipe import Recipe
 from llmops.records import Row
 
@@ -53,11 +54,11 @@ def sampled_lengths(recipe: Recipe, base: Path | None) -> tuple[LengthProfile, t
             by_length[limit] = by_length.get(limit, 0.0) + together * rows * spec.weight
             labels += together * rows * spec.weight * (limit - 1)
             continue
-        sample, rows = _sample(spec)
+        sample, rows = _sample(spec, prompts=recipe.only_prompts)
         counted = [_lengths(row, count) for row in sample]
         fitting = [sequences for sequences in counted if all(length <= limit for length, _ in sequences)]
         times = rows * _kept(recipe.data) * spec.weight / len(counted) if counted else 0.0
-        for length, label in (one for sequences in fitting for one in sequences):
+        for length, label in (one for sequences in fitting for one in _answered(recipe, sequences)):
             by_length[length] = by_length.get(length, 0.0) + times
             labels += times * label
         seen += len(counted)
@@ -65,6 +66,8 @@ def sampled_lengths(recipe: Recipe, base: Path | None) -> tuple[LengthProfile, t
             share = 1 - len(fitting) / len(counted)
             notes.append(f"about {share:.0%} of {spec.source} is longer than {limit} tokens and will be dropped")
     origin = f"estimated on {seen:,} rows, {counted_by}" if seen else "assumed: every row as long as it may be"
+    if (longest := _longest_answer(recipe)) is not None:
+        notes.append(f"answers that are still to be made are counted at their longest, {longest} tokens")
     return LengthProfile(tuple(sorted(by_length.items())), labels, origin, exact=False), tuple(notes)
 
 
@@ -108,7 +111,29 @@ def _lengths(row: Row, count: Count) -> list[tuple[int, int]]:
     return [(total + answer + _TURN_TOKENS, answer + 1) for answer in answers] or [(total, labels)]
 
 
-def _sample(spec: Rows) -> tuple[list[Row], float]:
+def _longest_answer(recipe: Recipe) -> int | None:
+    """Tokens that an answer may have where it is still to be made; None where answers stand in the rows."""
+    method = recipe.method
+    if isinstance(method, Grpo):
+        return method.max_tokens
+    return method.answers.max_tokens if isinstance(method, Distill) and method.answers is not None else None
+
+
+def _answered(recipe: Recipe, sequences: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Tokens and labels of what the sequences of a row become, its prompt answered where the method answers it."""
+    longest, method = _longest_answer(recipe), recipe.method
+    if longest is None:
+        return sequences
+    ((tokens, labels),) = sequences
+    if isinstance(method, Grpo):
+        return [(tokens - labels + longest, longest)] * (method.generations * method.iterations)
+    assert isinstance(method, Distill)
+    assert method.answers is not None
+    whole = min(tokens + _TURN_TOKENS + longest, recipe.batch.max_length)
+    return [(whole, max(1, whole - tokens))] * method.answers.samples
+
+
+def _sample(spec: Rows, *, prompts: bool) -> tuple[list[Row], float]:
     """Rows spread evenly over the beginning of a source, and how many usable ones the whole of it has, about."""
     from llmops.data.formats import rows
     from llmops.data.sources import read, with_columns_checked
@@ -117,7 +142,7 @@ def _sample(spec: Rows) -> tuple[list[Row], float]:
     held, ended = _beginning(records)
     step = max(1, len(held) // SAMPLE)
     chosen = held[::step][:SAMPLE]
-    usable = [row for row in rows(spec, iter(chosen)) if isinstance(row, Row)]
+    usable = [row for row in rows(spec, iter(chosen), prompts=prompts) if isinstance(row, Row)]
     total = float(len(held)) if ended else _extrapolated(spec, held)
     if spec.take is not None:
         total = min(total, float(spec.take))

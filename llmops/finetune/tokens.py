@@ -172,6 +172,7 @@ class _Encoder:
         self.conversations = False
         self.samples: list[tuple[int, list[Encoded]]] = []
         self.refused: InputError | None = None
+        self.before: list[Row] = []  # the last row of the chunk before, where answers of others are needed
 
     def chunk(self, rows: list[Row]) -> Iterator[tuple[Row, list[Encoded]]]:
         """The rows that are kept, in order, with their sequences."""
@@ -221,7 +222,9 @@ class _Encoder:
         self.conversations = self.conversations or any(row.kind != "text" for row in rows)
         told = [None if row.kind == "text" else conversations(row) for row in rows]
         if self.method.item == LABELLED:
-            told = [[*(own or ()), other] for own, other in zip(told, mismatched(rows), strict=True)]
+            others = mismatched([*self.before, *rows])[len(self.before) :]
+            told = [[*(own or ()), other] for own, other in zip(told, others, strict=True)]
+            self.before = rows[-1:]
         return told
 
     def _rendered(self, told: list[Conversation] | None) -> list[list[Turn]] | TemplateRefused | None:
@@ -282,6 +285,13 @@ class _Encoder:
         if checks == {"no trained token"} and self.masker.used_marks:
             raise cannot_be_masked("its {% generation %} marks hold nothing")
 
+    def _balance(self, store: TokenStore) -> list[str]:
+        if self.method.item != LABELLED:
+            return []
+        labels = store.values[:: LABELLED.sequences]
+        note = balance(int(labels.sum()), int((labels == 0).sum()))
+        return [note] if note else []
+
     def nothing_left(self, done: int) -> InputError:
         if not done:
             return InputError("there is no row to train on", fix="look into the sources of the data section")
@@ -313,8 +323,24 @@ class _Encoder:
             ),
             sequences=len(store),
             lost_refused=counts.get("chat template", 0),
-            notes=tuple(self.masker.notes),
+            notes=(*self.masker.notes, *self._balance(store)),
         )
+
+
+def balance(wanted: int, unwanted: int) -> str | None:
+    """What to know of so many labels of each kind; None where they count alike as they are.
+
+    n · λ_w : m · λ_u should lie between 1 and 4/3 (Ethayarajh et al. 2024, eq. 8).
+    """
+    if not wanted or not unwanted:
+        return f"labels: all {wanted + unwanted} answers are {'wanted' if wanted else 'unwanted'}; KTO needs both kinds"
+    least, most = unwanted / wanted, 4 / 3 * unwanted / wanted
+    if least <= 1 <= most:
+        return None
+    return (
+        f"labels: {wanted} wanted and {unwanted} unwanted; both kinds count alike with method.desirable_weight "
+        f"{least:.2g} to {most:.2g}"
+    )
 
 
 def marked_text(tokenizer: Any, sequence: Encoded) -> str:

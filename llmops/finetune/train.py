@@ -24,7 +24,7 @@ from llmops.finetune.heap import kept_heap
 from llmops.finetune.items import Items
 from llmops.finetune.memory_use import peak_memory, reset_peak_memory
 from llmops.finetune.model import LossModel, Placement, load_model, trained_parameters
-from llmops.finetune.objective import objective_of
+from llmops.finetune.objective import Alike, objective_of
 from llmops.finetune.optimizer import make_optimizer
 from llmops.finetune.order import Order, Update
 from llmops.finetune.parallel import Processes, gradients_stay_local, local_part, share
@@ -55,6 +55,7 @@ class Trainer:
 
     Args:
         references: where the reference's log-probabilities are kept; for methods that have one.
+        teacher: loads the model that teaches; for the method that has one.
         stop: answers the signal that asked to stop, or 0; asked after every update.
         on_step: is told of every update, in the first process only.
     """
@@ -71,11 +72,12 @@ class Trainer:
         processes: Processes,
         pad_id: int,
         references: Path | None = None,
+        teacher: Callable[[], LossModel] | None = None,
         stop: Callable[[], int] = lambda: 0,
         on_step: Callable[[Step], None] = lambda step: None,
     ) -> None:
         self.recipe, self.base, self.placement, self.processes = recipe, base, placement, processes
-        self.checkpoints, self.references = checkpoints, references
+        self.checkpoints, self.references, self.teacher = checkpoints, references, teacher
         self.stop, self.on_step = stop, on_step
         self.objective = objective_of(recipe.method)
         item = recipe.method.item
@@ -105,10 +107,14 @@ class Trainer:
         torch.manual_seed(self.recipe.seed)
         self.model = self.load()
         if self.recipe.batch.packing:
-            check_isolation(self.model.causal, self.placement.attention, switch=self.model)
+            check_isolation(self.model.backbone, self.placement.attention, switch=self.model)
         self.wrapped = share(self.model, self.recipe, self.processes)
         if self.recipe.method.reference:
             self._refer()
+        if isinstance(self.objective, Alike):
+            if self.teacher is None:
+                raise ValueError("a student that learns distributions needs its teacher")
+            self.objective.teacher = self.teacher()
         self.optimizer = make_optimizer(self.recipe.optimizer, trained_parameters(self.model))
         split = isinstance(self.recipe.parallel, Fsdp)
         self.state = State(self.model, self.optimizer, self.processes, split)
@@ -136,7 +142,7 @@ class Trainer:
 
     def load(self) -> LossModel:
         """The model to train, on its device."""
-        return load_model(self.recipe, self.base, self.placement)
+        return load_model(self.recipe, self.base, self.placement, pad_id=self.feed.pad_id)
 
     def _refer(self) -> None:
         """What the base thinks of every label, before anything of it is trained or restored."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmops.errors import InputError, nearest
+from llmops.finetune.method import Grpo
 from llmops.finetune.recipe import Lora, NoAdapter, Recipe
 from llmops.finetune.shape import Linear, ModelShape
+
+UNSCORED = frozenset({"granite"})
+"""Families that transformers knows no sequence classifier of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +65,23 @@ def saved_module_weights(adapter: Lora, shape: ModelShape) -> int:
     return sum(sizes[name] for name in adapter.modules_to_save if name in sizes)
 
 
+def score_weights(recipe: Recipe, shape: ModelShape) -> int:
+    """The matrix that makes a reward of a hidden state; none where tokens are made."""
+    return shape.hidden if recipe.scores else 0
+
+
+def trained_shape(recipe: Recipe, shape: ModelShape) -> ModelShape:
+    """The base as it is trained: a model that scores has no output matrix, whether or not the base has its own."""
+    return replace(shape, tied=True, softcap=False) if recipe.scores else shape
+
+
 def trained_weights(recipe: Recipe, shape: ModelShape) -> int:
     """How many numbers the optimizer moves."""
-    adapter = recipe.adapter
+    shape = trained_shape(recipe, shape)
+    adapter, score = recipe.adapter, score_weights(recipe, shape)
     if isinstance(adapter, Lora):
-        return adapter_weights(adapter, shape) + saved_module_weights(adapter, shape)
-    return shape.parameters.total - frozen_weights(adapter, shape)
+        return adapter_weights(adapter, shape) + saved_module_weights(adapter, shape) + score
+    return shape.parameters.total - frozen_weights(adapter, shape) + score
 
 
 def frozen_weights(adapter: NoAdapter, shape: ModelShape) -> int:
@@ -77,6 +92,8 @@ def frozen_weights(adapter: NoAdapter, shape: ModelShape) -> int:
 def trains_head(recipe: Recipe, shape: ModelShape) -> bool:
     """Whether the output matrix gets a gradient."""
     adapter = recipe.adapter
+    if recipe.scores:
+        return False
     if isinstance(adapter, Lora):
         return "lm_head" in adapter.modules_to_save
     return not (shape.tied and adapter.freeze.embeddings)
@@ -99,13 +116,24 @@ def check_shape(recipe: Recipe, shape: ModelShape, *, world: int) -> None:
 
     Raises:
         InputError: the batch cannot be split, a row may be longer than the base can look back, the rank is above a
-            layer's smaller side, or a name matches no layer.
+            layer's smaller side, a name matches no layer, or the base cannot be made to score.
     """
     recipe.batch.passes(world)
+    if recipe.scores and shape.architecture in UNSCORED:
+        raise InputError(
+            f"{recipe.base} is of the family {shape.architecture}, of which transformers has no model that scores",
+            fix="start a reward model from another base, such as one of the Llama or Qwen families",
+        )
     if shape.context and recipe.batch.max_length > shape.context:
         raise InputError(
             f"batch.max_length is {recipe.batch.max_length}, but {recipe.base} looks back on {shape.context} tokens",
             fix=f"set batch.max_length to at most {shape.context}",
+        )
+    longest = recipe.batch.max_length + (recipe.method.max_tokens if isinstance(recipe.method, Grpo) else 0)
+    if shape.context and longest > shape.context:
+        raise InputError(
+            f"prompts and answers have up to {longest} tokens, but {recipe.base} looks back on {shape.context}",
+            fix="lower method.max_tokens or batch.max_length",
         )
     if isinstance(recipe.adapter, Lora):
         _check_adapter(recipe.adapter, shape)

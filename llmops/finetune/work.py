@@ -54,7 +54,7 @@ def count_flops(recipe: Recipe, shape: ModelShape, tokens: Tokens) -> Flops:
     tokens only. Source: Chowdhery et al. 2022, arXiv:2204.02311, appendix B.
     """
     per_token, again = _matrices(recipe, shape)
-    head = (6 if trains_head(recipe, shape) else 4) * shape.embedding_weights
+    head = 0 if recipe.scores else (6 if trains_head(recipe, shape) else 4) * shape.embedding_weights
     with_backward = shape.layers - first_with_gradient(recipe, shape)
     # A third of attention's 12 is its forward pass, which frozen layers below also make.
     pairs = (12 * with_backward + 4 * (shape.layers - with_backward)) * shape.query_width
@@ -62,11 +62,12 @@ def count_flops(recipe: Recipe, shape: ModelShape, tokens: Tokens) -> Flops:
     computed = per_token * tokens.computed + head * tokens.trained + pairs * tokens.computed_squares
     if recipe.kernels.checkpointing:
         computed += again * tokens.computed + 4 * with_backward * shape.query_width * tokens.computed_squares
+    output = "no output matrix" if recipe.scores else "the output matrix on trained tokens"
     factor = "4N" if isinstance(recipe.adapter, Lora) else "6N" if with_backward == shape.layers else "6N less frozen"
     return Flops(
         model=model,
         computed=computed,
-        formula=f"{factor} a token over the decoder's matrices, the output matrix on trained tokens, "
+        formula=f"{factor} a token over the decoder's matrices, {output}, "
         "attention 12 · layers · heads · head_dim · length",
     )
 

@@ -20,14 +20,13 @@ from llmops.registry.connection import without_credentials
 from llmops.registry.decisions import Decision
 from llmops.registry.decisions import chain as decisions_on
 from llmops.registry.folder import cached_digest
-from llmops.registry.licence_chain import of_version, to_plain
+from llmops.registry.licence_chain import MERGED, of_version, to_plain
 from llmops.registry.lineage import Ancestor, Descendant, ancestry, descendants
 from llmops.registry.run_records import RunRecord, in_folder, manifest_of, runs_of
 from llmops.registry.store import ModelVersion, place_of
 from llmops.registry.verdicts import verdicts_of
 from llmops.workspace import Workspace
 
-_MERGE = "merge.json"
 _DATASET_DIGITS = 16
 
 
@@ -161,7 +160,7 @@ class _Merged:
 def _merged(workspace: Workspace) -> list[_Merged]:
     found = []
     for place in (workspace.objects / "models", workspace.runs):
-        for file in sorted([*place.glob(f"*/{_MERGE}"), *place.glob(f"*/*/{_MERGE}")]):
+        for file in sorted([*place.glob(f"*/{MERGED}"), *place.glob(f"*/*/{MERGED}")]):
             try:
                 record = json.loads(file.read_text(encoding="utf-8")).get("merged_from") or {}
             except (OSError, ValueError):

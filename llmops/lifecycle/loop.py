@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from llmops.data.sources import check_columns
-from llmops.data.versions import prepare, rows_of
+from llmops.data.versions import rows_of
 from llmops.errors import EnvironmentFault, InputError, Interrupted, LlmopsError
 from llmops.eval.compare import compare
 from llmops.eval.gates import Gate
@@ -38,9 +38,11 @@ from llmops.finetune.run import (
     plan_run,
     train_run,
 )
+from llmops.lifecycle.beside import beside
 from llmops.lifecycle.gate import Judged, verdict_of
 from llmops.lifecycle.measure import measure, subject
-from llmops.lifecycle.prepare import gate_of, held_out, suites_of
+from llmops.lifecycle.prepare import gate_of, suites_of
+from llmops.lifecycle.teacher import dataset_of
 from llmops.records import DatasetVersion, ModelSource, Report, RunManifest, Split, Step, Verdict
 from llmops.registry.bom import write_bom
 from llmops.registry.card import CardFacts, write_card
@@ -91,20 +93,17 @@ def finetune(
     suites = suites_of(recipe.evaluate)
     gate = gate_of(recipe.evaluate, suites)
     check_writable(out or workspace.runs)
+    given = beside(recipe, workspace, listener, world=gpus)
     base = resolve(recipe.base, workspace=workspace, on_progress=_making(listener), say=listener.say)
     shape = check_base(recipe, base, world=gpus)
-    dataset = prepare(
-        recipe.data,
-        objects=workspace.objects,
-        cache=workspace.cache,
-        held_out=held_out(recipe.data),
-        on_progress=lambda done, total: listener.advance("reading rows", done, total),  # the total is not known
-    )
+    given.check_base(base)
+    dataset = dataset_of(recipe, given.teacher, workspace, listener)
     rows = {split: partial(rows_of, dataset, split) for split in get_args(Split)}
     tokens = encode_dataset(rows, dataset, recipe, base, cache=workspace.cache, listener=listener)
     kernels = choose_kernels(recipe, base, world=gpus)
-    parts = identify(recipe, dataset, tokens, base, kernels, world=gpus)
+    parts = identify(recipe, dataset, tokens, base, kernels, world=gpus, beside=given.digests)
     licences = chain_of(base, [(one.source, one.licence) for one in recipe.data.sources], workspace=workspace)
+    licences += given.teacher.licences(workspace) if given.teacher is not None else []
     folder = out or workspace.runs / f"{recipe.name}-{run_digest(parts)[:12]}"
     if resume and out is None and not folder.exists():
         folder = _newest_unfinished(workspace.runs, recipe.name) or folder
@@ -112,7 +111,7 @@ def finetune(
     cached = manifest is not None
     tracker: Tracker | None
     if manifest is None:
-        plan = plan_run(recipe, shape, tokens, kernels, world=gpus, folder=folder)
+        plan = plan_run(recipe, shape, tokens, kernels, world=gpus, folder=folder, teacher=given.distributions)
         _announce(dataset, tokens, kernels, listener)
         if missing := unknown(licences):
             listener.say(f"licences: not known for {'; '.join(missing)}; until they are stated nothing is promoted")
@@ -135,6 +134,8 @@ def finetune(
                 world=gpus,
                 listener=_Recording(listener, tracker, plan),
                 licences=to_plain(licences),
+                rewards=given.rewards,
+                teacher=given.distributions,
             )
     else:
         listener.say(f"this recipe was trained before, with the same data and base: {folder}")

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypedDict
 
+from llmops.client import Patience
 from llmops.eval.cache import AnswerCache
 from llmops.eval.engines.endpoint import SEEN, endpoint
 from llmops.eval.engines.engine import Engine
@@ -24,6 +25,7 @@ from llmops.events import Listener
 from llmops.finetune.prices import read_prices
 from llmops.hardware import device_of, machine
 from llmops.records import ModelSource
+from llmops.registry.folder import check_answers
 from llmops.registry.reference import resolve
 from llmops.workspace import Workspace
 
@@ -72,22 +74,36 @@ def loaded(
 
 
 def located(reference: str, workspace: Workspace, listener: Listener) -> tuple[ModelSource, ModelSource | None]:
-    """The model that a reference names and, for an adapter, the base it names."""
+    """The model that a reference names and, for an adapter, the base it names; raises InputError where it only scores
+    answers."""
 
     def making(done: int, total: int, what: str) -> None:
         listener.advance(what, done, total)
 
     source = resolve(reference, workspace=workspace, on_progress=making, say=listener.say)
+    check_answers(source.folder, named=reference)
     named = base_of(source.folder)
     base = resolve(named, workspace=workspace, on_progress=making, say=listener.say) if named else None
     return source, base
 
 
 def served(
-    model: str, url: str, workspace: Workspace, *, key: str | None = None, concurrency: int = 16, keep: bool = True
+    model: str,
+    url: str,
+    workspace: Workspace,
+    *,
+    key: str | None = None,
+    concurrency: int = 16,
+    keep: bool = True,
+    patience: Patience | None = None,
+    spares: bool = False,
 ) -> Subject:
-    """The model that a server has under this name; its bytes are not seen."""
-    engine = endpoint(url, model, key=key, concurrency=concurrency)
+    """The model that a server has under this name; its bytes are not seen.
+
+    Args:
+        spares: a request that the server declines ends nothing, see `Endpoint`.
+    """
+    engine = endpoint(url, model, key=key, concurrency=concurrency, patience=patience, spares=spares)
     cache = AnswerCache(workspace.cache / "answers", engine.digest) if keep else None
     return Subject(ModelSource(model, Path(), SEEN, engine.digest), partial(engine, cache=cache))
 

@@ -40,7 +40,7 @@ from llmops.records import ModelSource, RunManifest, Verdict
 from llmops.registry.bom import write_bom
 from llmops.registry.card import CardFacts, write_card
 from llmops.registry.derived import FROM_TAG, SCHEME_TAG, VERSION_TAG, beside_tag
-from llmops.registry.folder import cached_digest
+from llmops.registry.folder import cached_digest, check_answers
 from llmops.registry.licence_chain import TAG, Chain, chain_of, to_plain
 from llmops.registry.promote import registered
 from llmops.registry.reference import registry_name, resolve
@@ -131,13 +131,14 @@ def look(reference: str, *, workspace: Workspace, listener: Listener) -> Origina
     """The model that a reference names, its base where it is an adapter, and what is on record about it.
 
     Raises:
-        InputError: it is quantized already.
+        InputError: it is quantized already, or a reward model, which no engine would serve.
     """
 
     def making(done: int, total: int, what: str) -> None:
         listener.advance(what, done, total)
 
     source = resolve(reference, workspace=workspace, on_progress=making, say=listener.say)
+    check_answers(source.folder, named=reference)
     named = base_of(source.folder)
     base = resolve(named, workspace=workspace, on_progress=making, say=listener.say) if named else None
     config = json.loads(((base or source).folder / "config.json").read_text(encoding="utf-8"))

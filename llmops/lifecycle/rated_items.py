@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from llmops.data.fetched import read_fetched
 from llmops.data.section import Origin
-from llmops.data.sources import read
 from llmops.data.templates import UnusableCell, columns_in, fill
 from llmops.errors import InputError, nearest
 from llmops.eval import measured
@@ -124,7 +124,7 @@ def _of_rows(wanted: FromRows, kind: Kind, rubric: Rubric, draw: random.Random) 
     ratings: list[Mapping[str, Mapping[str, Any]]] = []
     left_out: list[str] = []
     booleans = 0
-    for line, row in read(wanted.rows):
+    for line, row in read_fetched(wanted.rows):
         where = f"{wanted.rows.source}:{line}"
         try:
             item = _row_item(wanted, row, where, kind)
@@ -257,7 +257,7 @@ def gold_of(source: str, kind: Kind) -> Iterator[NewItem]:
     Raises:
         InputError: the file cannot be read, or a row is none; all faults of a row are named.
     """
-    for line, row in read(Origin(source=source)):
+    for line, row in read_fetched(Origin(source=source)):
         where = f"{source}:{line}"
         try:
             expected = _VERDICT.validate_python({"kind": kind, **dict(row["expected"])})

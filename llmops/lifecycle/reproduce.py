@@ -29,6 +29,7 @@ from llmops.finetune.run import (
     plan_run,
     train_run,
 )
+from llmops.lifecycle.beside import Beside, beside, needed_to_train
 from llmops.lifecycle.measure import Suites, measure, subject
 from llmops.lifecycle.prepare import suites_of
 from llmops.lifecycle.run_again import Origin, base_of, recipe_of, rows_of_record
@@ -122,14 +123,15 @@ def reproduce(
         raise InputError(f"{folder} is not empty", fix="choose another with --out, or leave it out")
     notes: list[str] = []
     base = base_of(manifest, workspace, listener, notes)
+    world = int(manifest.identity.get("world", 1))
     dataset = rows_of_record(manifest, recipe, workspace, listener, notes)
     suites = _suites(recipe, margins or {}, notes)
-    world = int(manifest.identity.get("world", 1))
+    given = beside(recipe, workspace, listener, world=world) if needed_to_train(recipe) else Beside()
     shape = check_base(recipe, base, world=world)
     rows = {split: partial(rows_of, dataset, split) for split in get_args(Split)}
     tokens = encode_dataset(rows, dataset, recipe, base, cache=workspace.cache, listener=listener)
     kernels = choose_kernels(recipe, base, world=world)
-    parts = identify(recipe, dataset, tokens, base, kernels, world=world)
+    parts = identify(recipe, dataset, tokens, base, kernels, world=world, beside=given.digests)
     changed = [*changes(manifest.identity, parts), *_code(manifest)]
     for change in changed:
         listener.say(f"changed: {_in_words(change)}")
@@ -141,7 +143,7 @@ def reproduce(
     if dry_run:
         return Reproduction(origin.name, "not trained", changed, notes, [])
     check_writable(folder)
-    plan = plan_run(recipe, shape, tokens, kernels, world=world, folder=folder)
+    plan = plan_run(recipe, shape, tokens, kernels, world=world, folder=folder, teacher=given.distributions)
     made = train_run(
         folder,
         recipe,
@@ -154,6 +156,8 @@ def reproduce(
         world=world,
         listener=listener,
         licences=manifest.lineage.get("licences", ()),
+        rewards=given.rewards,
+        teacher=given.distributions,
     )
     done = partial(
         Reproduction, origin.name, changed=changed, notes=notes, artifact=made.artifact_digest, folder=folder

@@ -8,13 +8,14 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from llmops.data.sources import source_digest
-from llmops.data.versions import load_version, prepare
+from llmops.data.versions import load_version
 from llmops.errors import EnvironmentFault, InputError, LlmopsError
 from llmops.events import Listener
 from llmops.files import folder_digest
+from llmops.finetune.method import Distill
 from llmops.finetune.recipe import Recipe
 from llmops.lifecycle.lineage import every_version, rows_folder
-from llmops.lifecycle.prepare import held_out
+from llmops.lifecycle.teacher import dataset_of, teacher_of
 from llmops.records import DatasetVersion, ModelSource, RunManifest
 from llmops.registry import store
 from llmops.registry.reference import registry_name, resolve
@@ -136,13 +137,8 @@ def rows_of_record(
         ]
         return load_version(kept)
     listener.say(f"the rows of dataset {wanted[:16]} were deleted; they are read from their sources again")
-    dataset = prepare(
-        recipe.data,
-        objects=workspace.objects,
-        cache=workspace.cache,
-        held_out=held_out(recipe.data),
-        on_progress=lambda done, total: listener.advance("reading rows", done, total),
-    )
+    teacher = teacher_of(recipe.method.teacher, workspace, listener) if isinstance(recipe.method, Distill) else None
+    dataset = dataset_of(recipe, teacher, workspace, listener)
     if dataset.digest != wanted:
         notes += _changed_sources(manifest, recipe, workspace) or ["the same sources give other rows than they gave"]
     return dataset

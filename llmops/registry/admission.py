@@ -28,7 +28,7 @@ from llmops.files import folder_digest
 from llmops.records import ModelSource
 from llmops.registry import store
 from llmops.registry.decisions import Decision, chain, check_chain
-from llmops.registry.folder import cached_digest
+from llmops.registry.folder import cached_digest, check_answers
 from llmops.registry.promote import aliases_of, check_bytes, standing
 from llmops.registry.reference import registry_name, resolve
 from llmops.registry.store import ModelVersion
@@ -265,7 +265,8 @@ def _unregistered(reference: str, quantization: str | None, asked: Require, work
 
 
 def _with_base(found: Admitted, workspace: Workspace) -> Admitted:
-    """With the base of an adapter, which must be the one it was trained on."""
+    """With the base of an adapter, which must be the one it was trained on. Raises InputError for a reward model."""
+    check_answers(found.folder, named=found.reference)
     if not (found.folder / "adapter_config.json").is_file():
         return replace(found, base=None)
     if found.base is not None:

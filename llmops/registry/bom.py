@@ -21,6 +21,7 @@ from llmops.registry.card import CardFacts
 from llmops.registry.connection import without_credentials
 from llmops.registry.footprint import energy, operations
 from llmops.registry.licence_chain import Licensed, joint
+from llmops.registry.task import task_of
 
 NAME = "bom.cdx.json"
 """Beside the card; like it, no part of the artifact's digest."""
@@ -200,7 +201,7 @@ def _model_card(facts: CardFacts, data: list[str]) -> dict[str, Any]:
     return {
         "modelParameters": {
             "approach": {"type": "supervised"},
-            "task": "text-generation",
+            "task": task_of(manifest),
             "datasets": [{"ref": ref} for ref in data],
             "inputs": [{"format": "text"}],
             "outputs": [{"format": "text"}],

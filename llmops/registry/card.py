@@ -19,6 +19,7 @@ from llmops.registry.connection import without_credentials
 from llmops.registry.decisions import Decision
 from llmops.registry.licence_chain import Chain, joint
 from llmops.registry.markdown import code, fenced, table, text
+from llmops.registry.task import scores, task_of
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # Names the hub takes for licences (huggingface.co/docs/hub/repositories-licenses) that are an SPDX id or a
@@ -88,7 +89,7 @@ def _metadata(facts: CardFacts) -> dict[str, Any]:
     base, revision = _base(manifest)
     metadata: dict[str, Any] = {
         "library_name": "peft" if manifest.kind == "adapter" else "transformers",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": task_of(manifest),
         **_licence(facts.licences),
         "tags": _tags(manifest),
     }
@@ -156,8 +157,12 @@ def _what(facts: CardFacts) -> str:
     manifest = facts.manifest
     base, _ = _base(manifest)
     how = {
-        "adapter": "A LoRA adapter for",
-        "full": "A model fine-tuned from",
+        "adapter": "A reward model, which gives answers a number: a LoRA adapter for"
+        if scores(manifest)
+        else "A LoRA adapter for",
+        "full": "A reward model, which gives answers a number, fine-tuned from"
+        if scores(manifest)
+        else "A model fine-tuned from",
         "merged": "A LoRA adapter merged into",
         "quantized": "A quantized model from",
     }[manifest.kind]

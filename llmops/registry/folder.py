@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from llmops.errors import InputError
 from llmops.files import digest_of, folder_digest, write_text
@@ -55,6 +56,39 @@ def check_model_folder(folder: Path, *, named: str) -> None:
         problem = _broken(path)
         if problem:
             raise InputError(f"{named}: {path.name} {problem}", fix="copy or download the file again")
+
+
+def is_reward_model(folder: Path) -> bool:
+    """Whether a model's folder, an adapter or whole, holds one that gives texts a number and writes none.
+
+    By its own file, as transformers and peft leave it, so that models trained elsewhere are known too.
+    """
+    adapter = _json(folder / "adapter_config.json")
+    if adapter:
+        return adapter.get("task_type") == "SEQ_CLS"
+    architectures = _json(folder / "config.json").get("architectures") or []
+    return any(str(name).endswith("ForSequenceClassification") for name in architectures)
+
+
+def check_answers(folder: Path, *, named: str) -> None:
+    """Refuse a model that gives numbers where answers are wanted; loaded as one that answers, it would write noise.
+
+    Raises:
+        InputError: it is a reward model.
+    """
+    if is_reward_model(folder):
+        raise InputError(
+            f"{named} is a reward model: it scores answers and writes none",
+            fix=f"score answers with it: `- reward: {{model: {named}}}` under the scorers of a suite",
+        )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _broken(path: Path) -> str | None:

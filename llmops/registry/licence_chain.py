@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from llmops.errors import InputError
@@ -30,7 +31,7 @@ class Licensed:
         stated: where it is stated.
     """
 
-    role: Literal["base", "data"]
+    role: Literal["base", "data", "teacher"]
     name: str
     licence: str | None
     stated: str
@@ -38,6 +39,8 @@ class Licensed:
 
 
 Chain = Sequence[Licensed]
+MERGED = "merge.json"
+"""In a folder that `llmops merge` wrote: what it was made of."""
 
 
 def chain_of(base: ModelSource, sources: Iterable[tuple[str, str | None]], *, workspace: Workspace) -> list[Licensed]:
@@ -56,6 +59,24 @@ def chain_of(base: ModelSource, sources: Iterable[tuple[str, str | None]], *, wo
         else:
             found.append(Licensed("data", name, None, "nowhere"))
     return found
+
+
+def of_teacher(name: str, source: ModelSource | None, stated: str | None, *, workspace: Workspace) -> list[Licensed]:
+    """The chain of the answers of another model.
+
+    Args:
+        source: the model, where it is on this machine.
+        stated: in the recipe; goes before everything.
+    """
+    plain = without_credentials(name)
+    if stated is not None:
+        return [Licensed("teacher", plain, stated, "the recipe")]
+    if source is None:
+        return [Licensed("teacher", plain, None, "nowhere")]
+    return [
+        replace(one, role="teacher") if (one.role, one.through) == ("base", None) else one
+        for one in _of_base(source, workspace)
+    ]
 
 
 def of_version(version: ModelVersion, manifest: RunManifest | None = None) -> list[Licensed] | None:
@@ -116,7 +137,8 @@ def _of_base(base: ModelSource, workspace: Workspace) -> list[Licensed]:
 
 
 def _inherited(base: ModelSource, workspace: Workspace) -> tuple[str, list[Licensed]] | None:
-    """The chain of a base that was made here: of the version the recipe names, or of the run beside whose folder."""
+    """The chain of a base that was made here: of the version the recipe names, of the version whose adapter was merged
+    into the folder, or of the run beside whose folder."""
     if base.reference.startswith("models:/") and base.revision is not None:
         name = base.reference.removeprefix("models:/").partition("@")[0].partition("/")[0]
         version = store.find(name, base.revision, workspace=workspace)
@@ -124,8 +146,21 @@ def _inherited(base: ModelSource, workspace: Workspace) -> tuple[str, list[Licen
         return version.reference, of_version(version, manifest) or [
             Licensed("base", version.reference, None, "nowhere")
         ]
+    if adapter := _merged_adapter(base.folder):
+        for name in store.names(workspace=workspace):
+            for version in store.versions(name, workspace=workspace):
+                if version.digest == adapter and (known := of_version(version)):
+                    return version.reference, known
     manifest = read_manifest(base.folder / "manifest.json")
     if manifest is None or manifest.artifact_digest != base.digest:
         return None
     chain = manifest.lineage.get("licences")
     return manifest.name, from_plain(chain) if chain else [Licensed("base", manifest.name, None, "nowhere")]
+
+
+def _merged_adapter(folder: Path) -> str | None:
+    """The digest of the adapter that `llmops merge` put into a folder; its chain names the base it was merged into."""
+    try:
+        return str(json.loads((folder / MERGED).read_bytes())["merged_from"]["adapter_digest"])
+    except FileNotFoundError:
+        return None

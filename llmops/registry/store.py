@@ -23,6 +23,7 @@ from llmops.files import digest_of, folder_digest, new_folder
 from llmops.records import Report, RunManifest
 from llmops.registry.connection import connect, first_line, is_remote, mlflow_faults, without_credentials
 from llmops.registry.folder import check_model_folder
+from llmops.registry.task import REWARD_MODEL, scores
 from llmops.workspace import Workspace
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -331,6 +332,6 @@ def _description(manifest: RunManifest) -> str:
         return f"{manifest.recipe['method']['scheme']} from {base}{size}"
     validation = "" if manifest.validation_loss is None else f", validation {manifest.validation_loss:.4f}"
     return (
-        f"{manifest.kind} from {base}, {manifest.steps} steps on "
+        f"{REWARD_MODEL if scores(manifest) else ''}{manifest.kind} from {base}, {manifest.steps} steps on "
         f"{manifest.trained_tokens} trained tokens, loss {manifest.final_loss:.4f}{validation} {manifest.loss_unit}"
     )

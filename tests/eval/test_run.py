@@ -51,7 +51,14 @@ def answering(
     def engine(items: Sequence[Item], generation: Generation, *, listener: Listener) -> Generated:
         assert generation == SUITE.generation
         answers = [
-            Answer(item.id, say(item), 4, finish, seconds * (1 + number), confidence and confidence * (1 + number))
+            Answer(
+                item.id,
+                say(item),
+                4,
+                finish,
+                seconds * (1 + number),
+                confidence=confidence and confidence * (1 + number),
+            )
             for number, item in enumerate(items)
         ]
         return Generated(tuple(reversed(answers)), 2.0, {"name": "stub"})

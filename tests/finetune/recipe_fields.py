@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -30,8 +31,12 @@ BASE: dict[str, Any] = {
 }
 """A recipe in which every key that may be left out is."""
 
+TAUGHT = {"kind": "distill", "teacher": {"model": "builtin:tiny"}}
+SERVED = {"endpoint": "http://there:8000/v1", "model": "large"}
+SQUAD: dict[str, Any] = {"squad_f1": {}}
 LORA = {"adapter": {"kind": "lora"}}
 PAIRS: dict[str, Any] = {"data": {"train": [ROWS["PreferenceRows"]], "validation": 0.1}}
+MARGINS: dict[str, Any] = {"margin": "far"}
 LABELLED: dict[str, Any] = {"data": {"train": [ROWS["LabelledRows"]], "validation": 0.1}}
 FSDP = {"parallel": {"kind": "fsdp"}}
 
@@ -55,6 +60,7 @@ _VALUES: dict[str, str] = {
     "rows.chosen": "'{a}.'",
     "rows.rejected": "'{b}.'",
     "rows.label": "bad",
+    "rows.margin": "near",
     "data.validation": "0.2",
     "data.checks.duplicates": "report",
     "data.checks.near_duplicates": "drop",
@@ -70,8 +76,43 @@ _VALUES: dict[str, str] = {
     "method(kto).beta": "0.5",
     "method(kto).desirable_weight": "1.5",
     "method(kto).undesirable_weight": "1.5",
-    "method(orpo).kind": "dpo",
+    "method(reward).kind": "orpo",
+    "method(reward).margin": "0.5",
+    "method(reward).centering": "0.01",
+    "method(orpo).kind": "reward",
     "method(orpo).beta": "0.5",
+    "method(distill).teacher(model teacher).model": "builtin:small",
+    "method(distill).teacher(model teacher).through": "vllm",
+    "method(distill).teacher(model teacher).licence": "MIT",
+    "method(distill).teacher(endpoint teacher).endpoint": "http://other:8000/v1",
+    "method(distill).teacher(endpoint teacher).model": "another",
+    "method(distill).teacher(endpoint teacher).licence": "MIT",
+    "method(distill).teacher(endpoint teacher).api_key_env": "KEY",
+    "method(distill).teacher(endpoint teacher).concurrency": "2",
+    "method(distill).teacher(endpoint teacher).attempts": "2",
+    "method(distill).teacher(endpoint teacher).usd_per_million_read": "1.0",
+    "method(distill).teacher(endpoint teacher).usd_per_million_written": "1.0",
+    "method(distill).answers.max_tokens": "20",
+    "method(distill).answers.temperature": "0.5",
+    "method(distill).answers.samples": "2",
+    "method(distill).answers.seed": "5",
+    "method(distill).answers.refusals": "keep",
+    "method(distill).logits.alpha": "0.25",
+    "method(distill).logits.temperature": "3.0",
+    "method(distill).logits.divergence": "reverse",
+    "method(grpo).rewards.scorer": "{chrf: {}}",
+    "method(grpo).rewards.metric": "squad_exact_match",
+    "method(grpo).rewards.weight": "2.0",
+    "method(grpo).generations": "4",
+    "method(grpo).max_tokens": "20",
+    "method(grpo).temperature": "0.5",
+    "method(grpo).beta": "0.1",
+    "method(grpo).epsilon": "0.1",
+    "method(grpo).iterations": "2",
+    "method(grpo).loss": "grpo",
+    "method(grpo).scale": "none",
+    "method(grpo).generate": "transformers",
+    "method(grpo).vllm_memory": "0.5",
     "adapter(none).kind": "lora",
     "adapter(none).freeze.embeddings": "true",
     "adapter(none).freeze.layers": "'0-1'",
@@ -125,13 +166,25 @@ _EXTRA: dict[str, dict[str, Any]] = {
     "method(dpo)": {**PAIRS, "method": {"kind": "dpo"}},
     "method(kto)": {**LABELLED, "method": {"kind": "kto"}},
     "method(orpo)": {**PAIRS, "method": {"kind": "orpo"}},
+    "method(distill).teacher(endpoint": {"method": {**TAUGHT, "teacher": SERVED, "answers": {}}},
+    "method(distill).answers.samples": {"method": {**TAUGHT, "answers": {"temperature": 1.0}}},
+    "method(distill).logits": {"method": {**TAUGHT, "logits": {}}},
+    "method(distill)": {"method": {**TAUGHT, "answers": {}}},
+    "method(grpo).rewards.metric": {"method": {"kind": "grpo", "rewards": [{"scorer": SQUAD, "metric": "squad_f1"}]}},
+    "method(grpo)": {"method": {"kind": "grpo", "rewards": [{"scorer": {"bleu": {}}}]}},
+    "method(reward).margin": {
+        "data": {"train": [ROWS["PreferenceRows"] | MARGINS], "validation": 0.1},
+        "method": {"kind": "reward", "margin": 1.0},
+    },
+    "method(reward)": {**PAIRS, "method": {"kind": "reward"}},
     "parallel(fsdp)": FSDP,
     "evaluate.suites": {"evaluate": {"suites": ["eval/suites/other.yaml"]}},
     "evaluate.gate": {"evaluate": {"suites": ["eval/suites/other.yaml"]}},
 }
 
-ALONE = {"method(sft).kind", "method(kto).kind"}
-"""Kinds whose rows no other kind trains on: with the same rows there is no other value."""
+ALONE = {"method(sft).kind", "method(kto).kind", "method(distill).kind", "method(grpo).kind"}
+"""Kinds whose rows no other kind trains on, or that need a teacher or rewards: with the rest as it is there is no
+other value."""
 REFUSED = {"data.validation.0.weight"}
 """Keys that a section shares with another and that mean nothing there: any value but the default is an error."""
 
@@ -173,9 +226,15 @@ def _leaves(model: type[BaseModel], path: str, key: str, rows: str | None) -> It
             if found.__name__ in ROWS:
                 yield from _leaves(found, f"{here}({found.__name__}).", f"{at}.0.", found.__name__)
                 continue
-            kind = found.model_fields.get("kind")
-            alternative = f"({kind.annotation.__args__[0]})" if kind is not None and len(inner) > 1 else ""  # type: ignore[union-attr]
-            yield from _leaves(found, f"{here}{alternative}.", f"{at}.", rows)
+            below = f"{at}.0." if get_origin(field.annotation) is list else f"{at}."
+            yield from _leaves(found, f"{here}{_alternative(found) if len(inner) > 1 else ''}.", below, rows)
+
+
+def _alternative(model: type[BaseModel]) -> str:
+    kind = model.model_fields.get("kind")
+    if kind is not None:
+        return f"({get_args(kind.annotation)[0]})"
+    return f"({re.sub('(?<=[a-z])(?=[A-Z])', ' ', model.__name__).lower()})"
 
 
 def _may_be_plain(annotation: Any) -> bool:
@@ -198,10 +257,13 @@ def _change(leaf: Leaf) -> Change:
         section = leaf.key.split(".")[1]
         # Splits and revisions are what a hub has.
         of_hub = leaf.key.endswith((".split", ".revision"))
-        rows = [{**ROWS[leaf.rows], **({"source": "hub:org/name"} if of_hub else {})}]
-        trained = ROWS[leaf.rows] if leaf.rows in METHODS else ROWS["PromptRows"]
+        # A margin stands in all of them or in none.
+        margins = MARGINS if leaf.key.endswith(".margin") else {}
+        rows = [{**ROWS[leaf.rows], **({"source": "hub:org/name"} if of_hub else {}), **margins}]
+        trained = ROWS[leaf.rows] | margins if leaf.rows in METHODS else ROWS["PromptRows"]
         extra = {"train": rows} if section == "train" else {"train": [trained], "validation": rows}
-        method = {"method": METHODS[leaf.rows]} if leaf.rows in METHODS else {}
+        method: dict[str, Any] = {"method": METHODS[leaf.rows]} if leaf.rows in METHODS else {}
+        method = {"method": {"kind": "reward", "margin": 1.0}} if margins else method
         changed = {"data": {"validation": 0.1, **extra}, **method}
         return Change(leaf.key, _VALUES[f"rows.{leaf.key.split('.')[-1]}"], changed)
     extras = [extra for part, extra in _EXTRA.items() if leaf.path.startswith(part)]

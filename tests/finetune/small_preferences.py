@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from llmops.data.formats import content_digest
+from llmops.data.formats import content_digest, with_content
 from llmops.finetune.method import Method
 from llmops.finetune.recipe import Recipe
 from llmops.finetune.tokens import TokenStore
@@ -20,8 +20,8 @@ LABELLED = {"source": "labelled.jsonl", "prompt": "{prompt}", "completion": "{co
 
 def a_preference_recipe(kind: str = "dpo", **changes: Any) -> Recipe:
     """Like `a_recipe`, of a preference method; `method` in `changes` adds to it."""
-    rows = LABELLED if kind == "kto" else PAIRS
     method = {"kind": kind, **changes.pop("method", {})}
+    rows = LABELLED if kind == "kto" else PAIRS | ({"margin": "margin"} if method.get("margin") else {})
     return a_recipe(data={"train": [rows]}, method=method, **changes)
 
 
@@ -41,6 +41,12 @@ def some_pairs(count: int, seed: int) -> list[Row]:
         }
         rows.append(Row(content_digest(content), "preference", content, "made", number + 1))
     return rows
+
+
+def with_margins(rows: list[Row], seed: int) -> list[Row]:
+    """The pairs, each with a margin of 0 to 1."""
+    margins = np.random.default_rng(seed).random(len(rows)).round(3).tolist()
+    return [with_content(row, {**row.content, "margin": margin}) for row, margin in zip(rows, margins, strict=True)]
 
 
 def some_labelled(count: int, seed: int) -> list[Row]:
@@ -67,10 +73,13 @@ def encoded_for(rows: list[Row], method: Method, base: Path, path: Path) -> Toke
 
 
 def make_preference_stores(base: Path, folder: Path, kind: str = "dpo") -> Stores:
-    """24 rows to train on and 8 to validate on, encoded for a method."""
+    """24 rows to train on and 8 to validate on, encoded for a method; pairs have margins."""
     folder.mkdir(parents=True, exist_ok=True)
     method = a_preference_recipe(kind).method
-    made = some_labelled if kind == "kto" else some_pairs
-    train = encoded_for(made(24, 1), method, base, folder / "train.safetensors")
-    validation = encoded_for(made(8, 2), method, base, folder / "validation.safetensors")
+    rows = [
+        some_labelled(count, seed) if kind == "kto" else with_margins(some_pairs(count, seed), seed)
+        for count, seed in ((24, 1), (8, 2))
+    ]
+    train = encoded_for(rows[0], method, base, folder / "train.safetensors")
+    validation = encoded_for(rows[1], method, base, folder / "validation.safetensors")
     return Stores(folder, train, validation)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from llmops.finetune.model import Placement
 from llmops.finetune.parallel import Processes
 from llmops.finetune.recipe import Recipe
+from llmops.finetune.teacher import TeacherModel, load_teacher
 from llmops.finetune.tokens import TokenStore
 from llmops.finetune.train import Trained, Trainer
 from llmops.records import ModelSource, Row, Step
@@ -102,24 +104,28 @@ def run_here(
     validate: bool = True,
     attention: str = "sdpa",
     references: Path | None = None,
+    teacher: Path | None = None,
     stop: Callable[[], int] = lambda: 0,
 ) -> Done:
     """Train in this process; answers every update and the final trained weights.
 
     Args:
         references: where a reference's log-probabilities are kept; None is a place of this run's own.
+        teacher: folder of the model whose distributions are learned.
     """
     steps: list[Step] = []
+    placement = Placement(ALONE.device, attention, liger=False)
     trained = Trainer(
         recipe,
         base=base,
         train=stores.train,
         validation=stores.validation if validate else None,
         checkpoints=checkpoints,
-        placement=Placement(ALONE.device, attention, liger=False),
+        placement=placement,
         processes=ALONE,
         pad_id=PAD,
         references=references or checkpoints / "reference",
+        teacher=partial(load_teacher, TeacherModel(as_source(teacher), None), recipe, placement) if teacher else None,
         stop=stop,
         on_step=steps.append,
     ).run()

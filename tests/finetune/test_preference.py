@@ -9,8 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmops.finetune.method import Dpo, Kto
-from llmops.finetune.preference import dpo_losses, kto_losses, log_odds_ratio
+from llmops.finetune.method import Dpo, Kto, Reward
+from llmops.finetune.objective import kl_of_labels
+from llmops.finetune.preference import dpo_losses, kto_losses, log_odds_ratio, reward_losses
 
 RATIO = st.floats(-60, 60)
 TOKENS = st.integers(1, 500)
@@ -95,6 +96,24 @@ def test_kto(answers: list[tuple[float, bool]], point: float, beta: float, weigh
     assert got.tolist() == pytest.approx(loop, rel=1e-5, abs=1e-9)  # weights are held in 32 bits
 
 
+@given(
+    pairs=st.lists(st.tuples(st.floats(-40, 40), st.floats(-40, 40), st.floats(0, 3)), min_size=1, max_size=6),
+    margin=st.floats(0, 3),
+    centering=st.floats(0, 1),
+)
+def test_reward(pairs: list[tuple[float, float, float]], margin: float, centering: float) -> None:
+    method = Reward(kind="reward", margin=margin, centering=centering)
+    got = reward_losses(method, *(torch.tensor(part, dtype=torch.float64) for part in zip(*pairs, strict=True)))
+    wanted = [-log_sigmoid(one - other - margin * far) + centering * (one + other) ** 2 for one, other, far in pairs]
+    assert got.tolist() == pytest.approx(wanted, rel=1e-9, abs=1e-12)
+
+
+@given(reward=st.floats(-40, 40))
+def test_where_nothing_was_learned_the_reward_loss_is_ln_2(reward: float) -> None:
+    same, none = torch.tensor([reward], dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    assert float(reward_losses(Reward(kind="reward"), same, same, none)) == pytest.approx(math.log(2), rel=1e-9)
+
+
 @given(chosen=st.floats(-20, -1e-3), rejected=st.floats(-20, -1e-3))
 def test_the_odds_ratio_of_orpo(chosen: float, rejected: float) -> None:
     def odds(mean: float) -> float:
@@ -111,3 +130,15 @@ def test_an_answer_that_is_certain_has_finite_odds_and_a_finite_gradient() -> No
     assert torch.isfinite(ratio).all()
     assert certain.grad is not None
     assert torch.isfinite(certain.grad).all()
+
+
+def test_the_divergence_is_unbiased_over_tokens_that_the_reference_draws() -> None:
+    """Σ π_ref(token) · k3(token) over a vocabulary is KL(π_ref ‖ π) by its definition; no token's k3 is below 0."""
+    torch.manual_seed(0)
+    reference, model = torch.randn(2, 50, dtype=torch.float64).log_softmax(-1)
+    each = kl_of_labels(model - reference)
+    assert float((reference.exp() * each).sum()) == pytest.approx(
+        float((reference.exp() * (reference - model)).sum()), rel=1e-9
+    )
+    assert float(each.min()) >= 0
+    assert float(kl_of_labels(torch.zeros(1))) == 0

@@ -83,13 +83,13 @@ def test_the_keys_of_a_source_say_what_its_rows_are(tmp_path: Path, rows: dict[s
     assert type(loaded.data.train[0]).__name__ == kind
 
 
-@pytest.mark.parametrize("kind", ["sft", "dpo", "orpo", "kto"])
+@pytest.mark.parametrize("kind", ["sft", "dpo", "orpo", "kto", "reward"])
 @pytest.mark.parametrize("rows", ROWS)
 def test_a_method_that_does_not_train_on_its_rows_is_refused_with_what_would_fit(
     tmp_path: Path, kind: str, rows: str
 ) -> None:
     data = {"train": [ROWS[rows]], "validation": [ROWS[rows]]}
-    fits = {"PreferenceRows": {"dpo", "orpo"}, "LabelledRows": {"kto"}}.get(rows, {"sft"})
+    fits = {"PreferenceRows": {"dpo", "orpo", "reward"}, "LabelledRows": {"kto"}}.get(rows, {"sft"})
     if kind in fits:
         assert recipe(tmp_path, data=data, method={"kind": kind}).method.kind == kind
         return
@@ -104,6 +104,33 @@ def test_a_method_is_supervised_where_its_kind_is_not_said(tmp_path: Path) -> No
     assert recipe(tmp_path, method={"neftune": 5}).method == Sft(neftune=5)
 
 
+def test_a_margin_is_named_where_it_is_read_and_nowhere_else(tmp_path: Path) -> None:
+    bare, with_margin = ROWS["PreferenceRows"], {**ROWS["PreferenceRows"], "margin": "far"}
+    asked = {"kind": "reward", "margin": 1.0}
+    recipe(tmp_path, data={"train": [with_margin], "validation": [with_margin]}, method=asked)
+    missing = refused(tmp_path, data={"train": [with_margin, bare], "validation": [bare]}, method=asked)
+    assert missing.keys() == {"data.train[1]", "data.validation[0]"}
+    for method in ({"kind": "reward"}, {"kind": "dpo"}):
+        assert refused(tmp_path, data={"train": [with_margin]}, method=method).keys() == {"data.train[0].margin"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        pytest.param({"evaluate": {"suites": ["s.yaml"]}}, "evaluate", id="it answers no suite"),
+        pytest.param({"adapter": {"kind": "lora", "merge": True}}, "adapter.merge", id="it is not merged"),
+        pytest.param(
+            {"adapter": {"kind": "lora", "modules_to_save": ["lm_head"]}}, "adapter.modules_to_save", id="whole head"
+        ),
+        pytest.param({"adapter": {"kind": "lora", "targets": ["lm_head"]}}, "adapter.targets", id="adapted head"),
+    ],
+)
+def test_what_a_reward_model_cannot_do_is_refused(tmp_path: Path, changes: dict[str, Any], key: str) -> None:
+    data = {"train": [ROWS["PreferenceRows"]]}
+    recipe(tmp_path, data=data, method={"kind": "reward"}, adapter={"kind": "lora"})
+    assert refused(tmp_path, data=data, method={"kind": "reward"}, **changes).keys() == {key}
+
+
 def test_label_smoothing_goes_with_a_sigmoid(tmp_path: Path) -> None:
     pairs: dict[str, Any] = {"data": {"train": [ROWS["PreferenceRows"]]}}
     recipe(tmp_path, method={"kind": "dpo", "loss": "sigmoid_norm", "label_smoothing": 0.1}, **pairs)
@@ -114,7 +141,7 @@ def test_label_smoothing_goes_with_a_sigmoid(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "key"),
     [
-        pytest.param({"prompt": "{q}"}, "data.train[0].completion", id="a prompt without a completion"),
+        pytest.param({"prompt": "{q}"}, "data.train[0]", id="a prompt without a completion"),
         pytest.param({"messages": "m", "prompt": "{q}"}, "data.train[0].prompt", id="two kinds at once"),
         pytest.param({"text": "t", "sytem": "s"}, "data.train[0].sytem", id="a misspelt key"),
         pytest.param({"text": "t", "weight": 0}, "data.train[0].weight", id="rows that are never seen"),
@@ -324,6 +351,7 @@ def test_the_table_changes_every_key_that_holds_a_value() -> None:
     sections = {
         "data", "data.train", "data.checks", "method", "adapter", "adapter.freeze", "batch", "optimizer", "schedule",
         "validation", "checkpoints", "kernels", "parallel", "evaluate",
+        "method.teacher", "method.answers", "method.logits", "method.rewards",
     }  # fmt: skip
     changed = {change.key.replace(".0.", ".") for change in changes()}
     refused = {key.replace(".0.", ".") for key in REFUSED}
@@ -332,9 +360,10 @@ def test_the_table_changes_every_key_that_holds_a_value() -> None:
 
 def test_a_key_is_left_out_of_the_table_only_when_it_has_one_value_beside_its_rows() -> None:
     kinds = {get_args(one.model_fields["kind"].annotation)[0]: one for one in METHODS}
+    needy = {"distill", "grpo"}  # a teacher, rewards
     for path in ALONE:
         kind = path.removeprefix("method(").removesuffix(").kind")
-        others = [other for name, other in kinds.items() if name != kind]
+        others = [other for name, other in kinds.items() if name not in {kind, *needy} and kind not in needy]
         assert not any(set(kinds[kind].rows) & set(other.rows) for other in others)
 
 

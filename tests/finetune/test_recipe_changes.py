@@ -19,8 +19,10 @@ from llmops.data.versions import prepare, rows_of
 from llmops.errors import LlmopsError
 from llmops.events import Silent
 from llmops.finetune.disk import disk_needed
+from llmops.finetune.grpo import answers_with, trl_options
 from llmops.finetune.identity import run_digest
 from llmops.finetune.lengths import LengthProfile
+from llmops.finetune.method import Distill, Grpo
 from llmops.finetune.model import Placement, load_model, trained_parameters
 from llmops.finetune.optimizer import make_optimizer
 from llmops.finetune.order import Order
@@ -31,6 +33,7 @@ from llmops.finetune.schedule import learning_rate_factor
 from llmops.finetune.shape import shape_of
 from llmops.hardware import KNOWN_GPUS
 from llmops.lifecycle.prepare import gate_of, held_out, suites_of
+from llmops.lifecycle.rewards import rewards_digest
 from llmops.records import DatasetVersion, Row
 from tests.finetune.recipe_fields import Change, changes, recipe_with
 from tests.finetune.small_models import make_random_base
@@ -72,6 +75,8 @@ def a_row(text: str) -> dict[str, Any]:
         "b": "no",
         "good": len(text) % 2 == 0,
         "bad": len(text) % 2 == 1,
+        "far": 1.0,
+        "near": 0.25,
         "turns": turns,
         "dialogue": [*turns, {"role": "user", "content": "sure?"}, {"role": "assistant", "content": "yes"}],
         "tools": [tool],
@@ -201,8 +206,12 @@ class Sides:
     def training(self, recipe: Recipe) -> Any:
         """A whole run: what every update measured, which checkpoints were left, and the final weights."""
         folder = self.folder()
+        if isinstance(recipe.method, Grpo):
+            told = trl_options(recipe, device="cpu", total=1, weights=[one.weight for one in recipe.method.rewards])
+            return told, rewards_digest(recipe.method), answers_with(recipe.method, "cpu")
+        teacher = self.base if isinstance(recipe.method, Distill) and recipe.method.logits else None
         stores = self.preferences.get(recipe.method.item.name, self.stores)
-        done = run_here(recipe, self.base, stores, folder, references=self.folder())
+        done = run_here(recipe, self.base, stores, folder, references=self.folder(), teacher=teacher)
         steps = [replace(step, seconds=0, peak_bytes=0) for step in done.steps]
         weights = {name: one.double().sum().item() for name, one in done.weights.items()}
         return steps, weights, sorted(path.name for path in folder.iterdir())
@@ -247,6 +256,9 @@ SHOWS: dict[str, tuple[str, ...]] = {
     "data": ("rows",),
     **{f"data.{part}.0.licence": () for part in ("train", "validation")},
     "method": ("training",),
+    # Asked before training; what training sees of it are rows.
+    "method.teacher": (),
+    "method.answers": (),
     "method.neftune": ("model", "training"),
     "adapter.kind": ("model", "plan", "disk"),
     "adapter.freeze": ("model", "training", "plan"),
@@ -295,6 +307,34 @@ ELSEWHERE = {
         )
         for part in ("train", "validation")
     },
+    **{
+        f"method.{key}": ("tests/lifecycle/test_teacher.py", test)
+        for test, names in {
+            "test_every_prompt_gets_the_teachers_answer_and_those_of_the_rows_are_left_aside": ("answers.max_tokens",),
+            "test_several_samples_of_a_prompt_are_several_rows_and_equal_ones_count_once": (
+                "answers.temperature",
+                "answers.samples",
+                "answers.seed",
+            ),
+            "test_answers_of_no_use_are_dropped_and_named_with_their_line": ("answers.refusals",),
+            "test_the_version_names_its_teacher_what_it_read_and_wrote_and_the_cost": (
+                "teacher.endpoint",
+                "teacher.model",
+                "teacher.usd_per_million_read",
+                "teacher.usd_per_million_written",
+            ),
+            "test_it_is_asked_with_the_key_the_patience_and_as_many_requests_at_a_time_as_the_recipe_says": (
+                "teacher.api_key_env",
+                "teacher.concurrency",
+                "teacher.attempts",
+            ),
+            "test_answers_through_what_the_recipe_says": ("teacher.through",),
+            "test_the_whole_run_is_trained_judged_and_registered_as_any_other_with_the_teachers_licence": (
+                "teacher.licence",
+            ),
+        }.items()
+        for key in names
+    },
     "parallel.kind": ("tests/finetune/test_launch.py", "test_two_processes_train_what_one_does"),
 }
 """Keys whose effect needs a whole command or several processes, and the test that shows it."""
@@ -308,6 +348,9 @@ NEEDS: dict[str, dict[str, Any]] = {
     "adapter.modules_to_save": {"adapter": {"kind": "lora"}},
 }
 """What a recipe must say besides for a key to matter."""
+
+STATED = {"licence", "api_key_env", "concurrency", "attempts", "usd_per_million_read", "usd_per_million_written"}
+"""Last parts of keys that go with the model or say how somebody is reached, and are no part of the run."""
 
 SMALL = {"batch": {"sequences": 8, "per_device": 4}}
 
@@ -348,7 +391,7 @@ def test_another_value_is_another_run_and_shows_in_what_is_done(
 ) -> None:
     monkeypatch.chdir(place)
     before, after = pair(change, tmp_path)
-    stated_only = change.key.endswith(".licence")  # goes with the model, and is no part of the run
+    stated_only = change.key.rpartition(".")[2] in STATED
     assert (run_digest(parts(recipe=before)) == run_digest(parts(recipe=after))) is stated_only
     if change.key in ELSEWHERE:
         file, test = ELSEWHERE[change.key]

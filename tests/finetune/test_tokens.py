@@ -17,7 +17,7 @@ from llmops.data.chat import encode_text, template_digest
 from llmops.errors import InputError
 from llmops.finetune.masks import REWRITTEN
 from llmops.finetune.method import ANSWER, LABELLED, PAIR, Dpo, Kto, Orpo
-from llmops.finetune.tokens import TokenStore, encode, encoding_key
+from llmops.finetune.tokens import TokenStore, balance, encode, encoding_key
 from llmops.records import Row
 from tests.finetune import tokenizers_made as made
 
@@ -399,6 +399,15 @@ def test_a_labelled_answer_comes_with_the_answer_of_another_prompt_behind_its_ow
     assert TokenStore.open(tmp_path / "t").digest == store.digest
 
 
+def test_a_row_that_begins_a_chunk_takes_the_answer_before_it_too(tmp_path: Path) -> None:
+    """Rows are encoded twenty, then some hundred at a time; the 21st is alone here."""
+    tokenizer = made.make(made.CHATML)
+    rows = [labelled(f"q{line}", f"a{line}", True, line) for line in range(1, 22)]
+    store, _, _ = encode(rows, tokenizer, max_length=64, path=tmp_path / "t", method=KTO)
+    ids, trained = store.row(2 * 20 + 1)
+    assert tokenizer.decode(ids[trained].tolist(), skip_special_tokens=True).strip() == "a20"
+
+
 def test_a_mismatched_answer_that_is_too_long_is_cut_and_no_row_is_lost_for_it(tmp_path: Path) -> None:
     tokenizer = made.make(made.CHATML)
     rows = [labelled("q", "b " * 20, True, 1), labelled("r " * 20, "a", False, 2)]
@@ -432,3 +441,27 @@ def test_tokens_of_pairs_are_kept_apart_from_others_and_shared_by_the_methods_th
 def test_rows_of_another_method_are_refused(tmp_path: Path, row: Row, method: Any) -> None:
     with pytest.raises(InputError, match=f"which method {method.kind} does not train on"):
         encode([row], made.make(made.CHATML), max_length=64, path=tmp_path / "t", method=method)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "unwanted", "said"),
+    [
+        pytest.param(40, 20, "desirable_weight 0.5 to 0.67", id="too many wanted"),
+        pytest.param(20, 40, "desirable_weight 2 to 2.7", id="too few"),
+        pytest.param(20, 20, None, id="as many"),
+        pytest.param(20, 16, None, id="within a third"),
+        pytest.param(5, 0, "all 5 answers are wanted", id="none unwanted"),
+        pytest.param(0, 5, "all 5 answers are unwanted", id="none wanted"),
+    ],
+)
+def test_how_labels_are_spread_is_said_with_the_weight_that_makes_them_count_alike(
+    wanted: int, unwanted: int, said: str | None
+) -> None:
+    found = balance(wanted, unwanted)
+    assert (found is None) if said is None else (found is not None and said in found)
+
+
+def test_the_spread_of_labels_is_in_the_report(tmp_path: Path) -> None:
+    rows = [labelled(f"q{line}", "a", line > 1, line) for line in range(1, 5)]
+    _, report, _ = encode(rows, made.make(made.CHATML), max_length=64, path=tmp_path / "t", method=KTO)
+    assert any("3 wanted and 1 unwanted" in note for note in report.notes)

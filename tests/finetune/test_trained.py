@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from llmops.errors import InputError
+from llmops.finetune.lengths import LengthProfile
+from llmops.finetune.method import Orpo, Reward
 from llmops.finetune.model import Placement, load_model, trained_parameters
+from llmops.finetune.plan import make_plan
+from llmops.finetune.shape import _FAMILIES as FAMILIES
 from llmops.finetune.shape import ModelShape, shape_of
 from llmops.finetune.trained import check_shape, first_with_gradient, trained_weights, trains_head
+from llmops.hardware import KNOWN_GPUS
 from tests.finetune.plans import LLAMA_8B, TINY, make_recipe
 
 LORA = "adapter={kind: lora, rank: 4}"
+REWARD = "a reward model"
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +52,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ModelShape]:
         pytest.param([LORA, "adapter.targets=[model.layers.1.self_attn.v_proj]"], id="lora on one layer"),
         pytest.param([LORA, "adapter.variant=dora"], id="dora"),
         pytest.param([LORA, "adapter.modules_to_save=[lm_head]"], id="lora with the output layer"),
+        pytest.param([REWARD], id="everything of a reward model"),
+        pytest.param([REWARD, LORA], id="lora and the score"),
+        pytest.param([REWARD, LORA, "adapter.modules_to_save=[embed_tokens]"], id="lora, score and embeddings"),
     ],
 )
 def test_as_many_weights_are_trained_as_the_loaded_model_trains(
@@ -53,7 +63,9 @@ def test_as_many_weights_are_trained_as_the_loaded_model_trains(
     import torch
 
     folder, shape = base
-    recipe = make_recipe(tmp_path, "precision=fp32", *overrides)
+    recipe = make_recipe(tmp_path, "precision=fp32", *(one for one in overrides if one != REWARD))
+    if REWARD in overrides:
+        recipe = recipe.model_copy(update={"method": Reward(kind="reward")})
     model = load_model(recipe, folder, Placement(torch.device("cpu"), "sdpa", liger=False))
     trained = dict(trained_parameters(model))
     assert trained_weights(recipe, shape) == sum(one.numel() for one in trained.values())
@@ -110,3 +122,40 @@ def test_what_the_shape_makes_impossible_is_refused_in_two_lines(
 
 def test_what_fits_is_let_through(tmp_path: Path) -> None:
     check_shape(make_recipe(tmp_path, LORA, "adapter.targets=[q_proj, lm_head]"), LLAMA_8B, world=2)
+
+
+def test_a_family_scores_where_transformers_has_a_classifier_of_it(tmp_path: Path) -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as CLASSIFIERS
+
+    recipe = make_recipe(tmp_path, "batch.max_length=512").model_copy(update={"method": Reward(kind="reward")})
+    for family in FAMILIES:
+        shape = replace(TINY, architecture=family)
+        if family in CLASSIFIERS:
+            check_shape(recipe, shape, world=1)
+        else:
+            with pytest.raises(InputError, match=f"family {family}, of which transformers has no model that scores"):
+                check_shape(recipe, shape, world=1)
+
+
+def test_a_reward_model_needs_no_logits_and_no_output_matrix(tmp_path: Path) -> None:
+    """Of an untied base the output matrix is not even loaded; what a plan counts falls by it, and by the logits."""
+    device, rows = KNOWN_GPUS["h200"], LengthProfile.from_rows([300] * 64, [150] * 64)
+    plans = [
+        make_plan(
+            make_recipe(tmp_path).model_copy(update={"method": method}),
+            LLAMA_8B,
+            rows,
+            world=1,
+            device=device,
+            price_per_gpu_hour=None,
+        )
+        for method in (Orpo(kind="orpo"), Reward(kind="reward"))
+    ]
+    pairs, reward = plans
+    head = LLAMA_8B.vocabulary * LLAMA_8B.hidden
+    assert pairs.trained_weights - reward.trained_weights == head - LLAMA_8B.hidden
+    assert pairs.weights - reward.weights == head - LLAMA_8B.hidden
+    assert pairs.memory.optimizer - reward.memory.optimizer == 8 * (head - LLAMA_8B.hidden)
+    assert reward.memory.logits < 1e-2 * pairs.memory.logits
+    assert pairs.flops.model - reward.flops.model == pytest.approx(6 * head * pairs.tokens.trained, rel=1e-9)
+    assert "no output matrix" in reward.flops.formula

@@ -11,14 +11,20 @@ import pytest
 import torch
 
 from llmops.finetune.items import Items
-from llmops.finetune.model import LossModel, Placement
+from llmops.finetune.model import LossModel, Placement, ScoreModel
 from llmops.finetune.objective import objective_of
 from llmops.finetune.passes import Feed
 from llmops.finetune.recipe import Recipe
 from llmops.finetune.sweep import Score, reference_of, score
 from llmops.finetune.tokens import TokenStore
 from llmops.records import Row
-from tests.finetune.small_preferences import a_preference_recipe, encoded_for, some_labelled, some_pairs
+from tests.finetune.small_preferences import (
+    a_preference_recipe,
+    encoded_for,
+    some_labelled,
+    some_pairs,
+    with_margins,
+)
 from tests.finetune.small_runs import ALONE, PAD
 
 ROWS = 6
@@ -201,3 +207,35 @@ def test_orpo_is_that_of_trl(models: Any, tmp_path: Path) -> None:
     assert mine.loss == pytest.approx(float(loss), abs=1e-5)
     assert mine.measures["accuracy"] == pytest.approx(told["rewards/accuracies"], abs=1e-6)
     assert mine.measures["margin"] == pytest.approx(told["rewards/margins"], abs=1e-5)
+
+
+@pytest.mark.parametrize("margin", [0.0, 1.0])
+def test_the_reward_loss_is_that_of_trl(random_base: Path, tokenizer: Any, tmp_path: Path, margin: float) -> None:
+    """With the margins of rows and centred, and what is told of the rewards."""
+    from transformers import AutoModelForSequenceClassification
+    from trl import RewardConfig, RewardTrainer
+
+    torch.manual_seed(3)
+    model = AutoModelForSequenceClassification.from_pretrained(random_base, num_labels=1, dtype=torch.float32).eval()
+    with torch.no_grad():
+        model.score.weight.mul_(20)  # so that rewards differ enough for the loss to bend
+    recipe = a_preference_recipe("reward", method={"margin": margin, "centering": 0.02})
+    rows = with_margins(some_pairs(ROWS, 6), 6)
+    items = Items.of(encoded_for(rows, recipe.method, random_base, tmp_path / "t"), recipe.method.item)
+    feed = Feed(items, recipe, placement=Placement(ALONE.device, "sdpa", False), processes=ALONE, pad_id=PAD)
+    mine = score(ScoreModel(copy.deepcopy(model), chunk=7), objective_of(recipe.method), feed)
+
+    dataset = conversational(rows)
+    if margin:
+        dataset = dataset.add_column("margin", [row.content["margin"] for row in rows])
+    config = RewardConfig(**arguments(tmp_path / "out", center_rewards_coefficient=0.02))
+    trainer = RewardTrainer(model=model, args=config, train_dataset=dataset, processing_class=tokenizer)
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    assert ("margin" in batch) == bool(margin)
+    trainer.model.eval()
+    with torch.no_grad():
+        loss = float(trainer.compute_loss(trainer.model, batch))
+    assert mine.loss == pytest.approx(loss, abs=1e-5)
+    told = {name: values[-1] for name, values in trainer._metrics["eval"].items()}
+    for name in ("accuracy", "margin", "mean_reward"):
+        assert mine.measures[name] == pytest.approx(told[name], abs=1e-5)

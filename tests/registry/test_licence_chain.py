@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +51,17 @@ def test_what_ships_with_llmops_is_known(tmp_path: Path, workspace: Workspace) -
     embedded = ModelSource("builtin:tiny", tmp_path, None, "0" * 64)
     chain = chain_of(embedded, [("builtin:festivals/train", None)], workspace=workspace)
     assert [(one.licence, one.stated) for one in chain] == [("Apache-2.0", "part of llmops")] * 2
+
+
+def test_a_merged_folder_rests_on_what_its_adapter_rests_on(tmp_path: Path, workspace: Workspace) -> None:
+    adapter = write_model(tmp_path / "adapter", config="adapter_config.json")
+    facts = {TAG: json.dumps(to_plain([OWN_ROWS]))}
+    version = store.register("m", adapter, manifest_of(adapter), workspace=workspace, facts=facts)
+    merged = write_model(tmp_path / "merged", 2.0)
+    (merged / "merge.json").write_text(json.dumps({"merged_from": {"adapter_digest": version.digest}}))
+    assert chain_of(source(merged), [], workspace=workspace) == [replace(OWN_ROWS, through="models:/m/1")]
+    (merged / "merge.json").write_text(json.dumps({"merged_from": {"adapter_digest": "f" * 64}}))
+    assert unknown(chain_of(source(merged), [], workspace=workspace)) == [f"base {merged}"], "no version has it"
 
 
 def test_a_base_that_states_none_is_unknown(base: Path, workspace: Workspace) -> None:

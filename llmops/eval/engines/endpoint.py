@@ -35,6 +35,8 @@ class Endpoint:
     Attributes:
         url: up to `/v1`, without a slash at its end.
         said: what the server says of the model and of itself, without what changes from one call to the next.
+        spares: a request that the server declines for what it asks is an answer `refused`, where others are answered;
+            otherwise it ends all.
     """
 
     url: str
@@ -43,6 +45,7 @@ class Endpoint:
     concurrency: int = 16
     patience: Patience = field(default_factory=Patience)
     said: Mapping[str, str] = field(default_factory=dict)
+    spares: bool = False
 
     @property
     def server(self) -> Server:
@@ -96,7 +99,13 @@ class Endpoint:
 
 
 def endpoint(
-    url: str, model: str, *, key: str | None = None, concurrency: int = 16, patience: Patience | None = None
+    url: str,
+    model: str,
+    *,
+    key: str | None = None,
+    concurrency: int = 16,
+    patience: Patience | None = None,
+    spares: bool = False,
 ) -> Endpoint:
     """The model called `model` at an address such as `http://host:8000/v1`, which the server must know.
 
@@ -104,7 +113,7 @@ def endpoint(
         InputError: the address is none, or the server does not have the model.
         EnvironmentFault: the server cannot be reached.
     """
-    found = Endpoint(address(url), model, key, concurrency, patience or Patience())
+    found = Endpoint(address(url), model, key, concurrency, patience or Patience(), spares=spares)
     return replace(found, said=to_its_end(_said_by(found)))
 
 
@@ -156,39 +165,63 @@ async def _ask_all(
         return body | ({"stop": list(generation.stop)} if generation.stop else {})
 
     waiting = iter(items)
+    answered = False
+    declined: list[Answer] = []  # until one is answered they may all fail for one reason, which is not theirs
+
+    def settle() -> None:
+        while declined:
+            keep(declined.pop())
 
     async def work() -> None:
+        nonlocal answered
         for item in waiting:
             try:
                 reply = await tried(
                     endpoint.server, opened, "POST", asked, body_of(item), _completion, wanted="chat completion"
                 )
             except Refused as refused:
-                raise refused.explained(endpoint.url) from refused
-            text, tokens, finish = reply.found
-            keep(Answer(item.id, text, tokens, finish, reply.seconds))
+                if not endpoint.spares or refused.status not in _DECLINED:
+                    raise refused.explained(endpoint.url) from refused
+                declined.append(Answer(item.id, refused.said, None, "refused", None))
+                if not answered and len(declined) >= _ALL_DECLINED:
+                    raise refused.explained(endpoint.url) from refused
+            else:
+                answered = True
+                text, tokens, finish, prompt_tokens = reply.found
+                keep(Answer(item.id, text, tokens, finish, reply.seconds, prompt_tokens=prompt_tokens))
+            if answered:
+                settle()
 
     async with session(endpoint.server) as opened:
         workers = [asyncio.create_task(work()) for _ in range(min(endpoint.concurrency, len(items)))]
         try:
             await asyncio.gather(*workers)
+            settle()
         finally:
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
 
 
-def _completion(body: Any) -> tuple[str, int | None, Finish | None]:
-    """Text, tokens and end of the first choice."""
+_DECLINED = frozenset({400, 413, 422, 451})
+"""States that may be about one request: too long, or against the server's rules."""
+_ALL_DECLINED = 8
+
+
+def _completion(body: Any) -> tuple[str, int | None, Finish | None, int | None]:
+    """Text, tokens and end of the first choice, and the tokens of its prompt."""
     try:
         choice = body["choices"][0]
         # A chat's content is null where it only thought, or called a tool.
         text = choice["text"] if "text" in choice else choice["message"]["content"] or ""
         finish = choice.get("finish_reason")
-        tokens = (body.get("usage") or {}).get("completion_tokens")
+        usage = body.get("usage") or {}
+        tokens, prompt_tokens = (
+            usage[name] if isinstance(usage.get(name), int) else None for name in ("completion_tokens", "prompt_tokens")
+        )
     except (TypeError, KeyError, IndexError, AttributeError) as error:
         raise Useless("no `choices` with a message") from error
     if not isinstance(text, str):
         raise Useless("the message's content is no text")
-    ended: Finish | None = None if finish is None else "length" if finish == "length" else "stop"
-    return text, tokens if isinstance(tokens, int) else None, ended
+    ends: dict[str, Finish] = {"length": "length", "content_filter": "refused"}
+    return text, tokens, None if finish is None else ends.get(finish, "stop"), prompt_tokens

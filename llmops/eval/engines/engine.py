@@ -10,7 +10,7 @@ from llmops.eval.items import Item
 from llmops.eval.suite import Generation
 from llmops.events import Listener
 
-Finish = Literal["stop", "length"]
+Finish = Literal["stop", "length", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +20,11 @@ class Answer:
     Attributes:
         text: as written, special tokens and the stop text left out.
         tokens: made for it, the one that ended it included.
-        finish: `stop` where the model (or a stop text) ended it, `length` where it was cut.
+        finish: `stop` where the model (or a stop text) ended it, `length` where it was cut, `refused` where the
+            server filtered it or declined the request; `text` is then what it said.
         seconds: from the start of its batch, or the sending of its request, to its last token.
         confidence: mean probability of its tokens, 0 to 1.
+        prompt_tokens: read for it, by the server's count.
     """
 
     item: str
@@ -31,6 +33,7 @@ class Answer:
     finish: Finish | None
     seconds: float | None
     confidence: float | None = None
+    prompt_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ from llmops.eval.loading import (
 )
 from llmops.eval.suite import Generation
 from llmops.events import Listener, Silent
+from llmops.registry.folder import check_answers
 
 _ROWS = {"cpu": 64, "cuda": 256}  # answers under way at one time
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of adapters that vLLM makes room for
@@ -191,6 +192,7 @@ def known_model(folder: Path, base: Path | None, precision: Precision | None, li
     if precision is None:
         precision, reason = precision_for(device)
         listener.say(f"answers in {precision}: {reason}")
+    check_answers(folder, named=str(folder))
     whole = whole_folder(folder, base)
     rank = _lora_rank(folder) if whole != folder else None
     tokenizer = load_tokenizer(folder, base=base)

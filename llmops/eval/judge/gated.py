@@ -10,6 +10,7 @@ from llmops.eval.gates import Gate, Rule
 from llmops.eval.judge.calibration import Calibration, from_record, read
 from llmops.eval.measured import Measured
 from llmops.eval.scorers.judge import JudgeScorer
+from llmops.eval.scorers.reward import RewardScorer
 from llmops.eval.suite import Suite
 from llmops.files import digest_of, file_digest
 
@@ -50,16 +51,45 @@ def check_judges(gate: Gate, suites: Sequence[Suite]) -> None:
         for one in suite.scorers
         if isinstance(one.chosen, JudgeScorer)
     }
+    _check_rewards(gate, suites)
     for rule in gate.rules:
         if isinstance(rule, Rule) and (scorer := judges.get((rule.suite, str(rule.metric)))) is not None:
             found = None if scorer.calibration is None else read(Path(scorer.calibration))
             _agrees(rule, scorer.model, found, minimum=scorer.minimum_agreement)
 
 
+def _check_rewards(gate: Gate, suites: Sequence[Suite]) -> None:
+    """Refuse a gate that rests on rewards and does not ask how often their model orders answers as people did."""
+    models = {
+        (suite.name, one.chosen.name): one.chosen
+        for suite in suites
+        for one in suite.scorers
+        if isinstance(one.chosen, RewardScorer)
+    }
+    rules = [rule for rule in gate.rules if isinstance(rule, Rule)]
+    asked = {(rule.suite, str(rule.measure)) for rule in rules}
+    for rule in rules:
+        scorer = models.get((rule.suite, str(rule.metric)))
+        if scorer is not None and (rule.suite, scorer.accuracy_measure) not in asked:
+            raise InputError(
+                f"the gate rests on {rule.number}, and asks nothing of how often its reward model orders answers as "
+                "people did",
+                fix=f"add a rule such as {{suite: {rule.suite}, measure: {scorer.accuracy_measure}, at_least: 0.7}}",
+            )
+
+
 def standing(suite: Suite) -> str:
-    """Stands for what people said to a suite's judges as it is now, which a report carries and `suite_digest` leaves
-    out: a judge that is calibrated later has measured the same. Empty where the suite has no judge."""
+    """Stands for what `suite_digest` leaves out: what people said to a suite's judges as it is now, since a judge that
+    is calibrated later has measured the same, and which bytes the names of its reward models stand for. Empty where
+    the suite has neither."""
     judges = [one.chosen for one in suite.scorers if isinstance(one.chosen, JudgeScorer)]
+    rewards = [one.chosen.found.signature for one in suite.scorers if isinstance(one.chosen, RewardScorer)]
+    if rewards:
+        return digest_of([rewards, _said(judges)])
+    return _said(judges)
+
+
+def _said(judges: Sequence[JudgeScorer]) -> str:
     if not judges:
         return ""
     files = [file for one in judges for file in (one.calibration, one.ratings)]

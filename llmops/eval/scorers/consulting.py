@@ -22,7 +22,8 @@ class Consulted:
 
     Attributes:
         measures: numbers beside its metrics, by name.
-        record: who was asked and what they said; stands in the report under the name of its first metric.
+        record: who was asked and what they said; stands in the report under the name of its first metric;
+            empty where there is nothing to keep but the numbers.
     """
 
     metrics: list[Metric]

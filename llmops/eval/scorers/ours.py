@@ -1,6 +1,19 @@
 """The catalog with the scorers that come with llmops in it: importing their files puts them there."""
 
-from llmops.eval.scorers import classes, code, corpus, grounding, hub, judge, likelihood, rouge, safety, structure, text
+from llmops.eval.scorers import (
+    classes,
+    code,
+    corpus,
+    grounding,
+    hub,
+    judge,
+    likelihood,
+    reward,
+    rouge,
+    safety,
+    structure,
+    text,
+)
 from llmops.eval.scorers.catalog import scorers
 
 __all__ = [
@@ -11,6 +24,7 @@ __all__ = [
     "hub",
     "judge",
     "likelihood",
+    "reward",
     "rouge",
     "safety",
     "scorers",

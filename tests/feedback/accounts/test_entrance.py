@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import re
 import statistics
+import threading
 import time
+from pathlib import Path
 
 import pytest
 from argon2 import PasswordHasher
 from sqlalchemy import Engine, select
 
+from llmops.database import open_database
+from llmops.errors import InputError
 from llmops.feedback.accounts import Accounts
 from llmops.feedback.passwords import Passwords
+from llmops.feedback.refused import Refused
 from llmops.feedback.settings import FeedbackService, Limits
 from llmops.feedback.tables import table
+from llmops.workspace import Workspace
 from tests.feedback.accounts.service import PASSWORD, Browser, Service, link_in, service, token_in
 
 ACCEPTED = {"login": "Ann@Example.org", "name": "Ann", "password": PASSWORD, "again": PASSWORD}
@@ -59,6 +65,59 @@ def test_an_invitation_works_once(house: Service) -> None:
     token = token_in(late.get(f"/invitation/{page}").text)
     assert late.post(f"/invitation/{secret}", {**ACCEPTED, "login": "eve", "csrf": token}).status_code == 404
     assert [one.login for one in house.accounts.people()] == ["ann@example.org"]
+
+
+def used_by_eight_at_once(house: Service) -> list[str]:
+    """What became of eight people who use one link in the same moment."""
+    secret = house.entrance.invitations.make("rater", by="test")
+    said: list[str] = []
+    together = threading.Barrier(8)
+
+    def accept(number: int) -> None:
+        together.wait()
+        try:
+            house.entrance.invitations.accept(secret, login=f"one-{number}", name="One", password=PASSWORD)
+            said.append("in")
+        except Refused as refused:
+            said.append(str(refused.status))
+
+    threads = [threading.Thread(target=accept, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sorted(said)
+
+
+def test_of_many_who_use_one_link_at_once_one_comes_in(house: Service) -> None:
+    assert used_by_eight_at_once(house) == ["404"] * 7 + ["in"]
+    assert len(house.accounts.people()) == 1
+
+
+def test_all_of_it_holds_on_postgresql(
+    postgresql_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMOPS_DATABASE_URL", postgresql_database)
+    engine = open_database(Workspace(tmp_path))
+    house = service(engine)
+    assert used_by_eight_at_once(house) == ["404"] * 7 + ["in"]
+    root = house.person("admin", login="root")
+    other = house.person("admin", login="other")
+    browser = house.browser()
+    assert log_in(browser, "root", "wrong") == "401"
+    assert log_in(browser, "root") == "303 /account"
+    assert browser.submit("/people", {"role": "owner"}, to=f"/people/{other}/role").status_code == 303
+    assert browser.submit("/people", {"campaigns": "a, b"}, to=f"/people/{other}/campaigns").status_code == 303
+    assert house.accounts.person(other).campaigns == frozenset({"a", "b"})
+    assert browser.submit("/people", {}, to=f"/people/{root}/close").status_code == 422
+    link = link_in(browser.submit("/people", {}, to=f"/people/{other}/password").text)
+    assert house.browser().submit(link, {"password": NEW, "again": NEW}).status_code == 303
+    house.clock.now += 13 * 3600
+    assert browser.get("/account").status_code == 303
+    assert log_in(browser, "other", NEW) == "303 /account"
+    with pytest.raises(InputError, match="taken"):
+        house.person(login="root")
+    engine.dispose()
 
 
 def test_an_invitation_ends(house: Service) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from typing import Literal
+
 import pytest
 from argon2 import PasswordHasher, extract_parameters
 from hypothesis import given, settings
@@ -9,6 +13,7 @@ from hypothesis import strategies as st
 
 from llmops.errors import InputError
 from llmops.feedback.passwords import LONGEST, SHORTEST, Passwords, check_new
+from llmops.feedback.refused import Refused
 
 CHEAP = Passwords(PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
 
@@ -65,3 +70,45 @@ def test_what_is_guessed_first_is_not_taken(password: str, login: str, said: str
 )
 def test_others_are(password: str) -> None:
     check_new(password, login="ann", name="Ann Smith")
+
+
+class Slow(PasswordHasher):
+    """Verifies nothing until it is let go; knows how many it was at."""
+
+    def __init__(self) -> None:
+        super().__init__(time_cost=1, memory_cost=8, parallelism=1)
+        self.go, self.busy, self.most = threading.Event(), 0, 0
+
+    def verify(self, hash: str | bytes, password: str | bytes) -> Literal[True]:  # noqa: A002 (argon2's own word)
+        self.busy += 1
+        self.most = max(self.most, self.busy)
+        self.go.wait(10)
+        self.busy -= 1
+        return super().verify(hash, password)
+
+
+def test_a_flood_of_sign_ins_leaves_threads_to_raters() -> None:
+    slow = Slow()
+    passwords = Passwords(slow)
+    kept = passwords.hash("four plain words")
+    said: list[object] = []
+
+    def check() -> None:
+        try:
+            said.append(passwords.fits("four plain words", kept))
+        except Refused as refused:
+            said.append((refused.status, refused.retry_after))
+
+    threads = [threading.Thread(target=check) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    until = time.monotonic() + 10
+    while len(said) < 12 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert said == [(503, 2)] * 12, "eight wait, the others are told at once"
+    slow.go.set()
+    for thread in threads:
+        thread.join()
+    assert said[12:] == [True] * 8
+    assert slow.most == 2
+    assert passwords.fits("four plain words", kept)

@@ -93,6 +93,9 @@ def test_it_shows_the_first_admins_link_serves_and_ends_in_order(start: Start) -
     status, page = read(link[0])
     assert status == 200
     assert "You will run this service" in page
+    with socket.create_connection(("127.0.0.1", int(link[1].rpartition(":")[2]))) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nx-long: " + b"x" * 40_000)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 400 "), "what never ends is not waited for"
     status, said = service.end()
     assert status == 0, said
     assert "Traceback" not in said

@@ -1,0 +1,157 @@
+"""`finetune` with method reward: from exported feedback to a registered version that judges, and does nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmops.data.formats import rows
+from llmops.data.section import PreferenceRows
+from llmops.errors import InputError
+from llmops.eval.scorers.reward import RewardScorer
+from llmops.events import Silent
+from llmops.feedback.export import export
+from llmops.feedback.export_files import write
+from llmops.finetune.merge import merge
+from llmops.finetune.method import Grpo
+from llmops.finetune.run import check_base
+from llmops.lifecycle.loop import Result
+from llmops.lifecycle.measure import located
+from llmops.lifecycle.rewards import rewards_digest, rewards_of
+from llmops.records import ModelSource, Row
+from llmops.registry.admission import admit
+from tests.eval.scorers.test_reward import answered
+from tests.feedback.rated_items import PAIRWISE, item, pair, said
+from tests.finetune.small_preferences import PAIRS
+from tests.lifecycle.sites import Site
+from tests.lifecycle.test_preferences import export_of
+from tests.listener import Heard
+
+WITH_MARGIN = {**PAIRS, "margin": "margin"}
+
+
+@pytest.fixture(scope="module")
+def site(make_site: Callable[[Path], Site], tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return make_site(tmp_path_factory.mktemp("rewards"))
+
+
+@pytest.fixture(scope="module")
+def rewarded(site: Site) -> Result:
+    source = {**WITH_MARGIN, "source": str(export_of("reward", site.folder / "reward.jsonl"))}
+    recipe = site.recipe(
+        name="small-reward",
+        data={"train": [source], "validation": 0.2, "checks": {"near_duplicates": "keep"}},
+        method={"kind": "reward", "margin": 0.5, "centering": 0.01},
+        adapter={"kind": "lora", "rank": 8},
+        optimizer={"learning_rate": 5e-3},
+        schedule={"epochs": 4},
+        evaluate=None,
+    )
+    return site.run(recipe, heard=Heard())
+
+
+def test_the_run_its_card_and_its_version_say_what_it_is_and_how_good(rewarded: Result, site: Site) -> None:
+    manifest = rewarded.finished.manifest
+    told = manifest.validation_measures
+    assert told.keys() == {"accuracy", "margin", "chosen_reward", "rejected_reward", "mean_reward"}
+    assert told["accuracy"] >= 0.8, "12 pairs by chance: 0.5, and 0.8 or more with probability 0.02"
+    assert (manifest.kind, manifest.loss_unit) == ("adapter", "nats per pair")
+    assert manifest.identity["recipe"]["method"]["kind"] == "reward"
+    card = (rewarded.finished.artifact / "README.md").read_text()
+    assert "pipeline_tag: text-classification" in card
+    assert "A reward model, which gives answers a number: a LoRA adapter for" in card
+    assert f"| validation accuracy | {told['accuracy']:.4f} |" in card
+    bom = json.loads((rewarded.finished.artifact / "bom.cdx.json").read_text())
+    assert "text-classification" in json.dumps(bom)
+    assert rewarded.version is not None
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{site.workspace.home / 'mlflow.db'}")
+    (version,) = client.search_model_versions("name='small-reward'")
+    assert str(version.description).startswith("reward model, adapter from ")
+
+
+def test_its_version_scores_answers_of_a_suite(rewarded: Result, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vowels were preferred to consonants."""
+    assert rewarded.version is not None
+    monkeypatch.setenv("LLMOPS_HOME", str(site.workspace.home))
+    scorer = RewardScorer(model=rewarded.version.reference)
+    said_of = scorer.consult([answered("ab", "aeiou" * 3), answered("ab", "bcdfg" * 3)], listener=Silent(), cache=None)
+    (metric,) = said_of.metrics
+    assert metric.per_item[0] > metric.per_item[1]
+    assert said_of.measures == {"reward_accuracy": rewarded.finished.manifest.validation_measures["accuracy"]}
+    assert rewarded.finished.manifest.artifact_digest[:12] in metric.signature
+
+
+def test_its_rewards_can_be_learned_from_and_another_model_makes_another_run(
+    rewarded: Result, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMOPS_HOME", str(site.workspace.home))
+
+    def method(model: Path) -> Grpo:
+        return Grpo.model_validate({"kind": "grpo", "rewards": [{"scorer": {"reward": {"model": str(model)}}}]})
+
+    artifact = rewarded.finished.artifact
+    (reward,) = rewards_of(method(artifact))
+    asked = {"messages": [{"role": "user", "content": "ab"}], "references": ["?"]}
+    good, bad = reward.score([asked, asked], ["aeiou" * 3, "bcdfg" * 3])
+    assert good > bad
+    shutil.copytree(artifact, tmp_path / "m")
+    before = rewards_digest(method(tmp_path / "m"))
+    assert rewards_digest(method(tmp_path / "m")) == before
+    config = json.loads((tmp_path / "m" / "adapter_config.json").read_text())
+    (tmp_path / "m" / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 1}))
+    assert rewards_digest(method(tmp_path / "m")) != before
+
+
+class TestWhereAnswersAreWanted:
+    """It is refused by its name, with what it is for."""
+
+    def test_serving(self, rewarded: Result, site: Site) -> None:
+        assert rewarded.version is not None
+        with pytest.raises(InputError, match=f"{rewarded.version.reference} is a reward model") as refused:
+            admit(rewarded.version.reference, require="none", workspace=site.workspace)
+        assert "under the scorers of a suite" in refused.value.fix
+
+    def test_evaluation_and_batches(self, rewarded: Result, site: Site) -> None:
+        with pytest.raises(InputError, match="is a reward model"):
+            located(str(rewarded.finished.artifact), site.workspace, Silent())
+
+    def test_merging(self, rewarded: Result, site: Site, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="is a reward model, and those are not merged"):
+            merge(rewarded.finished.artifact, base=site.base, out=tmp_path / "merged", dtype=None)
+
+    def test_a_base_to_go_on_from(self, site: Site, tmp_path: Path) -> None:
+        (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForSequenceClassification"]}))
+        with pytest.raises(InputError, match="is a reward model"):
+            check_base(site.recipe(), ModelSource("m", tmp_path, None, "0" * 64), world=1)
+
+
+def test_an_export_for_reward_loads_with_its_margins(tmp_path: Path) -> None:
+    """As `recipes/reward-from-feedback.yaml` names its columns."""
+    items = [item(said(pair(2)), said(pair(1)), answers=[f"good {n}", f"bad {n}"]) for n in range(6)]
+    made, exported = export([rating for one in items for rating in one.ratings], items, "reward", PAIRWISE)
+    write(tmp_path / "export", made, exported, campaign={"name": "c"}, file_format="jsonl")
+    file = tmp_path / "export" / "train.jsonl"
+    spec = PreferenceRows(**{**WITH_MARGIN, "source": str(file)})
+    loaded = list(rows(spec))
+    written = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(loaded) == 6
+    for row, line in zip(loaded, written, strict=True):
+        assert isinstance(row, Row)
+        assert row.content["margin"] == line["margin"] > 0
+        assert row.content["chosen"] == line["chosen"][0]["content"]
+
+
+@pytest.mark.parametrize("margin", ["much", -1, None, True, float("inf")], ids=repr)
+def test_a_margin_that_is_none_costs_the_row(margin: Any) -> None:
+    columns = {"prompt": "p", "chosen": "c", "rejected": "r", "margin": margin}
+    spec = PreferenceRows(**WITH_MARGIN)
+    (found,) = rows(spec, [(1, columns)])
+    assert not isinstance(found, Row)
+    assert "margin" in found.reason
