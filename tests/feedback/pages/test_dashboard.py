@@ -65,6 +65,9 @@ def test_everybody_can_use_it_in_both_schemes_wide_and_narrow(rated: Owned, brow
     tab = context.new_page()
     for path in ("/campaigns/c", "/campaigns/c/disagreements"):
         tab.goto(rated.address + path)
+        answers = tab.locator(".answer").all()
+        assert len(answers) == (6 if path.endswith("disagreements") else 0)
+        assert all(one.is_visible() for one in answers)
         assert tab.evaluate("document.documentElement.scrollWidth") == 320, "only tables scroll sideways"
         assert violations_in_both_schemes(tab) == []
         tab.set_viewport_size({"width": 1280, "height": 800})
