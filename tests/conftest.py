@@ -40,14 +40,6 @@ def random_base(shared_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def lively_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama with large random weights, so that each prompt has its own answer and none repeats one token."""
-    from tests.eval.lively_models import small_llama
-
-    return small_llama(tmp_path_factory.mktemp("lively"), hidden=32, spread=0.5)
-
-
-@pytest.fixture(scope="session")
 def migrated(shared_folder: Path) -> Path:
     """An empty MLflow store in a file; making one takes two seconds, copying it none."""
     from llmops.registry.connection import connect
@@ -132,3 +124,11 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(REPOSITORY)
     return home
+
+
+@pytest.fixture(scope="session")
+def lively_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama with large random weights, so that each prompt has its own answer and none repeats one token."""
+    from tests.eval.lively_models import small_llama
+
+    return small_llama(tmp_path_factory.mktemp("lively"), hidden=32, spread=0.5)

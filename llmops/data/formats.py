@@ -228,17 +228,6 @@ def _label(name: str, columns: Mapping[str, Any]) -> bool:
     return label
 
 
-def _margin(name: str, columns: Mapping[str, Any]) -> float:
-    value = columns.get(name)
-    try:
-        margin = float(value if isinstance(value, int | float) else cell_text(name, columns))
-    except ValueError:
-        margin = math.nan
-    if isinstance(value, bool) or not 0 <= margin < math.inf:
-        raise UnusableCell(f"column `{name}` holds {value!r}; a margin is a number, 0 or more")
-    return margin
-
-
 def _asked(spec: Rows, columns: Mapping[str, Any], found: Found) -> tuple[Kind, dict[str, Any]]:
     """What a row asks, without its answer."""
     match spec:
@@ -252,6 +241,17 @@ def _asked(spec: Rows, columns: Mapping[str, Any], found: Found) -> tuple[Kind, 
             return "prompt", {"messages": _opening(spec.system, spec.prompt, columns, found)}
         case PreferenceRows() | LabelledRows():
             return "prompt", {"messages": _prompt(spec.prompt, columns, found)}
+
+
+def _margin(name: str, columns: Mapping[str, Any]) -> float:
+    value = columns.get(name)
+    try:
+        margin = float(value if isinstance(value, int | float) else cell_text(name, columns))
+    except ValueError:
+        margin = math.nan
+    if isinstance(value, bool) or not 0 <= margin < math.inf:
+        raise UnusableCell(f"column `{name}` holds {value!r}; a margin is a number, 0 or more")
+    return margin
 
 
 def _opening(system: str | None, prompt: str, columns: Mapping[str, Any], found: Found) -> list[dict[str, Any]]:

@@ -49,6 +49,10 @@ class Person:
         """Whether the campaign exists for them at all."""
         return self.role == "admin" or EVERY in self.campaigns or campaign in self.campaigns
 
+    def owns(self, campaign: str) -> bool:
+        """Whether they see its models, its raters and its numbers."""
+        return self.role == "admin" or (self.role == "owner" and self.knows(campaign))
+
 
 class Accounts:
     """People in the database."""

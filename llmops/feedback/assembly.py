@@ -76,6 +76,7 @@ def rating_pages_of(engine: Engine, accounts: Accounts) -> APIRouter:
                 one.campaign.kind,
                 rubrics(engine, one.campaign.name)[-1].question,
                 desk.progress(one.campaign.name, rater),
+                owned=person.owns(one.campaign.name),
             )
             for one in campaigns(engine)
             if person.knows(one.campaign.name)

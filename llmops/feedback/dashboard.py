@@ -160,13 +160,11 @@ def _ranking(found: Ranking | None) -> Markup:
         Row(str(one.model), one.strength.value, *_ends(one.strength), number_of(one.strength))
         for one in found.standings
     ]
-    parts.append(
-        tag(
-            "div",
-            intervals(drawn, title="Strength, with 95 % intervals", axis="log-odds; 0 is the mean", even=0.0),
-            class_="plots",
-        )
-    )
+    plots = [intervals(drawn, title="Strength, with 95 % intervals", axis="log-odds; 0 is the mean", zero=True)]
+    if found.gaps:
+        steps = [_step(gap, found.pair_confidence) for gap in found.gaps]
+        plots.append(intervals(steps, title="Ahead of the next one, all at once", axis="log-odds", zero=True))
+    parts.append(tag("div", *plots, class_="plots"))
     parts.append(
         grid(
             ["model", "rank", "ranks left open", "strength", "won", "alike", "lost"],
@@ -204,6 +202,12 @@ def _ranking(found: Ranking | None) -> Markup:
             )
         )
     return joined(*parts)
+
+
+def _step(gap: Gap, confidence: float) -> Row:
+    low, high = gap.difference.interval(confidence)
+    said = number_of(gap.difference, confidence=confidence)
+    return Row(f"{gap.better} over {gap.worse}", gap.difference.value, low, high, said, "better" if gap.decided else "")
 
 
 def _decided(found: Ranking) -> str:
@@ -278,7 +282,7 @@ def _raters(report: CampaignReport, states: Sequence[RaterState], csrf: str) -> 
     names = [*by_name, *sorted(standing.keys() - by_name.keys())]
     if not names:
         return _none("Nobody has rated yet.")
-    headings: dict[str, Callable[[RaterReport], str]] = {
+    columns: dict[str, Callable[[RaterReport], str]] = {
         "ratings": lambda one: f"{one.ratings:,}",
         "median time": lambda one: "–" if one.seconds is None else f"{one.seconds:.1f} s",
         "as most others": lambda one: share_of(one.agreement),
@@ -291,9 +295,9 @@ def _raters(report: CampaignReport, states: Sequence[RaterState], csrf: str) -> 
     rows = [
         [
             name,
-            *(("–" if name not in by_name else said(by_name[name])) for said in headings.values()),
             _state(standing.get(name)),
             _switch(report.campaign, standing.get(name), csrf),
+            *(("–" if name not in by_name else said(by_name[name])) for said in columns.values()),
         ]
         for name in names
     ]
@@ -304,7 +308,7 @@ def _raters(report: CampaignReport, states: Sequence[RaterState], csrf: str) -> 
         _of_raters(drawn, "gold", "Gold items answered as expected"),
         _of_raters(drawn, "longer", "Prefers the longer answer", even=0.5),
     ]
-    table = grid(["rater", *headings, "state", "change"], rows, caption="Each rater, gold and repeated items included")
+    table = grid(["rater", "state", "change", *columns], rows, caption="Each rater, gold and repeated items included")
     return joined(table, tag("div", *plots, class_="plots"))
 
 
@@ -389,10 +393,10 @@ def _items(number: int) -> str:
 
 
 def _export(report: CampaignReport) -> Markup:
-    command = f"llmops feedback export {report.campaign} --for {usual_purpose(report.kind)} "
+    command = f"llmops feedback export {report.campaign} --for {usual_purpose(report.kind)}"
     return joined(
         tag("p", "In the service's workspace, this writes the ratings as training data:"),
-        tag("pre", tag("code", f"{command}--out feedback/exports/{report.campaign}"), tabindex=0),
+        tag("pre", tag("code", command), tabindex=0),
     )
 
 

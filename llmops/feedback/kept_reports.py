@@ -50,7 +50,7 @@ class KeptReports:
         with self._guard:
             kept = self._kept.setdefault(campaign, _Kept())
             age = self._clock() - kept.made
-            if kept.report is not None and not kept.stale and age < max(KEPT_S, _TIMES * kept.took):
+            if kept.report is not None and not kept.stale and 0 <= age < max(KEPT_S, _TIMES * kept.took):
                 return kept.report
             if kept.coming is None:
                 kept.coming = Future()

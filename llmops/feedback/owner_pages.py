@@ -42,7 +42,7 @@ def owner_routes(engine: Engine, render: Render, *, clock: Callable[[], float]) 
     All of them are for the campaign's owner and for admins; the application around them checks sessions and tokens.
     """
     router = APIRouter()
-    kept = KeptReports(lambda name: report_on(engine, name, now=clock(), disagreements=MOST))
+    kept = KeptReports(lambda name: report_on(engine, name, now=clock(), disagreements=MOST), clock=clock)
 
     def owner(request: Request, campaign: str) -> Visitor:
         visitor = signed_in(request)

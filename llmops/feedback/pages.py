@@ -44,12 +44,13 @@ class Visitor:
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """A campaign on a rater's start page."""
+    """A campaign on a rater's start page; `owned` where they see its numbers too."""
 
     name: str
     kind: str
     question: str
     progress: Progress
+    owned: bool = False
 
 
 @lru_cache(maxsize=1)

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from llmops.errors import EnvironmentFault, InputError, Interrupted, TrainingStopped
+from llmops.errors import EnvironmentFault, InputError, Interrupted, OutOfMemory, TrainingStopped
 from llmops.files import write_json
 from llmops.finetune.artifact import save_artifact
 from llmops.finetune.job import Job, Outcome
@@ -58,7 +58,7 @@ def updates_of(recipe: Recipe, prompts: int) -> int:
     assert isinstance(recipe.method, Grpo)
     if recipe.schedule.steps is not None:
         return recipe.schedule.steps
-    an_update = recipe.batch.sequences // recipe.method.generations * 1.0
+    an_update = recipe.batch.sequences // recipe.method.generations
     epochs = 1.0 if recipe.schedule.epochs is None else recipe.schedule.epochs
     return math.ceil(epochs * prompts / an_update - 1e-9) * recipe.method.iterations
 
@@ -76,6 +76,7 @@ def reinforce(
     Raises:
         EnvironmentFault: TRL is not installed.
         InputError: there are fewer prompts than one update asks.
+        OutOfMemory: the fix names what to lower.
         TrainingStopped: the loss is no number, or nothing was learned.
         Interrupted: a signal asked to stop; nothing was saved.
     """
@@ -97,7 +98,13 @@ def reinforce(
     with _plain_config(model):
         trainer = _trainer(run, job, model, rewards, train, held_out, log)
         base_reward = _held_out_reward(trainer) if held_out else None
-        trainer.train()
+        try:
+            trainer.train()
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(
+                f"out of memory on {processes.device} after update {len(log.steps)}",
+                fix="lower batch.per_device, method.max_tokens or method.vllm_memory",
+            ) from error
     log.refuse_an_end_too_early()
     if _fingerprint(model) == before:
         raise TrainingStopped(

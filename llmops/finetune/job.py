@@ -64,7 +64,7 @@ class Job:
     @classmethod
     def read(cls, run: Path) -> Job:
         record = json.loads((run / "job.json").read_text())
-        teacher = record["teacher"]
+        teacher = record.get("teacher")  # of a job written before there were any
         base = _source(record["base"])
         assert base is not None
         return cls(

@@ -20,7 +20,15 @@ from pydantic import (
 )
 
 from llmops.config import Settings, Where, refuse
-from llmops.data.section import ROWS, DataSection, MessageRows, PreferenceRows, PromptRows, TextRows, TrainOrigin
+from llmops.data.section import (
+    ROWS,
+    DataSection,
+    MessageRows,
+    PreferenceRows,
+    PromptRows,
+    TextRows,
+    TrainOrigin,
+)
 from llmops.errors import InputError
 from llmops.finetune.method import METHODS, SFT, Distill, Dpo, Grpo, Method, Reward
 
@@ -267,57 +275,12 @@ class Recipe(Settings):
                 problems["optimizer.name"] = "fsdp cannot split the state of adamw8bit; use adamw, or ddp"
         if self.validation.patience is not None and self.data.validation == 0:
             problems["validation.patience"] = "nothing is held out to stop early on; give data.validation a share"
-        problems |= self._unanswered() | self._unread_margins()
-        problems |= self._not_reinforced() if isinstance(self.method, Grpo) else {}
         problems |= self._unscored() if self.scores else {}
-        placed: dict[Where, str] = {
-            tuple(int(part) if part.isdigit() else part for part in key.split(".")): problem
-            for key, problem in problems.items()
-        }
-        refuse({**dict(self._rows_of_another_method()), **placed})
+        problems |= self._not_reinforced() if isinstance(self.method, Grpo) else {}
+        placed: dict[Where, str] = {tuple(key.split(".")): problem for key, problem in problems.items()}
+        rows = [*self._rows_of_another_method(), *self._unread_margins(), *self._unanswered()]
+        refuse({**dict(rows), **placed})
         return self
-
-    @property
-    def scores(self) -> bool:
-        """Whether what is trained gives answers a number, a reward model, instead of making them."""
-        return isinstance(self.method, Reward)
-
-    def _unscored(self) -> dict[str, str]:
-        """What a model that answers nothing cannot do, by key."""
-        found = {}
-        if self.evaluate is not None:
-            found["evaluate"] = (
-                "a reward model answers no suite; leave the section out: its accuracy on the held-out rows is told "
-                "while it trains, and suites score other models' answers with it"
-            )
-        if isinstance(self.adapter, Lora):
-            if self.adapter.merge:
-                found["adapter.merge"] = "a reward model's adapter is not merged; leave the key out"
-            named = [
-                *self.adapter.modules_to_save,
-                *([] if self.adapter.targets == "all-linear" else self.adapter.targets),
-            ]
-            if "lm_head" in named:
-                found["adapter.targets" if "lm_head" in self.adapter.targets else "adapter.modules_to_save"] = (
-                    "a reward model has a score in the place of lm_head, which is always trained; leave the name out"
-                )
-        return found
-
-    def _unread_margins(self) -> dict[str, str]:
-        """Margins of rows without a method that reads them, and the other way round, by key."""
-        found = {}
-        wanted = isinstance(self.method, Reward) and self.method.margin > 0
-        for at, source in self._sources():
-            if not isinstance(source, PreferenceRows):
-                continue
-            if wanted and source.margin is None:
-                found[at] = (
-                    "method.margin needs the column it multiplies; name it as `margin`, or set method.margin to 0"
-                )
-            if not wanted and source.margin is not None:
-                fix = "set method to {kind: reward, margin: 1}, or leave the key out"
-                found[f"{at}.margin"] = f"is read by nothing; {fix}"
-        return found
 
     @property
     def only_prompts(self) -> bool:
@@ -346,31 +309,65 @@ class Recipe(Settings):
             found["kernels.compile"] = "grpo generates with the model it trains; leave the key out"
         if self.kernels.loss_chunk != Kernels().loss_chunk:
             found["kernels.loss_chunk"] = "grpo's trainer holds all logits of a pass; lower batch.per_device instead"
-        for at, spec in self._sources():
-            if spec.weight != 1:
-                found[f"{at}.weight"] = "grpo asks every prompt equally often; leave the key out"
-            if isinstance(spec, MessageRows) and spec.tools is not None:
-                found[f"{at}.tools"] = "grpo shows no tools; leave the key or the source out"
         return found
 
-    def _unanswered(self) -> dict[str, str]:
-        """Rows without what the method needs of them, by key."""
-        found = {}
-        for at, spec in self._sources():
+    def _unanswered(self) -> Iterator[tuple[Where, str]]:
+        """Rows without what the method needs of them, or with what it does not read, each by its key."""
+        for at, spec in self._sources_at():
             if self.only_prompts and isinstance(spec, TextRows):
-                found[f"{at}.text"] = "a plain text asks the teacher nothing; name columns with prompts"
-            elif self.only_prompts and isinstance(spec, MessageRows) and spec.tools is not None:
-                found[f"{at}.tools"] = "a teacher is not shown tools; leave the key or the source out"
-            elif not self.only_prompts and isinstance(spec, PromptRows) and spec.completion is None:
-                found[at] = "`completion` is missing: the answer to train on, which only a teacher's can replace"
+                yield (*at, "text"), "a plain text asks the teacher nothing; name columns with prompts"
+            if not self.only_prompts and isinstance(spec, PromptRows) and spec.completion is None:
+                yield at, "`completion` is missing: the answer to train on, which only a teacher's can replace"
+            tools = isinstance(spec, MessageRows) and spec.tools is not None
+            if tools and (self.only_prompts or isinstance(self.method, Grpo)):
+                yield (*at, "tools"), "who answers is not shown tools; leave the key or the source out"
+            if isinstance(self.method, Grpo) and spec.weight != 1:
+                yield (*at, "weight"), "grpo asks every prompt equally often; leave the key out"
+
+    @property
+    def scores(self) -> bool:
+        """Whether what is trained gives answers a number, a reward model, instead of making them."""
+        return isinstance(self.method, Reward)
+
+    def _unscored(self) -> dict[str, str]:
+        """What a model that answers nothing cannot do, by key."""
+        found = {}
+        if self.evaluate is not None:
+            found["evaluate"] = (
+                "a reward model answers no suite; leave the section out: its accuracy on the held-out rows is told "
+                "while it trains, and suites score other models' answers with it"
+            )
+        if isinstance(self.adapter, Lora):
+            if self.adapter.merge:
+                found["adapter.merge"] = "a reward model's adapter is not merged; leave the key out"
+            named = [
+                *self.adapter.modules_to_save,
+                *([] if self.adapter.targets == "all-linear" else self.adapter.targets),
+            ]
+            if "lm_head" in named:
+                found["adapter.targets" if "lm_head" in self.adapter.targets else "adapter.modules_to_save"] = (
+                    "a reward model has a score in the place of lm_head, which is always trained; leave the name out"
+                )
         return found
 
-    def _sources(self) -> Iterator[tuple[str, TrainOrigin]]:
-        """Each source of rows with its key."""
-        held_out = self.data.validation if isinstance(self.data.validation, list) else []
-        for side, sources in (("train", self.data.train), ("validation", held_out)):
-            for number, spec in enumerate(sources):
-                yield f"data.{side}.{number}", spec
+    def _unread_margins(self) -> Iterator[tuple[Where, str]]:
+        """Margins of rows without a method that reads them, and the other way round, each by its key."""
+        wanted = isinstance(self.method, Reward) and self.method.margin > 0
+        for at, source in self._sources_at():
+            if not isinstance(source, PreferenceRows):
+                continue
+            if wanted and source.margin is None:
+                yield at, "method.margin needs the column it multiplies; name it as `margin`, or set method.margin to 0"
+            if not wanted and source.margin is not None:
+                fix = "set method to {kind: reward, margin: 1}, or leave the key out"
+                yield (*at, "margin"), f"is read by nothing; {fix}"
+
+    def _sources_at(self) -> Iterator[tuple[Where, TrainOrigin]]:
+        """Every source of rows with its key."""
+        validation = self.data.validation if isinstance(self.data.validation, list) else []
+        for side, sources in (("train", self.data.train), ("validation", validation)):
+            for number, source in enumerate(sources):
+                yield ("data", side, number), source
 
     def _rows_of_another_method(self) -> Iterator[tuple[Where, str]]:
         """Sources whose rows the method does not train on, each by its key."""

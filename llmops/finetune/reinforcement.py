@@ -16,8 +16,9 @@ class ScorerReward(Settings):
     """What a scorer says of each answer, its references those of the row."""
 
     scorer: dict[str, dict[str, Any] | None]
-    """One scorer as a suite writes it: `{rouge: {variants: [rougeL]}}`; `llmops explain suite scorers` lists them.
-    Where lower is better, its value counts negatively."""
+    """One scorer as a suite writes it: `{rouge: {variants: [rougeL]}}`, or a reward model: `{reward: {model:
+    models:/name@champion}}`; `llmops explain suite scorers` lists them. Where lower is better, its value counts
+    negatively."""
     metric: str | None = None
     """Which of the scorer's metrics; null takes its only one."""
     weight: float = 1.0

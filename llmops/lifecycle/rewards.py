@@ -47,36 +47,36 @@ def check_rewards(method: Grpo) -> list[tuple[str, Scorer, str]]:
 
 
 def rewards_of(method: Grpo) -> list[Reward]:
-    """The rewards as functions of rows and answers.
+    """The rewards as functions of rows and answers; a reward model or a judge is looked for now.
 
     Raises:
-        InputError: as `check_rewards`.
+        InputError: as `check_rewards`; or there is no such model.
+        EnvironmentFault: a model or a judge's server cannot be reached.
     """
     from llmops.finetune.grpo import Reward
 
-    return [
-        Reward(name, wanted.weight, _Scored(scorer, metric))
-        for (name, scorer, metric), wanted in zip(check_rewards(method), method.rewards, strict=True)
-    ]
+    found = []
+    for (name, scorer, metric), wanted in zip(check_rewards(method), method.rewards, strict=True):
+        scorer.check_items(())
+        found.append(Reward(name, wanted.weight, _Scored(scorer, metric)))
+    return found
 
 
 def rewards_digest(method: Grpo) -> str:
-    """sha256 over all that the rewards depend on, every default filled in, the bytes of reward models included.
-
-    Raises:
-        InputError: as `check_rewards`, or a name stands for no reward model.
-    """
+    """sha256 over all that the rewards depend on, every default filled in, a reward model's bytes among it."""
     return digest_of(
         [
-            [name, metric, wanted.weight, scorer.model_dump(mode="json"), _bytes_of(scorer)]
+            [name, metric, wanted.weight, scorer.model_dump(mode="json"), *_bytes_of(scorer)]
             for (name, scorer, metric), wanted in zip(check_rewards(method), method.rewards, strict=True)
         ]
     )
 
 
-def _bytes_of(scorer: Scorer) -> str | None:
-    """What the name of a reward model stands for now; None where a scorer's settings are all there is to it."""
-    return scorer.found.signature if isinstance(scorer, RewardScorer) else None
+def _bytes_of(scorer: Scorer) -> list[str]:
+    if not isinstance(scorer, RewardScorer):
+        return []
+    model = scorer.found
+    return [model.source.digest, *([model.base.digest] if model.base else [])]
 
 
 def _scorer(wanted: ScorerReward, at: str) -> Scorer:

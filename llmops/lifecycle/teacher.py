@@ -137,7 +137,7 @@ def taught(
         assert teacher.fault is not None
         raise teacher.fault
     rows = [row for split in get_args(Split) for row in rows_of(prompts, split)]
-    items = {row.id: _item(row) for row in rows}
+    items = {row.id: asked_by(row) for row in rows}
     listener.say(f"teacher: {teacher.name} is asked {len(items):,} prompts" + _each(how.samples))
     asked, crowded = _fitting(list(items.values()), teacher.subject)
     given: dict[str, list[Answer]] = {}
@@ -172,7 +172,8 @@ def taught(
     return version
 
 
-def _item(row: Row) -> Item:
+def asked_by(row: Row) -> Item:
+    """A prompt as something a model is asked; prompts of one text are one item."""
     messages = tuple(row.content["messages"])
     prompt = "\n\n".join(str(turn["content"]) for turn in messages if turn["role"] == "user")
     return Item(digest_of(list(messages)), messages, prompt, (), {})
@@ -202,7 +203,7 @@ def _fitting(items: Sequence[Item], subject: Subject) -> tuple[list[Item], froze
 
 def _rows(prompt: Row, answers: Sequence[Answer], how: Answers, crowded: frozenset[str]) -> Iterator[Row | Rejected]:
     """What the answers make of their prompt."""
-    if _item(prompt).id in crowded:
+    if asked_by(prompt).id in crowded:
         yield without_answer(prompt, "it leaves no room for an answer in the teacher's context")
     for answer in answers:
         why = _useless(answer, how)

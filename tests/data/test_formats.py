@@ -316,3 +316,37 @@ def test_the_digest_of_kept_content_is_the_rows_id() -> None:
     row = kept(PROMPT, q="ü", a="x")
     assert content_digest(row.content) == row.id
     assert as_json({"d": date(2024, 1, 2), 3: float("inf")}) == {"d": "datetime.date(2024, 1, 2)", "3": "inf"}
+
+
+class TestPromptsAlone:
+    """What rows ask, for another to answer; their own answers are left aside and need not be there."""
+
+    def asked(self, spec: Any, *columns: dict[str, Any]) -> list[Any]:
+        found = rows(spec, [(line, dict(one)) for line, one in enumerate(columns, 1)], prompts=True)
+        return [row.content if isinstance(row, Row) else row.reason for row in found]
+
+    def test_of_columns(self) -> None:
+        spec = PromptRows(source="s", prompt="{q}", system="be brief")
+        assert self.asked(spec, {"q": "one?"}, {"q": " "}) == [
+            {"messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "one?"}]},
+            "the prompt is empty",
+        ]
+        (refused,) = rows(spec, [(1, {"q": "one?"})])
+        assert isinstance(refused, Rejected)
+        assert refused.reason == "it has a prompt and no completion"
+
+    def test_of_conversations_with_or_without_a_last_answer(self) -> None:
+        user, said = {"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}
+        spec = MessageRows(source="s", messages="m")
+        assert self.asked(spec, {"m": [user, said]}, {"m": [user, said, user]}, {"m": [said]}) == [
+            {"messages": [user]},
+            {"messages": [user, said, user]},
+            "the conversation has no user turn",
+        ]
+
+    def test_of_preferences(self) -> None:
+        spec = PreferenceRows(source="s", prompt="{q}", chosen="{a}", rejected="{b}")
+        assert self.asked(spec, {"q": "one?"}) == [{"messages": [{"role": "user", "content": "one?"}]}]
+
+    def test_of_plain_text_are_none(self) -> None:
+        assert self.asked(TextRows(source="s", text="t"), {"t": "words"}) == ["a plain text asks nothing"]

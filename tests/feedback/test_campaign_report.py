@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from random import Random
 
 import pytest
@@ -13,11 +15,13 @@ from llmops.rubric import Rubric
 from tests.feedback.rated_items import LIKERT, PAIRWISE, item, pair, said
 
 
-def report(*rated: Rated, kind: str = "pairwise", rubric: Rubric = PAIRWISE) -> CampaignReport:
+def report(
+    *rated: Rated, kind: str = "pairwise", rubric: Rubric = PAIRWISE, reopened: Mapping[str, int] | None = None
+) -> CampaignReport:
     items = {"from": "rows", "rows": {"source": "x.jsonl"}, "prompt": "{p}", "responses": ["{a}", "{b}"]}
     campaign = Campaign(name="c", kind=kind, rubric="r.yaml", items=items, overlap=2)
     normal = [one for one in rated if one.item.kind == "normal"]
-    return report_of(campaign, rubric, rated, items=len(normal), wanted=2 * len(normal))
+    return report_of(campaign, rubric, rated, items=len(normal), wanted=2 * len(normal), reopened=reopened)
 
 
 def test_everything_is_counted_once() -> None:
@@ -111,3 +115,16 @@ def test_disagreements_are_listed_the_worst_first() -> None:
 def test_nothing_rated_is_a_report_all_the_same() -> None:
     found = to_json(report())
     assert (found["ratings"], found["agreement"], found["ranking"]) == (0, {}, None)
+
+
+def test_a_reopened_item_is_complete_when_it_has_what_was_asked_for_besides() -> None:
+    two = item(said(pair(1), "ann"), said(pair(1), "bob"), overlap=2)
+    assert report(two).complete == 1
+    assert report(two, reopened={two.item.id: 1}).complete == 0
+
+
+def test_what_no_json_can_hold_is_null() -> None:
+    alone = to_json(report(item(said(pair(1), "ann"), said(pair(2), "bob"))))
+    json.dumps(alone, allow_nan=False)
+    assert alone["agreement"]["preference"]["fleiss"]["value"] is None, "only one category was ever said"
+    assert alone["pace"] is None

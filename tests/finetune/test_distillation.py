@@ -66,7 +66,7 @@ def distill(**method: Any) -> dict[str, Any]:
         pytest.param(
             distill(answers={}),
             {"data": {"train": [{"source": "rows.jsonl", "messages": "m", "tools": "t"}]}},
-            "a teacher is not shown tools",
+            "who answers is not shown tools",
             id="tools",
         ),
         pytest.param(

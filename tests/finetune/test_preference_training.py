@@ -34,7 +34,7 @@ def stores(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("split", [{"per_device": 2}, {"per_device": 1}, {"packing": True}], ids=str)
+@pytest.mark.parametrize("split", [{"per_device": 1}, {"packing": True}], ids=str)
 def test_a_split_or_packed_batch_gives_the_same_losses_norms_measures_and_weights(
     random_base: Path, stores: dict[str, Stores], tmp_path: Path, kind: str, split: dict[str, Any]
 ) -> None:

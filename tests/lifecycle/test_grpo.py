@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from llmops.errors import EnvironmentFault, InputError
+from llmops.errors import EnvironmentFault, InputError, Interrupted
 from llmops.files import folder_digest
-from llmops.finetune.grpo import answers_with, read_prompts, updates_of
+from llmops.finetune.grpo import answers_with, read_prompts, reinforce, updates_of
 from llmops.finetune.job import read_steps
 from llmops.finetune.method import Grpo
 from llmops.finetune.recipe import Recipe
 from llmops.lifecycle.loop import Result, finetune
 from llmops.lifecycle.rewards import check_rewards, rewards_digest, rewards_of
+from tests.finetune.small_runs import ALONE
 from tests.lifecycle.sites import Site
+from tests.lifecycle.small_recipes import ROWS
 from tests.listener import Heard
 
 UPDATES = 3
@@ -34,15 +38,12 @@ def a_method(*rewards: dict[str, Any], **settings: Any) -> Grpo:
     return Grpo.model_validate({"kind": "grpo", "rewards": list(rewards) or [ROUGE], **settings})
 
 
-def a_recipe(site: Site, base: Path, **changes: Any) -> Recipe:
-    rows = {"source": "builtin:festivals/train", "take": 30, "prompt": "{prompt}", "completion": "{completion}"}
+def a_recipe(site: Site, **changes: Any) -> Recipe:
     return site.recipe(
         **{
-            "base": str(base),
-            "data": {"train": [rows], "validation": 0.1},
-            "method": {"kind": "grpo", "rewards": [ROUGE], "generations": 4, "max_tokens": 24},
+            "method": {"kind": "grpo", "rewards": [{"scorer": {"chrf": {}}}], "generations": 4, "max_tokens": 16},
             "adapter": {"kind": "lora", "rank": 8},
-            "batch": {"sequences": 8, "per_device": 4, "max_length": 160},
+            "batch": {"sequences": 16, "per_device": 8, "max_length": 64},
             "optimizer": {"learning_rate": 2e-3},
             "schedule": {"steps": UPDATES},
             "checkpoints": {},
@@ -60,20 +61,10 @@ class Ended:
 
 
 @pytest.fixture(scope="module")
-def wordy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An embedded base after a few updates: it writes words, so that some answers earn more than others."""
-    from llmops.builtin.bases import make
-    from llmops.builtin.definition import definition_of
-
-    short = replace(definition_of("tiny"), layers=1, steps=40, sampled=400, vocabulary=700)
-    return make(short, cache=tmp_path_factory.mktemp("wordy"))
-
-
-@pytest.fixture(scope="module")
-def ended(make_site: Callable[[Path], Site], wordy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Ended:
-    """One run; tests only look at it."""
+def ended(make_site: Callable[[Path], Site], tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """One run, of random weights that chance upon some letters; tests only look at it."""
     site = make_site(tmp_path_factory.mktemp("grpo"))
-    recipe = a_recipe(site, wordy_base)
+    recipe = a_recipe(site)
     heard = Heard()
     return Ended(site, recipe, site.run(recipe, heard=heard), heard)
 
@@ -84,8 +75,9 @@ class TestARun:
         assert [step.index for step in steps] == list(range(1, UPDATES + 1))
         assert ended.heard.totals == {UPDATES}
         for step in steps:
-            assert 0 < step.measures["reward"] < 1
-            assert 0 < step.measures["answer_tokens"] <= 24
+            assert 0 < step.measures["reward"] < 100
+            assert step.measures["reward_deviation"] > 0
+            assert 0 < step.measures["answer_tokens"] <= 16
             assert step.tokens > step.trained_tokens > 0
             assert math.isfinite(step.loss)
         assert list(read_steps(ended.result.finished.folder)) == steps
@@ -104,28 +96,41 @@ class TestARun:
     def test_answers_at_once_when_asked_again_and_is_another_run_with_other_rewards(self, ended: Ended) -> None:
         again = ended.site.run(ended.recipe)
         assert again.finished.cached
-        other = a_method({"scorer": {"rouge": {"variants": ["rouge1"]}}})
-        assert ended.result.finished.manifest.identity["rewards"] == rewards_digest(a_method())
-        assert rewards_digest(other) != rewards_digest(a_method())
+        method: Any = ended.recipe.method
+        assert ended.result.finished.manifest.identity["rewards"] == rewards_digest(method)
+        assert rewards_digest(a_method({"scorer": {"chrf": {"lowercase": True}}})) != rewards_digest(method)
 
     def test_asks_the_prompts_of_the_rows_that_were_kept_with_their_answers_as_references(self, ended: Ended) -> None:
         folder = ended.result.finished.folder
         train, held_out = read_prompts(folder, "train"), read_prompts(folder, "validation")
-        assert len(train) + len(held_out) == 30
+        assert len(train) + len(held_out) == len(ROWS)
         for prompt in train:
             assert [turn["role"] for turn in prompt["messages"]] == ["user"]
             assert all(isinstance(one, str) and one for one in prompt["references"])
 
-    def test_keeps_the_bases_configuration(self, ended: Ended, wordy_base: Path) -> None:
+    def test_keeps_the_bases_configuration(self, ended: Ended) -> None:
         """What the trainer notes for itself in a model's configuration does not reach the artifact."""
         artifact = ended.result.finished.artifact
-        own, base = (json.loads((one / "generation_config.json").read_text()) for one in (artifact, wordy_base))
+        own, base = (json.loads((one / "generation_config.json").read_text()) for one in (artifact, ended.site.base))
         assert own == base
+
+    def test_that_is_asked_to_stop_leaves_no_artifact_and_says_that_it_begins_anew(
+        self, ended: Ended, tmp_path: Path
+    ) -> None:
+        for file in ended.result.finished.folder.glob("*.json*"):
+            if file.name == "job.json" or file.name.startswith("prompts-"):
+                shutil.copy(file, tmp_path)
+        method: Any = ended.recipe.method
+        with pytest.raises(Interrupted, match="after update 1 of 3") as stopped:
+            reinforce(tmp_path, rewards_of(method), ALONE, stop=lambda: 15)
+        assert stopped.value.exit_code == 143
+        assert "begins anew" in stopped.value.fix
+        assert not (tmp_path / "artifact").exists()
 
     def test_of_several_processes_is_refused_before_anything_is_read(self, ended: Ended) -> None:
         with pytest.raises(InputError, match="method grpo runs in one process, and 2 are asked for"):
             finetune(
-                a_recipe(ended.site, ended.site.base, batch={"sequences": 8, "per_device": 4}),
+                a_recipe(ended.site, batch={"sequences": 8, "per_device": 4}),
                 workspace=ended.site.workspace,
                 out=None,
                 gpus=2,
@@ -162,6 +167,27 @@ class TestRewards:
         (found,) = rewards_of(a_method({"scorer": {"ter": {}}}))
         assert found.score(self.ROWS, ["one two three", "x"])[0] == 0.0
         assert found.score(self.ROWS, ["one two three", "x"])[1] < 0
+
+    def test_may_be_a_reward_model_whose_bytes_are_part_of_the_run(
+        self, random_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        monkeypatch.setenv("LLMOPS_HOME", str(tmp_path / "home"))
+        method = a_method({"scorer": {"reward": {"model": str(tmp_path / "judge")}}})
+        with pytest.raises(InputError, match="there is no folder"):
+            rewards_of(method)
+        digests = []
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            model = AutoModelForSequenceClassification.from_pretrained(random_base, num_labels=1, dtype=torch.float32)
+            model.save_pretrained(tmp_path / "judge")
+            AutoTokenizer.from_pretrained(random_base).save_pretrained(tmp_path / "judge")
+            (found,) = rewards_of(method)
+            values = found.score(self.ROWS, ["one", "another answer"])
+            assert values[0] != values[1]
+            digests.append(rewards_digest(method))
+        assert digests[0] != digests[1]
 
     @pytest.mark.parametrize(
         ("reward", "problem"),

@@ -244,7 +244,7 @@ class TestAModelOfThisMachine:
     def test_answers_as_it_does_when_it_is_evaluated(self, site: Site, lively_model: Path) -> None:
         from llmops.eval.engines.transformers import generate
         from llmops.eval.suite import Generation
-        from llmops.lifecycle.teacher import _item
+        from llmops.lifecycle.teacher import asked_by
 
         rows = {"source": f"{site.folder}/rows.jsonl", "prompt": "{question}"}
         teacher = {"model": str(lively_model)}
@@ -258,7 +258,7 @@ class TestAModelOfThisMachine:
         made = conversations(version)
         assert 0 < len(made) <= len(ROWS)
         items = [
-            _item(type(row)(row.id, "prompt", {"messages": row.content["messages"][:1]}, "", 1)) for row in prompts
+            asked_by(type(row)(row.id, "prompt", {"messages": row.content["messages"][:1]}, "", 1)) for row in prompts
         ]
         alone = generate(lively_model, items, Generation(max_tokens=60))
         assert [made[item.prompt] for item in items] == [answer.text for answer in alone.answers]

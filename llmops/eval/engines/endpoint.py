@@ -188,7 +188,7 @@ async def _ask_all(
             else:
                 answered = True
                 text, tokens, finish, prompt_tokens = reply.found
-                keep(Answer(item.id, text, tokens, finish, reply.seconds, prompt_tokens))
+                keep(Answer(item.id, text, tokens, finish, reply.seconds, prompt_tokens=prompt_tokens))
             if answered:
                 settle()
 

@@ -23,8 +23,8 @@ class Answer:
         finish: `stop` where the model (or a stop text) ended it, `length` where it was cut, `refused` where the
             server filtered it or declined the request; `text` is then what it said.
         seconds: from the start of its batch, or the sending of its request, to its last token.
-        prompt_tokens: read for it, by the server's count.
         confidence: mean probability of its tokens, 0 to 1.
+        prompt_tokens: read for it, by the server's count.
     """
 
     item: str
@@ -32,8 +32,8 @@ class Answer:
     tokens: int | None
     finish: Finish | None
     seconds: float | None
-    prompt_tokens: int | None = None
     confidence: float | None = None
+    prompt_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

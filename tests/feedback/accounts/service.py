@@ -4,19 +4,23 @@ socket. Passwords cost almost nothing here, the clock stands until it is moved."
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import uvicorn
 from argon2 import PasswordHasher
 from fastapi import APIRouter, FastAPI
 from sqlalchemy import Engine
 
 from llmops.feedback.accounts import Accounts
 from llmops.feedback.app import application, entrance_of
-from llmops.feedback.assembly import rendered
+from llmops.feedback.assembly import pages_of, rendered
 from llmops.feedback.entrance import Entrance
 from llmops.feedback.openid import Provider
 from llmops.feedback.passwords import Passwords
@@ -142,3 +146,20 @@ def service(
     entrance = entrance_of(settings or FeedbackService(), accounts, render=rendered)
     app = application(entrance, port=port, routers=routers(accounts), openid=openid, tell=told.append, **more)
     return Service(app, entrance, clock, told)
+
+
+@contextlib.contextmanager
+def served(engine: Engine) -> Iterator[tuple[str, Service]]:
+    """The service on a free port, in a thread."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+        house = service(engine, port=port, routers=lambda accounts: pages_of(engine, accounts))
+        server = uvicorn.Server(uvicorn.Config(house.app, lifespan="off", log_config=None, ws="none"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{port}", house
+        finally:
+            server.should_exit = True
+            thread.join()

@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import socket
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import uvicorn
 from sqlalchemy import Engine
 
-from llmops.feedback.assembly import pages_of
 from llmops.feedback.invitations import Invitations
-from tests.feedback.accounts.service import PASSWORD, Service, service
-
-
-@contextlib.contextmanager
-def served(engine: Engine) -> Iterator[tuple[str, Service]]:
-    """The service on a free port, in a thread."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port = listening.getsockname()[1]
-        house = service(engine, port=port, routers=lambda accounts: pages_of(engine, accounts))
-        server = uvicorn.Server(uvicorn.Config(house.app, lifespan="off", log_config=None, ws="none"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{port}", house
-        finally:
-            server.should_exit = True
-            thread.join()
+from tests.feedback.accounts.service import PASSWORD, served
 
 
 @pytest.fixture

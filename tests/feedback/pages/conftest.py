@@ -1,4 +1,4 @@
-"""Debian's chromium, started once for these tests: while its driver lives, an event loop counts as running."""
+"""Debian's chromium, started once a module: while its driver lives, an event loop counts as running."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.feedback.pages.hands import opened
 from tests.feedback.pages.site import FakeDesk, Site, running
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     path = shutil.which("chromium")
     if path is None:
