@@ -41,12 +41,39 @@ def serve(
     def build(port: int) -> FastAPI:
         from llmops.feedback.assembly import assembled
         from llmops.feedback.entrance import address
+        from llmops.lifecycle.widget_thumbs import kept_in_ledger
 
-        app = assembled(service, workspace, port=port, say=typer.echo)
+        app = assembled(service, workspace, port=port, say=typer.echo, thumbs=kept_in_ledger)
         typer.echo(f"rating service on {address(service, port)}")
         return app
 
     run(service, build, say=typer.echo)
+
+
+@feedback.command("widget-key")
+def widget_key(
+    campaign: Annotated[str, typer.Argument(metavar="CAMPAIGN", help="A thumbs campaign's name.")],
+    config: Config = None,
+) -> None:
+    """Print the key with which another site's server makes tokens for the thumbs widget; keep it secret."""
+    from llmops.database import open_database
+    from llmops.feedback.store import campaign_named
+    from llmops.feedback.widget_token import widget_key as key_of
+    from llmops.workspace import Workspace
+
+    service = _settings(config, None)
+    if service.secret is None:
+        raise InputError(
+            "the service has no `secret`, of which the widget's keys are made",
+            fix="set `secret` in the service's settings and name them with --config",
+        )
+    found = campaign_named(open_database(Workspace.current()), campaign)
+    if found.kind != "thumbs" or not found.widget_origins:
+        raise InputError(
+            f"the campaign {campaign!r} takes no thumbs from other sites",
+            fix="make one with `kind: thumbs` and `widget_origins`",
+        )
+    typer.echo(key_of(service.secret, campaign))
 
 
 @feedback.command()

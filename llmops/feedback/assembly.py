@@ -24,6 +24,7 @@ from llmops.feedback.rating_pages import rating_routes
 from llmops.feedback.settings import FeedbackService
 from llmops.feedback.store import campaigns, rubrics
 from llmops.feedback.visitor import Visitor
+from llmops.feedback.widget_pages import ELSEWHERE, Keep, widget_routes
 from llmops.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -35,22 +36,38 @@ _THREADS = 40
 """In which requests are answered at once, as many as FastAPI has; each may want a connection."""
 
 
-def assembled(service: FeedbackService, workspace: Workspace, *, port: int, say: Callable[[str], None]) -> FastAPI:
-    """The application over the workspace's database; a link for the first admin is said where there is none."""
+def assembled(
+    service: FeedbackService,
+    workspace: Workspace,
+    *,
+    port: int,
+    say: Callable[[str], None],
+    thumbs: Callable[[Engine], Keep] | None = None,
+) -> FastAPI:
+    """The application over the workspace's database; a link for the first admin is said where there is none.
+
+    Args:
+        thumbs: what keeps the widget's thumbs. The widget is there where this and the service's secret are: its tokens
+            are made of the secret.
+    """
     engine = open_database(workspace, keep=_THREADS)
     entrance = entrance_of(service, Accounts(engine, Passwords()), render=rendered)
     secret = entrance.invitations.first_admin()
     if secret is not None:
         say(f"nobody is an admin yet; this link makes the first one, once, within {service.invitation_hours:g} hours:")
         say(f"  {link_to(service, port, secret)}")
+    widget = []
+    if thumbs is not None and service.secret is not None:
+        widget = [widget_routes(engine, service.secret, thumbs(engine), clock=entrance.accounts.clock)]
     openid = Provider(service.openid) if service.openid is not None else None
     return application(
         entrance,
         port=port,
         openid=openid,
-        routers=pages_of(engine, entrance.accounts),
+        routers=[*pages_of(engine, entrance.accounts), *widget],
         ready=lambda: _answers(engine),
         tell=say,
+        elsewhere=[ELSEWHERE] if widget else [],
     )
 
 

@@ -149,12 +149,24 @@ def service(
 
 
 @contextlib.contextmanager
-def served(engine: Engine) -> Iterator[tuple[str, Service]]:
-    """The service on a free port, in a thread."""
+def served(
+    engine: Engine,
+    settings: FeedbackService | None = None,
+    *,
+    routers: Callable[[Accounts], Sequence[APIRouter]] = lambda accounts: (),
+    **more: Any,
+) -> Iterator[tuple[str, Service]]:
+    """The service on a free port, in a thread: the pages of campaigns, and further routers."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port = listening.getsockname()[1]
-        house = service(engine, port=port, routers=lambda accounts: pages_of(engine, accounts))
+        house = service(
+            engine,
+            settings,
+            port=port,
+            routers=lambda accounts: [*pages_of(engine, accounts), *routers(accounts)],
+            **more,
+        )
         server = uvicorn.Server(uvicorn.Config(house.app, lifespan="off", log_config=None, ws="none"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()

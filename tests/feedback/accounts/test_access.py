@@ -58,6 +58,9 @@ MATRIX: dict[tuple[str, str], tuple[int, ...]] = {
     ("POST", "/campaigns/{campaign}/raters/{rater}/pause"): OWNER,
     ("POST", "/campaigns/{campaign}/raters/{rater}/resume"): OWNER,
     ("POST", "/campaigns/{campaign}/items/{item}/reopen"): OWNER,
+    ("GET", "/widget/thumbs.js"): OPEN,
+    ("OPTIONS", "/widget/thumbs"): (403,) * 6,  # from no site that a campaign names
+    ("POST", "/widget/thumbs"): (422,) * 6,  # without what a token vouches for
 }
 SHOW_MODELS = {"/campaigns/{campaign}", "/campaigns/{campaign}/disagreements", "/api/campaigns/{campaign}/report"}
 """To those who own the campaign."""

@@ -21,6 +21,7 @@ from llmops.feedback.settings import FeedbackService, OpenId
 from llmops.feedback.store import add_items, create_campaign
 from llmops.feedback.tasks import Task
 from llmops.feedback.verdicts import Given
+from llmops.feedback.widget_pages import ELSEWHERE, widget_routes
 from llmops.public_web import Answer
 from llmops.rubric import load_rubric
 from tests.feedback.accounts.service import Browser, Service, service
@@ -149,7 +150,11 @@ def _house(engine: Engine) -> Service:
         engine,
         FeedbackService(openid=openid),
         openid=Provider(openid, fetch=provider_says),
-        routers=lambda accounts: pages_of(engine, accounts),
+        routers=lambda accounts: [
+            *pages_of(engine, accounts),
+            widget_routes(engine, "s" * 32, lambda thumb: None, clock=accounts.clock),
+        ],
+        elsewhere=[ELSEWHERE],
     )
     return house
 
