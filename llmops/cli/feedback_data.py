@@ -42,6 +42,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command("list")(list_campaigns)
     app.command()(report)
     app.command()(export)
+    app.command("import-thumbs")(import_thumbs)
     app.command("erase-rater")(erase_rater)
 
 
@@ -143,6 +144,20 @@ def list_campaigns(as_json: Json = False) -> None:
     ]  # fmt: skip
     _table(["campaign", "kind", "items", "ratings", "wanted", "done", "raters"], rows)
     typer.echo(f"next: llmops feedback report {known[0].campaign.name}")
+
+
+def import_thumbs(campaign: Name, as_json: Json = False) -> None:
+    """Take over thumbs from /v1/feedback and the widget as ratings; again, it takes what has come since."""
+    from llmops.database import open_database
+    from llmops.lifecycle.thumbs_import import import_thumbs as run
+    from llmops.workspace import Workspace
+
+    taken = run(open_database(Workspace.current()), campaign)
+    if as_json:
+        typer.echo(json.dumps({"items": taken.items, "ratings": taken.ratings}))
+        return
+    typer.echo(f"{taken.ratings:,} new ratings; {taken.items:,} answers were not in the campaign before")
+    typer.echo(f"next: llmops feedback report {campaign}")
 
 
 def report(
