@@ -233,14 +233,16 @@ def _print_ranking(found: CampaignReport) -> None:
             for one in found.ranking.standings
         ],
     )  # fmt: skip
+    typer.echo("by how much neighbours differ (log-odds), with intervals that hold all at once:")
     for gap in found.ranking.gaps:
+        ahead = _shown(gap.difference, 2, confidence=found.ranking.pair_confidence)
         if gap.decided:
-            typer.echo(f"{gap.better} is better than {gap.worse}: {_shown(gap.difference)}")
+            typer.echo(f"{gap.better} is better than {gap.worse}: {ahead}")
         else:
             more = "no number of ratings is known to decide it"
             if gap.more_ratings is not None:
                 more = f"about {gap.more_ratings:,} more ratings of {gap.more_clusters:,} more prompts would decide it"
-            typer.echo(f"{gap.better} or {gap.worse} is open: {_shown(gap.difference)}; {more}")
+            typer.echo(f"{gap.better} or {gap.worse} is open: {ahead}; {more}")
 
 
 def export(
@@ -304,11 +306,11 @@ def _print_excluded(about: dict[str, Any], folder: Path) -> None:
         )
 
 
-def _shown(estimate: Estimate | None, decimals: int = 3) -> str:
+def _shown(estimate: Estimate | None, decimals: int = 3, *, confidence: float = 0.95) -> str:
     """A number with its interval; empty where nothing could be measured."""
     if estimate is None or estimate.value != estimate.value:
         return ""
-    low, high = estimate.interval(0.95)
+    low, high = estimate.interval(confidence)
     return f"{estimate.value:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
 
 

@@ -430,7 +430,7 @@ def to_json(report: CampaignReport) -> dict[str, Any]:
                 {
                     "better": one.better,
                     "worse": one.worse,
-                    "difference": estimate_json(one.difference),
+                    "difference": estimate_json(one.difference, report.ranking.pair_confidence),
                     "decided": one.decided,
                     "more_prompts": one.more_clusters,
                     "more_ratings": one.more_ratings,
@@ -441,11 +441,11 @@ def to_json(report: CampaignReport) -> dict[str, Any]:
     }
 
 
-def estimate_json(found: Estimate | None) -> dict[str, float | None] | None:
-    """A value with its 95 % interval; None where there is none, and in the place of an end that is open."""
+def estimate_json(found: Estimate | None, confidence: float = 0.95) -> dict[str, float | None] | None:
+    """A value with its interval; None where there is none, and in the place of an end that is open."""
     if found is None:
         return None
-    low, high = found.interval(0.95)
+    low, high = found.interval(confidence)
     return {"value": finite(found.value), "low": finite(low), "high": finite(high)}
 
 

@@ -329,7 +329,7 @@ def _description(manifest: RunManifest) -> str:
     if manifest.kind == "quantized":
         sizes = [manifest.measured.get(key, 0) / 1e6 for key in ("disk_bytes", "original_bytes")]
         size = f", {sizes[0]:,.1f} MB of weights instead of {sizes[1]:,.1f} MB" if all(sizes) else ""
-        return f"{manifest.recipe['method']['scheme']} from {base}{size}"
+        return f"{(manifest.recipe.get('method') or {}).get('scheme', 'quantized')} from {base}{size}"
     validation = "" if manifest.validation_loss is None else f", validation {manifest.validation_loss:.4f}"
     return (
         f"{REWARD_MODEL if scores(manifest) else ''}{manifest.kind} from {base}, {manifest.steps} steps on "

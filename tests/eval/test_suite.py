@@ -140,6 +140,7 @@ def test_suites_with_every_scorer_are_read_where_only_the_core_is_installed(tmp_
         "json_schema": "{against: {type: object}}",
         "judge": "{endpoint: 'http://h/v1', model: m, prompt: p.md, rubric: r.yaml}",
         "regex": "{pattern: x}",
+        "reward": "{model: m}",
     }
     written(tmp_path, suite_with("".join(f"  - {name}: {needs.get(name, '{}')}\n" for name in scorers)))
     script = (

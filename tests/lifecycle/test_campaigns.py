@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,15 @@ from llmops.feedback.campaign_report import report_on
 from llmops.feedback.faults import NotThere
 from llmops.feedback.items import Rated
 from llmops.feedback.ratings import rated
+from llmops.files import file_digest, write_json
 from llmops.lifecycle.campaigns import create
 from llmops.lifecycle.erasure import erase
 from llmops.lifecycle.exports import export
+from llmops.registry.decisions import chain, sentence
+from llmops.registry.promote import aliases_of
+from llmops.registry.store import register
 from llmops.workspace import Workspace
+from tests.registry.artifacts import manifest_of, write_model
 
 REPOSITORY = Path(__file__).parents[2]
 PANDALM = REPOSITORY / "../shared/data/pandalm/testset-v1.json"
@@ -80,6 +87,31 @@ def test_who_is_erased_leaves_marks_on_exports_and_their_ratings_are_dropped_if_
     assert {(row["raters"], row["agreement"]) for row in rows} == {(2, 1.0)}
     with pytest.raises(NotThere):
         erase("nobody", drop=False, actor="admin", workspace=place)
+
+
+def test_a_model_trained_on_the_ratings_of_who_is_erased_is_marked_and_stays_champion(
+    make_workspace: Callable[[Path], Workspace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    place = make_workspace(tmp_path / "home")
+    create(small(tmp_path), workspace=place, listener=Silent())
+    out = tmp_path / "out"
+    export("small", "dpo", out, workspace=place)
+    used = {"source": str(out / "train.jsonl"), "digest": file_digest(out / "train.jsonl"), "rows": 6}
+    trained, other = write_model(tmp_path / "trained"), write_model(tmp_path / "other", 2.0)
+    for name, folder, sources in (("preferred", trained, [used]), ("other", other, [])):
+        manifest = manifest_of(folder, digest=name[0] * 64, lineage={"sources": sources})
+        write_json(folder / "manifest.json", asdict(manifest))
+        register(name, folder, manifest, workspace=place)
+    before = aliases_of("preferred", workspace=place)
+    done = erase("small.ann", drop=False, actor="admin", workspace=place)
+    assert done.models == ("models:/preferred/1",)
+    (link,) = chain(open_database(place), "preferred")
+    assert link.kind == "erase"
+    assert "erased a rater whose ratings models:/preferred/1 was trained on" in sentence(link)
+    assert chain(open_database(place), "other") == []
+    assert aliases_of("preferred", workspace=place) == before
 
 
 @pytest.mark.parametrize("share", [0.0001, 0.5, 0.9999])
