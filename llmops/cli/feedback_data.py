@@ -166,8 +166,9 @@ def report(
 ) -> None:
     """Show how far raters agree, what each is like, and which model is better."""
     from llmops.database import open_database
-    from llmops.feedback.campaign_report import report_on, to_json
+    from llmops.feedback.campaign_report import report_on
     from llmops.feedback.export import usual_purpose
+    from llmops.feedback.report_json import to_json
     from llmops.workspace import Workspace
 
     found = report_on(open_database(Workspace.current()), campaign)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
@@ -13,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 from llmops.agreement import cohen_kappa
 from llmops.feedback.campaign import Campaign
 from llmops.feedback.events import events
-from llmops.feedback.export import counted
 from llmops.feedback.items import Item, Rated, Rating
+from llmops.feedback.labels import first_preferred, is_scale, labels_of, longer_preferred, side_of, spoken
 from llmops.feedback.opinions import comparisons
 from llmops.feedback.pace import Pace, pace_of
 from llmops.feedback.ratings import rated
+from llmops.feedback.settled import counted
 from llmops.feedback.sides import by_place
 from llmops.feedback.store import campaign_named, campaigns, rubrics
 from llmops.paired_ranking import Ranking, ranking
 from llmops.rater_report import RaterReport, rater_reports
 from llmops.reliability import Reliability, reliability
-from llmops.rubric import Attributes, Likert, Rubric
-from llmops.stats import Estimate, Proportion
+from llmops.rubric import Rubric
+from llmops.stats import Proportion
 from llmops.votes import votes_of
 
 if TYPE_CHECKING:
@@ -225,8 +225,8 @@ class _Seen:
                 one.rater,
                 label,
                 seconds=one.content.get("active_ms", 0) / 1000 or None,
-                first=_first_preferred(verdict, one.shown),
-                longer=_longer_preferred(verdict, rated.item),
+                first=first_preferred(verdict, one.shown),
+                longer=longer_preferred(verdict, rated.item),
                 gold=gold,
                 before=before.get(one.rater),
             )
@@ -235,7 +235,7 @@ class _Seen:
     def report(self, *, items: int, wanted: int, left: int, now: float, disagreements: int) -> CampaignReport:
         agreement: dict[str, Reliability | None] = {}
         for name, column in self.columns.items():
-            level: Any = "ordinal" if _is_scale(name, self.rubric) else "nominal"
+            level: Any = "ordinal" if is_scale(name, self.rubric) else "nominal"
             votes = votes_of(column.items, column.raters, column.labels, categories=column.categories)
             agreement[name] = reliability(votes, level=level, clusters=self.cluster_of)
         main = next(iter(self.columns.values()), None)
@@ -303,184 +303,6 @@ class _Column:
         self.labels.append(label)
         for name, value in further.items():
             getattr(self, name).append(value)
-
-
-def labels_of(verdict: Mapping[str, Any], rubric: Rubric) -> Iterable[tuple[str, Hashable, tuple[Hashable, ...]]]:
-    """`(question, label, all labels)` of a verdict in places, for agreement; of several answers each has its own."""
-    match verdict["kind"]:
-        case "pairwise":
-            yield "preference", side_of(verdict, rubric), ("A", "TIE", "B", "BOTH_BAD")
-        case "rating" if isinstance(rubric.scale, Likert):
-            for place, score in enumerate(verdict["scores"]):
-                yield _of("score", place, verdict), score, rubric.scale.steps
-        case "rating":
-            assert isinstance(rubric.scale, Attributes)
-            for place, score in enumerate(verdict["scores"]):
-                for name in rubric.scale.attributes:
-                    yield _of(name, place, verdict), score[name], ("yes", "no")
-        case "ranking":
-            for first, second, better, _ in comparisons(verdict, rubric):
-                yield f"{first + 1} against {second + 1}", better, ("first", "tie", "second", "both bad")
-        case "thumbs":
-            yield "thumb", "up" if verdict["up"] else "down", ("up", "down")
-        case "correction":
-            yield "right", "yes" if verdict["text"] is None else "no", ("yes", "no")
-
-
-def side_of(verdict: Mapping[str, Any], rubric: Rubric) -> str:
-    """A verdict in places as one label, by which raters are compared with each other and with gold."""
-    if verdict["kind"] == "pairwise":
-        if verdict["both_bad"]:
-            return "BOTH_BAD"
-        return "A" if verdict["step"] > 0 else "B" if verdict["step"] < 0 else "TIE"
-    return spoken(verdict)
-
-
-def spoken(verdict: Mapping[str, Any]) -> str:
-    """A verdict in a few words, for counts."""
-    match verdict["kind"]:
-        case "pairwise":
-            return "both bad" if verdict["both_bad"] else f"{verdict['step']:+d}" if verdict["step"] else "tie"
-        case "rating":
-            return ", ".join(_score(one) for one in verdict["scores"])
-        case "ranking":
-            order = " > ".join("=".join(str(place + 1) for place in group) for group in verdict["groups"])
-            return order + "".join(f", {place + 1} invalid" for place in verdict["invalid"])
-        case "thumbs":
-            return "up" if verdict["up"] else "down"
-    return "right" if verdict["text"] is None else "corrected"
-
-
-def to_json(report: CampaignReport) -> dict[str, Any]:
-    """All of it as plain JSON values; an interval is its two ends."""
-    return {
-        **{
-            name: getattr(report, name)
-            for name in (
-                "campaign",
-                "kind",
-                "at",
-                "items",
-                "complete",
-                "wanted",
-                "left",
-                "ratings",
-                "skipped",
-                "flagged",
-                "surplus",
-            )
-        },
-        "pace": None
-        if report.pace is None
-        else {
-            "ratings": report.pace.ratings,
-            "since": report.pace.since,
-            "per_hour": report.pace.per_hour,
-            "end": report.pace.end,
-        },
-        "verdicts": report.verdicts,
-        "responses_not_text": report.not_text,
-        "agreement": {
-            name: None
-            if one is None
-            else {
-                "items": one.items,
-                "ratings": one.ratings,
-                "level": one.level,
-                **{kind: estimate_json(getattr(one, kind)) for kind in ("share", "unanimous", "fleiss", "alpha")},
-            }
-            for name, one in report.agreement.items()
-        },
-        "pairs": [
-            {"raters": [one.one, one.other], "items": one.items, "kappa": finite(one.kappa)} for one in report.pairs
-        ],
-        "raters": [
-            {
-                "rater": one.rater,
-                "ratings": one.ratings,
-                "seconds": one.seconds,
-                **{
-                    name: estimate_json(getattr(one, name))
-                    for name in ("shown_first", "longer", "others_longer", "agreement", "gold", "consistency")
-                },
-                "leans_to_a_side": one.leans_to_a_side,
-            }
-            for one in report.raters
-        ],
-        "longer_preferred": estimate_json(report.longer),
-        "disagreements": [{"item": item, "share": share} for item, share in report.disagreements],
-        "ranking": None
-        if report.ranking is None
-        else {
-            "models": [
-                {
-                    "model": one.model,
-                    "strength": estimate_json(one.strength),
-                    "rank": one.rank,
-                    "ranks": list(one.ranks),
-                    "wins": one.wins,
-                    "ties": one.ties,
-                    "losses": one.losses,
-                }
-                for one in report.ranking.standings
-            ],
-            "pair_confidence": report.ranking.pair_confidence,
-            "held_by_made_up_results": report.ranking.held,
-            "gaps": [
-                {
-                    "better": one.better,
-                    "worse": one.worse,
-                    "difference": estimate_json(one.difference, report.ranking.pair_confidence),
-                    "decided": one.decided,
-                    "more_prompts": one.more_clusters,
-                    "more_ratings": one.more_ratings,
-                }
-                for one in report.ranking.gaps
-            ],
-        },
-    }
-
-
-def estimate_json(found: Estimate | None, confidence: float = 0.95) -> dict[str, float | None] | None:
-    """A value with its interval; None where there is none, and in the place of an end that is open."""
-    if found is None:
-        return None
-    low, high = found.interval(confidence)
-    return {"value": finite(found.value), "low": finite(low), "high": finite(high)}
-
-
-def finite(number: float) -> float | None:
-    """The number; None for what JSON has no word for."""
-    return number if math.isfinite(number) else None
-
-
-def _of(name: str, place: int, verdict: Mapping[str, Any]) -> str:
-    return name if len(verdict["scores"]) == 1 else f"{name} of answer {place + 1}"
-
-
-def _score(score: Any) -> str:
-    return str(score) if isinstance(score, int) else "/".join(f"{name} {said}" for name, said in score.items())
-
-
-def _is_scale(name: str, rubric: Rubric) -> bool:
-    return name.startswith("score") and isinstance(rubric.scale, Likert)
-
-
-def _first_preferred(verdict: Mapping[str, Any], shown: tuple[int, ...]) -> bool | None:
-    if verdict["kind"] != "pairwise" or not verdict["step"]:
-        return None
-    return (verdict["step"] > 0) == (shown[0] == 0)
-
-
-def _longer_preferred(verdict: Mapping[str, Any], item: Item) -> bool | None:
-    if (
-        verdict["kind"] != "pairwise"
-        or not verdict["step"]
-        or any(one.detail.get("not_text") for one in item.responses)
-    ):
-        return None
-    first, second = (len(one.text) for one in item.responses)
-    return None if first == second else (verdict["step"] > 0) == (first > second)
 
 
 def _pairs(column: _Column) -> tuple[PairOfRaters, ...]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from llmops.feedback.asking import Turn, in_words, letter, turns
 from llmops.feedback.campaign import Kind
 from llmops.feedback.campaign_report import CampaignReport
-from llmops.feedback.export import counted
 from llmops.feedback.items import Item, Rating
 from llmops.feedback.ratings import item_named, ratings
+from llmops.feedback.settled import counted
 from llmops.feedback.sides import by_place
 from llmops.feedback.store import campaign_named, rubrics
 from llmops.feedback.tables import table

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from llmops.errors import InputError
-from llmops.feedback.export import Excluded, Exporting, Row
+from llmops.feedback.export import Exporting, Row
+from llmops.feedback.settled import Excluded
 from llmops.files import canonical_json, new_folder, write_json
 from llmops.stats import wilson
 

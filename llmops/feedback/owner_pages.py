@@ -13,13 +13,14 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from markupsafe import Markup
 
 from llmops.errors import InputError
-from llmops.feedback.campaign_report import report_on, to_json
+from llmops.feedback.campaign_report import report_on
 from llmops.feedback.dashboard import Section, address, sections
 from llmops.feedback.disagreements import MOST, page_of
 from llmops.feedback.entrance import Render, field, signed_in
 from llmops.feedback.kept_reports import KeptReports
 from llmops.feedback.raters import pause, rater_states, resume
 from llmops.feedback.refused import not_yours
+from llmops.feedback.report_json import to_json
 from llmops.feedback.store import reopen, rubrics
 from llmops.feedback.visitor import Visitor
 

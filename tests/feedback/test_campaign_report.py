@@ -9,8 +9,9 @@ from random import Random
 import pytest
 
 from llmops.feedback.campaign import Campaign
-from llmops.feedback.campaign_report import CampaignReport, report_of, to_json
+from llmops.feedback.campaign_report import CampaignReport, report_of
 from llmops.feedback.items import Rated
+from llmops.feedback.report_json import to_json
 from llmops.rubric import Rubric
 from tests.feedback.rated_items import LIKERT, PAIRWISE, item, pair, said
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmops.feedback.export import Excluded, Purpose, Row, counted, export, fraction
+from llmops.feedback.export import Purpose, Row, export, fraction
 from llmops.feedback.items import Rated
+from llmops.feedback.settled import Excluded, counted
 from llmops.rubric import Rubric
 from tests.feedback.rated_items import LIKERT, PAIRWISE, item, pair, said
 

@@ -12,12 +12,13 @@ import pytest
 from sqlalchemy import Engine
 
 from llmops.feedback.assembly import pages_of
-from llmops.feedback.campaign_report import report_on, to_json
+from llmops.feedback.campaign_report import report_on
 from llmops.feedback.desk import Desk
 from llmops.feedback.disagreements import PER_PAGE
 from llmops.feedback.events import events
 from llmops.feedback.items import NewItem, Response
 from llmops.feedback.ratings import items
+from llmops.feedback.report_json import to_json
 from llmops.feedback.store import campaigns
 from llmops.feedback.tasks import NoTask, Task
 from tests.feedback.accounts.service import Browser, Service, service
