@@ -30,7 +30,8 @@ def contents(engine: Engine) -> dict[str, Any]:
 
 
 def changes(everything: World) -> list[str]:
-    return [path for method, path in everything.routes if method not in SAFE]
+    """All but the widget's, which knows no session that could be ridden on: its tokens are held by its own tests."""
+    return [path for method, path in everything.routes if method not in SAFE and not path.startswith("/widget/")]
 
 
 WAYS: dict[str, dict[str, Any]] = {
