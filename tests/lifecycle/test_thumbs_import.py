@@ -46,7 +46,9 @@ def leave(engine: Engine, request: str, name: str, key: str | None, thumb: str |
 
 
 def verdicts(engine: Engine) -> list[list[bool]]:
-    return [sorted(one.content["verdict"]["up"] for one in item.ratings) for item in rated(engine, "thumbs")]
+    """By prompt: requests have random ids, and come in their order."""
+    found = sorted(rated(engine, "thumbs"), key=lambda one: str(one.item.prompt))
+    return [sorted(one.content["verdict"]["up"] for one in item.ratings) for item in found]
 
 
 def test_both_ways_end_in_the_same_campaign_once_however_often_it_is_run(engine: Engine) -> None:
