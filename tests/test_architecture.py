@@ -20,7 +20,7 @@ LAYER = {
     **dict.fromkeys(
         ("config", "explain", "catalog", "client", "events", "files", "hardware", "licences", "processes"), 1
     ),
-    **dict.fromkeys(("confidence", "libraries", "markup", "plots", "public_web"), 1),
+    **dict.fromkeys(("confidence", "libraries", "listening", "markup", "plots", "public_web"), 1),
     **dict.fromkeys(("stats", "agreement", "prediction_powered", "votes", "reliability", "consensus"), 1),
     **dict.fromkeys(("davidson", "paired_ranking", "rater_report"), 1),
     **dict.fromkeys(("workspace", "database", "migrations", "builtin"), 1),

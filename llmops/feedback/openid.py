@@ -18,7 +18,8 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from llmops.errors import EnvironmentFault, InputError, LlmopsError
 from llmops.feedback.refused import Refused
-from llmops.feedback.settings import OpenId, is_loopback
+from llmops.feedback.settings import OpenId
+from llmops.listening import is_loopback
 from llmops.public_web import Answer, fetch
 
 Fetch = Callable[..., Awaitable[Answer]]

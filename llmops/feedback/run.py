@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from llmops.errors import EnvironmentFault
 from llmops.feedback.settings import FeedbackService
+from llmops.listening import bound
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -67,32 +66,3 @@ async def _serve(app: FastAPI, listening: socket.socket, *, say: Callable[[str],
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
     await server.serve(sockets=[listening])
-
-
-@contextlib.contextmanager
-def bound(service: FeedbackService) -> Iterator[socket.socket]:
-    """The socket it listens on.
-
-    Raises:
-        EnvironmentFault: it is in use, or not to be had.
-    """
-    try:
-        found = socket.getaddrinfo(service.host, service.port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise EnvironmentFault(f"{service.listen} is no address: {error.strerror}", fix="correct `listen`") from error
-    family, kind, protocol, _, place = found[0]
-    with socket.socket(family, kind, protocol) as taken:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            taken.bind(place)
-            taken.listen(128)
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise EnvironmentFault(
-                    f"{service.listen} is in use by another program",
-                    fix="end it, or set `listen` to another port (port 0 takes a free one)",
-                ) from error
-            raise EnvironmentFault(
-                f"{service.listen} cannot be listened on: {error.strerror}", fix="correct `listen`"
-            ) from error
-        yield taken

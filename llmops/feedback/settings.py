@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from llmops.config import Settings, refuse
+from llmops.listening import Address, Listens, is_loopback
 
 SECRET_LETTERS = 32
 """Characters a secret must have at least, outside loopback."""
@@ -56,10 +57,10 @@ class Limits(Settings):
     """Seconds over which they are counted."""
 
 
-class FeedbackService(Settings):
+class FeedbackService(Listens):
     """The rating service."""
 
-    listen: Annotated[str, Field(pattern=r"^[^\s:]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$")] = "127.0.0.1:8400"
+    listen: Address = "127.0.0.1:8400"
     """Address and port. One that others reach needs a `secret` and a `public_url`; port 0 takes a free one."""
     public_url: Annotated[str, Field(pattern=_HTTP)] | None = None
     """What people type to reach it, such as https://ratings.example.org; requests for another host are refused. Null
@@ -78,13 +79,6 @@ class FeedbackService(Settings):
     """How long one stays signed in."""
     limits: Limits = Limits()
     """What one request, and one address, may take."""
-
-    @field_validator("listen")
-    @classmethod
-    def _a_port(cls, listen: str) -> str:
-        if int(listen.rpartition(":")[2]) > 65_535:
-            raise ValueError("a port is at most 65535")
-        return listen
 
     @field_validator("secret")
     @classmethod
@@ -124,26 +118,6 @@ class FeedbackService(Settings):
         return self
 
     @property
-    def host(self) -> str:
-        """Where it listens, without brackets."""
-        return self.listen.rpartition(":")[0].strip("[]")
-
-    @property
-    def port(self) -> int:
-        """Where it listens; 0 is any free one."""
-        return int(self.listen.rpartition(":")[2])
-
-    @property
-    def loopback(self) -> bool:
-        """Only this machine can ask."""
-        return is_loopback(self.host)
-
-    @property
     def https(self) -> bool:
         """People reach it through https."""
         return self.public_url is not None and self.public_url.startswith("https://")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host, as it is written, is this machine alone."""
-    return host in {"localhost", "::1"} or host.startswith("127.")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 from llmops.config import load
-from llmops.errors import EnvironmentFault, InputError, LlmopsError
+from llmops.errors import InputError, LlmopsError
 from llmops.events import Listener
+from llmops.listening import bound
 from llmops.serve.control import Answer, listening, only_one
 from llmops.serve.fleet import Fleet
 from llmops.serve.follower import Follower
@@ -209,36 +209,3 @@ class Service:
             self.listener.say(
                 f"no `keys`: everybody on this machine may ask, and nobody else, for it listens on {settings.host} only"
             )
-
-
-@contextlib.contextmanager
-def bound(settings: Gateway) -> Iterator[socket.socket]:
-    """The socket it listens on, taken before any engine is started.
-
-    Raises:
-        EnvironmentFault: it is in use, or not to be had.
-    """
-    try:
-        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise EnvironmentFault(f"{settings.listen} is no address: {error.strerror}", fix="correct `listen`") from error
-    family, kind, protocol, _, place = found[0]
-    with socket.socket(family, kind, protocol) as taken:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            taken.bind(place)
-            taken.listen(1)  # two that are only bound to a port do not disturb each other
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise EnvironmentFault(
-                    f"{settings.listen} is in use by another program",
-                    fix="end it, or set `listen` to another port (port 0 takes a free one)",
-                ) from error
-            if error.errno == errno.EACCES:
-                raise EnvironmentFault(
-                    f"{settings.listen} may not be used by this user", fix="set `listen` to a port above 1023"
-                ) from error
-            raise EnvironmentFault(
-                f"{settings.listen} is no address of this machine: {error.strerror}", fix="correct `listen`"
-            ) from error
-        yield taken

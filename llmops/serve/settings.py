@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -16,12 +14,12 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     Tag,
-    field_validator,
     model_validator,
 )
 
 from llmops.config import Settings, Where, refuse
 from llmops.errors import nearest
+from llmops.listening import Address, Listens
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -274,10 +272,10 @@ class Telemetry(Settings):
     """File of the log, a line of JSON for every request, without bodies; null writes to standard error."""
 
 
-class Gateway(Settings):
+class Gateway(Listens):
     """The gateway, its engines and its routes."""
 
-    listen: Annotated[str, Field(pattern=r"^[^\s:]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$")] = "127.0.0.1:8000"
+    listen: Address = "127.0.0.1:8000"
     """Address and port. Without `keys` only one of this machine alone (127.0.0.1, localhost, [::1]); port 0 takes a
     free one and says which."""
     engines: Annotated[dict[Name, AnyEngine], Field(min_length=1)]
@@ -292,30 +290,6 @@ class Gateway(Settings):
     """The record of every request."""
     telemetry: Telemetry = Telemetry()
     """What is told to other systems."""
-
-    @field_validator("listen")
-    @classmethod
-    def _a_port(cls, listen: str) -> str:
-        if int(listen.rpartition(":")[2]) > 65_535:
-            raise ValueError("a port is at most 65535")
-        return listen
-
-    @property
-    def host(self) -> str:
-        """Where it listens, without brackets."""
-        return self.listen.rpartition(":")[0].strip("[]")
-
-    @property
-    def port(self) -> int:
-        """Where it listens; 0 is any free one."""
-        return int(self.listen.rpartition(":")[2])
-
-    @property
-    def loopback(self) -> bool:
-        """Only this machine can ask. Of names localhost alone is known to be this machine."""
-        with suppress(ValueError):
-            return ip_address(self.host).is_loopback
-        return self.host == "localhost"
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from llmops.errors import EnvironmentFault
-from llmops.feedback.run import bound
 from llmops.feedback.settings import FeedbackService
+from llmops.listening import bound
 
 ROOT = Path(__file__).parents[3]
 
@@ -134,5 +134,5 @@ def test_a_port_in_use_is_said_in_two_lines(start: Start) -> None:
 
 def test_an_address_that_is_none_is_said(tmp_path: Path) -> None:
     service = FeedbackService.model_construct(listen="203.0.113.1:8400")
-    with pytest.raises(EnvironmentFault, match="cannot be listened on"), bound(service):
+    with pytest.raises(EnvironmentFault, match="is no address of this machine"), bound(service):
         pass
