@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,27 +9,19 @@ import pytest
 from sqlalchemy import Engine
 
 from llmops.feedback.invitations import Invitations
+from tests.chromium import chromium_browser
 from tests.feedback.accounts.service import PASSWORD, served
 
 
 @pytest.fixture
 def page() -> Iterator[tuple[Any, list[str]]]:
     """A tab of a browser that runs no scripts, and what its console complains of."""
-    path = shutil.which("chromium")
-    if path is None:
-        if os.environ.get("CI"):
-            pytest.fail("chromium is missing; `make debian` installs it")
-        pytest.skip("chromium is not installed; `make debian` installs it")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    with chromium_browser() as browser:
         tab = browser.new_context(java_script_enabled=False).new_page()
         tab.set_default_timeout(8000)
         said: list[str] = []
         tab.on("console", lambda line: said.append(line.text))
         yield tab, said
-        browser.close()
 
 
 def test_an_invitation_a_name_a_password_and_one_is_in(engine: Engine, page: tuple[Any, list[str]]) -> None:

@@ -1,0 +1,28 @@
+"""Debian's chromium, which shows what people see."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+
+@contextmanager
+def chromium_browser() -> Iterator[Any]:
+    """A browser; while its driver lives, an event loop counts as running, so that it is started once a module."""
+    path = shutil.which("chromium")
+    if path is None:
+        missing = "chromium is not installed; `make debian` installs it"
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
