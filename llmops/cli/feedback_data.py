@@ -162,20 +162,27 @@ def import_thumbs(campaign: Name, as_json: Json = False) -> None:
 
 def report(
     campaign: Name,
+    sheet: Annotated[Path | None, typer.Option(help="Also every rating as a csv, for a spreadsheet.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show how far raters agree, what each is like, and which model is better."""
     from llmops.database import open_database
     from llmops.feedback.campaign_report import report_on
     from llmops.feedback.export import usual_purpose
+    from llmops.feedback.ratings import rated
     from llmops.feedback.report_json import to_json
+    from llmops.feedback.sheet import write_sheet
     from llmops.workspace import Workspace
 
-    found = report_on(open_database(Workspace.current()), campaign)
+    engine = open_database(Workspace.current())
+    found = report_on(engine, campaign)
+    written = None if sheet is None else write_sheet(sheet, rated(engine, campaign))
     if as_json:
         typer.echo(json.dumps(to_json(found), indent=2))
         return
     _print_report(found)
+    if written is not None:
+        typer.echo(f"{written:,} ratings → {sheet}")
     typer.echo(f"next: llmops feedback export {campaign} --for {usual_purpose(found.kind)}")
 
 

@@ -38,9 +38,8 @@ export function needing(outbox, rateAgain) {
       row.append(button("My rating stands", () => again(item, { acceptOld: true })));
       row.append(
         button("Rate again", async () => {
-          await discard(item);
           dialog.close();
-          await rateAgain(item.given);
+          if (await rateAgain(item.given)) await discard(item);
         }),
       );
     } else if (item.reason?.newest) {

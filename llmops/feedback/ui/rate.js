@@ -268,13 +268,23 @@ async function undo() {
   return undefined;
 }
 
-// After the rubric was changed, or a rating was refused.
+// After the rubric was changed. Says whether the task is on the page, so that the rating in its place may go.
 async function rateAgain(given) {
+  if (current?.assignment === given.assignment && current.rubric !== given.rubric) {
+    // The page has come back to it by itself. What was chosen there since stands before what was said by the old words.
+    if (!current.draft.input) {
+      current.input.write(fields(given));
+      keepDraft();
+    }
+    place.querySelector("h1")?.focus({ preventScroll: true });
+    return true;
+  }
   const answer = await asked("GET", `/api/assignments/${encodeURIComponent(given.assignment)}`);
-  if (!answer) return;
+  if (!answer) return false;
   await store.forget(given.assignment);
   setAside();
   await show({ html: answer.html, got: performance.now() }, { filled: fields(given) });
+  return true;
 }
 
 // ── what keys and buttons do ────────────────────────────────────────────────────────────────────────────────────

@@ -83,10 +83,14 @@ def test_so_many_requests_are_under_way_at_a_time_and_no_more(items: list[Item],
         return chat("x")
 
     with serving(says) as served:
+        began = time.perf_counter()
         made = ask(served, items, concurrency=concurrency)
+        took = time.perf_counter() - began
     assert served.most_at_once == concurrency
-    # From sending to the last byte: what waited here for its turn does not count.
-    assert all(0.05 <= (answer.seconds or 0) < 0.04 * len(items) for answer in made.answers)
+    seconds = [answer.seconds or 0 for answer in made.answers]
+    assert min(seconds) >= 0.05
+    # From sending to the last byte: what waited here for its turn does not count, or the sum would be larger.
+    assert sum(seconds) <= concurrency * took
 
 
 TROUBLE: dict[str, Reply] = {

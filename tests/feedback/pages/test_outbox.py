@@ -200,10 +200,42 @@ def test_a_changed_rubric_lets_the_rater_rate_again(rate: Rate) -> None:
     tab.get_by_role("button", name="Rate again").click()
     on_task(tab, 0)
     expect(tab.locator("#question")).to_have_text("Which is kinder?")
+    expect(tab.locator('[data-question] input[value="3"]')).to_be_checked()
     press(tab, "7", "Enter")
     once_each(desk, [-3])
     assert stored(desk)[0].rubric == KINDER.digest
     saved_mark(tab, "Saved")
+
+
+def test_what_was_chosen_by_the_new_words_stays_when_the_rater_asks_to_rate_again(rate: Rate) -> None:
+    desk = FakeDesk(tasks("pairwise", 1))
+    _, tab = rate(desk)
+    desk.rubric = KINDER
+    press(tab, "1", "Enter")  # refused, and the same task is the next one
+    expect(tab.locator("#question")).to_have_text("Which is kinder?")
+    press(tab, "7")
+    tab.locator("#saved button").click()
+    tab.get_by_role("button", name="Rate again").click()
+    expect(tab.get_by_role("dialog")).to_be_hidden()
+    press(tab, "Enter")
+    once_each(desk, [-3])
+    saved_mark(tab, "Saved")
+
+
+def test_a_rating_is_kept_when_rating_again_finds_the_server_away(rate: Rate) -> None:
+    desk = FakeDesk(tasks("pairwise"))
+    site, tab = rate(desk)
+    desk.rubric = KINDER
+    press(tab, "1", "Enter")
+    on_task(tab, 1)
+    tab.locator("#saved button").click()
+    site.answering = False
+    tab.get_by_role("button", name="Rate again").click()
+    expect(tab.get_by_role("heading", name="The server is away")).to_be_visible()
+    site.answering = True
+    tab.locator("#saved button").click()
+    tab.get_by_role("button", name="My rating stands").click()
+    once_each(desk, [3])
 
 
 def test_a_rating_that_was_replaced_elsewhere_asks_the_rater_which_stands(rate: Rate, browse: Any) -> None:
