@@ -12,7 +12,7 @@ export TOKENIZERS_PARALLELISM ?= false
 PROMOTED = $(BIN)/llmops models show $(1)@champion >/dev/null 2>&1 || { \
 	  $(BIN)/llmops models approve $(1)/1 --as somebody-else && $(BIN)/llmops models promote $(1)/1; }
 
-.PHONY: environment debian quickstart serve-demo feedback-demo check test benchmark clean
+.PHONY: environment debian quickstart serve-demo feedback-demo screenshots check test benchmark clean
 
 environment: $(VENV)/.ready-$(LOCK)
 
@@ -106,6 +106,11 @@ feedback-demo: debian quickstart
 	test -d models/quickstart || $(BIN)/llmops merge models:/quickstart@champion --out models/quickstart
 	$(BIN)/llmops finetune recipes/dpo-from-feedback.yaml
 	$(call PROMOTED,quickstart-preferred)
+
+# The README's pictures of the rating service, drawn as SVG from its pages in chromium.
+screenshots: DEBIAN := chromium
+screenshots: environment debian
+	$(BIN)/python -m tests.feedback.pages.screenshots
 
 check: environment
 	$(BIN)/ruff format --check .

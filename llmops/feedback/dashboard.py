@@ -87,12 +87,12 @@ def number_of(found: Estimate | None, *, confidence: float = 0.95) -> str:
     if found is None or not math.isfinite(found.value):
         return "–"
     low, high = (_end(end) for end in found.interval(confidence))
-    return f"{found.value:.2f} ({low} to {high})"
+    return f"{found.value:z.2f} ({low} to {high})"
 
 
 def _end(value: float) -> str:
     if math.isfinite(value):
-        return f"{value:.2f}"
+        return f"{value:z.2f}"
     return "−∞" if value < 0 else "∞"
 
 
@@ -157,7 +157,7 @@ def _ranking(found: Ranking | None) -> Markup:
             tag("p", "A model has never lost, or never won; a few made-up results hold its strength.", class_="caution")
         )
     drawn = [
-        Row(str(one.model), one.strength.value, *_ends(one.strength), number_of(one.strength))
+        Row(_short(one.model), one.strength.value, *_ends(one.strength), number_of(one.strength))
         for one in found.standings
     ]
     plots = [intervals(drawn, title="Strength, with 95 % intervals", axis="log-odds; 0 is the mean", zero=True)]
@@ -207,7 +207,13 @@ def _ranking(found: Ranking | None) -> Markup:
 def _step(gap: Gap, confidence: float) -> Row:
     low, high = gap.difference.interval(confidence)
     said = number_of(gap.difference, confidence=confidence)
-    return Row(f"{gap.better} over {gap.worse}", gap.difference.value, low, high, said, "better" if gap.decided else "")
+    name = f"{_short(gap.better)} over {_short(gap.worse)}"
+    return Row(name, gap.difference.value, low, high, said, "better" if gap.decided else "")
+
+
+def _short(model: object) -> str:
+    """A model's name for a plot, where two of them stand in one line."""
+    return str(model).removeprefix("models:/")
 
 
 def _decided(found: Ranking) -> str:

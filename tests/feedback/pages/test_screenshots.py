@@ -1,0 +1,130 @@
+"""The README's pictures are drawn from the page: a drawing looks like its page, and holds nothing but what is seen.
+
+What is drawn is text, so that the repository holds no binary; `make screenshots` writes it anew.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from llmops.database import open_database
+from llmops.workspace import Workspace
+from tests.feedback.pages.pictured import Pictured, pictured
+from tests.feedback.pages.screenshots import PICTURES, SCENES, drawn, looked_at, opened
+
+pytestmark = pytest.mark.xdist_group("rating-page")
+README = Path(__file__).parents[3] / "README.md"
+STORED = sorted(PICTURES.glob("*"))
+SCENE = {scene.name: scene for scene in SCENES}
+BLOCK = 16
+"""Pixels along a block in which colours are averaged: about a letter's height, so that no edge of one counts much."""
+SAME_BLOCK = 12.0
+"""Levels of 255 by which a block's colour may differ; edges of letters differ by less, and what is missing by more."""
+NAMESPACE = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.fixture(scope="module")
+def house(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pictured]:
+    home = tmp_path_factory.mktemp("pictured")
+    shutil.copy(empty_database, home / "llmops.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("LLMOPS_DATABASE_URL", raising=False)
+        engine = open_database(Workspace(home))
+    with pictured(engine) as service:
+        yield service
+    engine.dispose()
+
+
+def apart(one: bytes, other: bytes) -> float:
+    """The greatest difference between the mean colours of two pictures' blocks, in levels of 255."""
+    first, second = (
+        np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"), dtype=float) for picture in (one, other)
+    )
+    assert first.shape == second.shape
+    high, wide = (size // BLOCK for size in first.shape[:2])
+    blocks = [
+        picture[: high * BLOCK, : wide * BLOCK].reshape(high, BLOCK, wide, BLOCK, 3).mean((1, 3))
+        for picture in (first, second)
+    ]
+    return float(np.abs(blocks[0] - blocks[1]).max())
+
+
+def close(text: str) -> str:
+    """Without spaces, and with the letters of formulas as common ones."""
+    return re.sub(r"\s", "", unicodedata.normalize("NFKC", text))
+
+
+@pytest.mark.parametrize("name", ["pair", "narrow-dark", "dashboard"])
+def test_a_drawing_looks_like_its_page_and_is_the_same_each_time(name: str, house: Pictured, chromium: Any) -> None:
+    scene = SCENE[name]
+    tab = opened(chromium, house, scene)
+    page = bytes(tab.screenshot())
+    words = close(tab.evaluate("document.body.textContent"))
+    svg = drawn(tab, scene)
+    tab.context.close()
+    assert apart(page, looked_at(chromium, svg, scene)) < SAME_BLOCK
+
+    again = opened(chromium, house, scene)
+    assert drawn(again, scene) == svg
+    again.context.close()
+
+    kept = ElementTree.parse(PICTURES / f"{name}.svg").iter(f"{NAMESPACE}text")
+    gone = {text.text for text in kept if text.text and close(text.text) not in words} - {"✓", "1.", "2.", "3."}
+    assert not gone, "the page says other words today: `make screenshots` draws it anew"
+
+
+def test_what_is_missing_in_a_drawing_is_seen(house: Pictured, chromium: Any) -> None:
+    scene = SCENE["narrow-dark"]
+    tab = opened(chromium, house, scene)
+    page = bytes(tab.screenshot())
+    svg = drawn(tab, scene)
+    tab.context.close()
+    button = re.search(r"<rect(?=[^>]*fill=\"#7db4f0\")[^>]*/>\n<text[^>]*>Submit", svg)
+    question = re.search(r"<text[^>]*>person who asked more\?</text>", svg)
+    assert button is not None
+    assert question is not None
+    for missing in (button[0].partition("\n")[0], question[0]):
+        assert apart(page, looked_at(chromium, svg.replace(missing, "", 1), scene)) > 2 * SAME_BLOCK, missing
+
+
+def test_every_scene_is_kept_and_shown_in_the_readme() -> None:
+    assert [path.name for path in STORED] == sorted(f"{name}.svg" for name in SCENE)
+    readme = README.read_text()
+    for path in STORED:
+        assert str(path.relative_to(README.parent)) in readme
+    shown = re.findall(r"<img [^>]*>", readme)
+    assert len(shown) >= 3
+    for picture in shown:
+        source, said = (re.search(rf'{key}="([^"]+)"', picture) for key in ("src", "alt"))
+        assert source is not None
+        assert (README.parent / source[1]).is_file()
+        assert said is not None, f"{picture} says nothing to who cannot see it"
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+def test_a_kept_picture_is_small_and_refers_to_nothing_outside_itself(path: Path) -> None:
+    content = path.read_text()
+    assert len(content.encode()) <= 60_000
+    root = ElementTree.fromstring(content)
+    known = {"svg", "title", "style", "defs", "clipPath", "filter", "feGaussianBlur", "g", "rect", "path", "circle"}
+    assert {one.tag.removeprefix(NAMESPACE) for one in root.iter()} <= known | {"line", "text"}
+    for one in root.iter():
+        for name, value in one.attrib.items():
+            assert not name.startswith("on")
+            assert "href" not in name
+            assert not re.search(r"url\((?!#)|:", value), f"{name}={value}"
+    style = root.findtext(f"{NAMESPACE}style") or ""
+    assert "@" not in style
+    assert "url(" not in style
+    assert content.count("http") == 1, "the namespace alone"
