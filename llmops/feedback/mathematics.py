@@ -47,6 +47,13 @@ _ATTRIBUTES = (
     ),
     (re.compile("mathcolor|mathbackground"), _COLOUR),
 )
+_FUNCTION = re.compile("[A-Za-z]{2,}")
+_ARROW = re.compile("[\u2190-\u21ff\u27f0-\u27ff\u2900-\u297f]")
+_ROWS = frozenset(("math", "mrow", "mstyle", "mtd", "mpadded", "mphantom"))
+"""Elements whose children stand beside each other; of others each child has its place."""
+_SPACED = frozenset(("mo", "mspace"))
+"""Elements that bring their own space."""
+_THIN = '<mspace width="0.167em"></mspace>'
 _DEEPER = re.compile(r"\{|\\begin\b|\\left\b")
 _BACK = re.compile(r"\}|\\end\b|\\right\b")
 
@@ -91,13 +98,32 @@ def _rebuilt(element: Element) -> str | None:
         for name, value in element.attrib.items()
         if any(names.fullmatch(name) and values.fullmatch(value) for names, values in _ATTRIBUTES)
     )
-    parts = [html.escape(html.unescape(element.text or ""))]
+    text = html.unescape(element.text or "")
+    # As names arrows would stand without space; as operators they get what they are due.
+    tag = "mo" if element.tag == "mi" and _ARROW.fullmatch(text) else element.tag
+    parts = [html.escape(text)]
+    before: Element | None = None
     for child in element:
         inner = _rebuilt(child)
         if inner is None:
             return None
+        if before is not None and tag in _ROWS and _apart(before, child):
+            parts.append(_THIN)
         parts += [inner, html.escape(html.unescape(child.tail or ""))]
-    return f"<{element.tag}{kept}>{''.join(parts)}</{element.tag}>"
+        before = child
+    return f"<{tag}{kept}>{''.join(parts)}</{tag}>"
+
+
+def _apart(one: Element, other: Element) -> bool:
+    """Whether the thin space belongs between them that TeX puts beside a function's name: 2 ln 2, but ln(2)."""
+    return (_is_function(one) and other.tag not in _SPACED) or (_is_function(other) and one.tag not in _SPACED)
+
+
+def _is_function(element: Element) -> bool:
+    """Whether it is a name of several letters, with or without indices."""
+    while element.tag in ("msub", "msup", "msubsup") and len(element):
+        element = element[0]
+    return element.tag == "mi" and _FUNCTION.fullmatch(element.text or "") is not None
 
 
 def formulas(md: MarkdownIt) -> None:

@@ -31,6 +31,19 @@ def test_prices_code_and_lone_signs_are_no_formulas(text: str) -> None:
     assert "<math" not in rendered(text)
 
 
+def test_names_of_functions_and_arrows_stand_apart_as_tex_has_them() -> None:
+    thin = '<mspace width="0.167em"></mspace>'
+    for formula, said in {
+        r"2\ln 2": f"<mn>2</mn>{thin}<mi>ln</mi>{thin}<mn>2</mn>",
+        r"\log_2 n": f"<msub><mi>log</mi><mn>2</mn></msub>{thin}<mi>n</mi>",
+        r"1+\sin(x)": '<mo>+</mo><mi>sin</mi><mo stretchy="false">(</mo>',
+        r"\ln^2": "<msup><mi>ln</mi><mn>2</mn></msup></mrow>",
+        r"\frac{\ln}{2}": "<mfrac><mrow><mi>ln</mi></mrow><mrow><mn>2</mn></mrow></mfrac>",
+        r"a \iff b": "<mi>a</mi><mo>⟺</mo><mi>b</mi>",
+    }.items():
+        assert said in drawn(formula, block=False), formula
+
+
 def test_what_latex_asks_for_beyond_mathematics_is_left_out() -> None:
     for formula in (
         r"\href{javascript:alert(1)}{x}", r"\class{a}{x}", r"\style{color:red}{x}", r"\cssId{a}{x}",

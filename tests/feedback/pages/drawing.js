@@ -413,7 +413,8 @@
   const WINDOW = { left: 0, top: 0, right: WIDE, bottom: HIGH };
   materialised();
   const paper = rectangle(WINDOW, 0, WINDOW, painted("fill", getComputedStyle(document.body).backgroundColor));
-  const drawn = paper + stacked(document.body, WINDOW, "");
+  const frame = rectangle(grown(WINDOW, -0.5), 0, WINDOW, { fill: "none", stroke: "#888", "stroke-opacity": 0.4 });
+  const drawn = paper + stacked(document.body, WINDOW, "") + frame;
   const rules = [...classes].map(([rule, id]) => `.${id}{${rule}}`).join("\n");
   const made = [...definitions].map(([what, id]) => what.replace('"@"', `"${id}"`)).join("\n");
   const parts = [`<title>${escaped(name)}</title>`, `<style>${escaped(rules).replaceAll("&#34;", '"')}</style>`, made && `<defs>${made}</defs>`, drawn];

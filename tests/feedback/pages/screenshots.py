@@ -1,4 +1,4 @@
-"""`make screenshots`: the README's pictures of the rating page and the dashboard, drawn as SVG from the page in chromium.
+"""`make screenshots`: the README's pictures of the rating service, drawn as SVG from its pages in chromium.
 
     python -m tests.feedback.pages.screenshots [FOLDER]
 
@@ -39,8 +39,8 @@ class Scene:
 
 
 SCENES = (
-    Scene("pair", "Two answers side by side", f"/rate/{PAIRS}", (1280, 960), keys=("2",)),
-    Scene("pair-dark", "Two answers side by side, dark", f"/rate/{PAIRS}", (1280, 960), DARK, keys=("2",)),
+    Scene("pair", "Two answers side by side", f"/rate/{PAIRS}", (1280, 850), keys=("2",)),
+    Scene("pair-dark", "Two answers side by side, dark", f"/rate/{PAIRS}", (1280, 850), DARK, keys=("2",)),
     Scene("narrow", "One of two answers on a telephone", f"/rate/{PAIRS}", (390, 844), keys=("2",)),
     Scene("narrow-dark", "One of two answers on a telephone, dark", f"/rate/{PAIRS}", (390, 844), DARK, keys=("2",)),
     Scene(
@@ -89,7 +89,7 @@ def looked_at(browser: Any, svg: str, scene: Scene) -> bytes:
 def main(beside: Path | None) -> None:
     PICTURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as home, chromium_browser() as browser:
-        engine = open_database(Workspace(Path(home)))
+        engine = open_database(Workspace(Path(home)), survives="kill")
         with pictured(engine) as house:
             for scene in SCENES:
                 tab = opened(browser, house, scene)
