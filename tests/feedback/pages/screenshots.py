@@ -89,7 +89,7 @@ def looked_at(browser: Any, svg: str, scene: Scene) -> bytes:
 def main(beside: Path | None) -> None:
     PICTURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as home, chromium_browser() as browser:
-        engine = open_database(Workspace(Path(home)), survives="kill")
+        engine = open_database(Workspace(Path(home)), keep=10, survives="kill")
         with pictured(engine) as house:
             for scene in SCENES:
                 tab = opened(browser, house, scene)

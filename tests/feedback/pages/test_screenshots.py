@@ -42,7 +42,7 @@ def house(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     shutil.copy(empty_database, home / "llmops.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("LLMOPS_DATABASE_URL", raising=False)
-        engine = open_database(Workspace(home), survives="kill")
+        engine = open_database(Workspace(home), keep=10, survives="kill")
     with pictured(engine) as service:
         yield service
     engine.dispose()
@@ -89,13 +89,13 @@ def seen(house: Pictured, chromium: Any) -> Callable[[str], Seen]:
     return once
 
 
-@pytest.mark.parametrize("name", ["pair", "narrow-dark", "dashboard"])
+@pytest.mark.parametrize("name", ["pair-dark", "dashboard"])
 def test_a_drawing_looks_like_its_page(name: str, seen: Callable[[str], Seen], chromium: Any) -> None:
     found = seen(name)
     assert apart(found.page, looked_at(chromium, found.svg, SCENE[name])) < SAME_BLOCK
 
 
-@pytest.mark.parametrize("name", ["pair", "narrow-dark", "dashboard"])
+@pytest.mark.parametrize("name", ["pair-dark", "dashboard"])
 def test_what_a_kept_picture_says_the_page_says_today(name: str, seen: Callable[[str], Seen]) -> None:
     kept = [text.text or "" for text in ElementTree.parse(PICTURES / f"{name}.svg").iter(f"{NAMESPACE}text")]
     assert len(kept) > 20
@@ -105,19 +105,19 @@ def test_what_a_kept_picture_says_the_page_says_today(name: str, seen: Callable[
 
 
 def test_what_is_missing_in_a_drawing_is_seen(seen: Callable[[str], Seen], chromium: Any) -> None:
-    found = seen("narrow-dark")
+    found = seen("pair-dark")
     button = re.search(r"<rect(?=[^>]*fill=\"#7db4f0\")[^>]*/>\n<text[^>]*>Submit", found.svg)
-    question = re.search(r"<text[^>]*>person who asked more\?</text>", found.svg)
+    question = re.search(r"<text[^>]*>Which answer helps the person who asked more\?</text>", found.svg)
     assert button is not None
     assert question is not None
     for missing in (button[0].partition("\n")[0], question[0]):
-        without = looked_at(chromium, found.svg.replace(missing, "", 1), SCENE["narrow-dark"])
+        without = looked_at(chromium, found.svg.replace(missing, "", 1), SCENE["pair-dark"])
         assert apart(found.page, without) > 2 * SAME_BLOCK, missing
 
 
 def test_the_same_page_gives_the_same_drawing(seen: Callable[[str], Seen], house: Pictured, chromium: Any) -> None:
-    tab = opened(chromium, house, SCENE["narrow-dark"])
-    assert drawn(tab, SCENE["narrow-dark"]) == seen("narrow-dark").svg
+    tab = opened(chromium, house, SCENE["pair-dark"])
+    assert drawn(tab, SCENE["pair-dark"]) == seen("pair-dark").svg
     tab.context.close()
 
 
