@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from llmops.errors import InputError, nearest
 from llmops.eval.scorers.catalog import Scorer
-from llmops.eval.scorers.likelihood import ByLikelihood
 from llmops.eval.scorers.ours import scorers
+from llmops.eval.scorers.reading import ByReading
 from llmops.eval.scorers.reward import RewardScorer
 from llmops.files import digest_of
 from llmops.finetune.method import Grpo
@@ -92,9 +92,9 @@ def _scorer(wanted: ScorerReward, at: str) -> Scorer:
         first = error.errors()[0]
         where = ".".join(map(str, (at, "scorer", name, *first["loc"])))
         raise InputError(f"{where}: {first['msg']}", fix="see what it takes: llmops explain suite scorers") from error
-    if isinstance(scorer, ByLikelihood):
+    if isinstance(scorer, ByReading):
         raise InputError(
-            f"{at}.scorer: {name} asks how likely texts are to the model, and a reward is of an answer",
+            f"{at}.scorer: {name} has the model itself look at texts, and a reward is of an answer",
             fix="choose a scorer that reads answers",
         )
     return scorer
