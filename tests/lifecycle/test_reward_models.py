@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from llmops.cli.finetune import _plain, _print
+from llmops.cli.models import list_models, show
 from llmops.config import load
 from llmops.data.formats import rows
 from llmops.data.section import PreferenceRows
@@ -92,6 +94,27 @@ def test_its_version_scores_answers_of_a_suite(rewarded: Result, site: Site, mon
     assert metric.per_item[0] > metric.per_item[1]
     assert said_of.measures == {"reward_accuracy": rewarded.finished.manifest.validation_measures["accuracy"]}
     assert rewarded.finished.manifest.artifact_digest[:12] in metric.signature
+
+
+def test_the_command_and_the_registry_show_it_where_scores_stand(
+    rewarded: Result, site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version, told = rewarded.version, rewarded.finished.manifest.validation_measures
+    assert version is not None
+    assert version.scores == {f"held-out.{name}": value for name, value in told.items()}
+    _print(rewarded)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["on", "held-out", "rows", "small-reward"] in lines
+    assert ["accuracy", f"{told['accuracy']:.4f}"] in lines
+    assert lines[-1][:4] == ["next:", "llmops", "eval", version.reference]
+    assert _plain(rewarded)["held_out"] == {
+        "loss": rewarded.finished.manifest.validation_loss, "loss_unit": "nats per pair", **told
+    }  # fmt: skip
+    monkeypatch.setenv("LLMOPS_HOME", str(site.workspace.home))
+    show(version.name, as_json=False)
+    list_models(as_json=False)
+    shown = capsys.readouterr().out
+    assert shown.count(f"held-out.accuracy {told['accuracy']:.4g}") == 2
 
 
 def pairs_suite(site: Site) -> Suite:
