@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from llmops.errors import InputError, nearest
+from llmops.errors import InputError, LlmopsError, nearest
 from llmops.eval.scorers.catalog import Scorer
 from llmops.eval.scorers.ours import scorers
 from llmops.eval.scorers.reading import ByReading
@@ -16,6 +16,7 @@ from llmops.eval.scorers.reward import RewardScorer
 from llmops.files import digest_of
 from llmops.finetune.method import Grpo
 from llmops.finetune.reinforcement import ScorerReward
+from llmops.finetune.shape import ModelShape, shape_at
 
 if TYPE_CHECKING:
     from llmops.eval.measured import Answered
@@ -60,6 +61,25 @@ def rewards_of(method: Grpo) -> list[Reward]:
         scorer.check_items(())
         found.append(Reward(name, wanted.weight, _Scored(scorer, metric)))
     return found
+
+
+def reward_shapes(method: Grpo) -> tuple[list[ModelShape], list[str]]:
+    """The shapes of the reward models that are held while training, and why one is not known; reads no weights.
+
+    One that two rewards name is held by each of them.
+    """
+    found: list[ModelShape] = []
+    unknown = []
+    for _, scorer, _ in check_rewards(method):
+        if not isinstance(scorer, RewardScorer):
+            continue
+        try:
+            model = scorer.found
+            whole = model.base or model.source
+            found.append(shape_at(whole.folder, named=whole.reference))
+        except LlmopsError as fault:
+            unknown.append(f"the memory of the reward model {scorer.model} is not counted: {fault.problem}")
+    return found, unknown
 
 
 def rewards_digest(method: Grpo) -> str:
