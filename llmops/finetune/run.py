@@ -28,10 +28,10 @@ from llmops.finetune.lengths import answered_by_the_model
 from llmops.finetune.method import Grpo
 from llmops.finetune.plan import Plan, check_memory, gib, make_plan, way_out
 from llmops.finetune.recipe import Lora, Recipe
-from llmops.finetune.shape import ModelShape, shape_of
+from llmops.finetune.shape import ModelShape, shape_at
 from llmops.finetune.tokens import TokenStore
 from llmops.finetune.trained import check_shape
-from llmops.hardware import device_of, machine
+from llmops.hardware import Device, device_of, machine
 from llmops.records import DatasetVersion, MaskReport, ModelSource, Row, RunManifest, Split
 from llmops.registry.folder import check_answers
 
@@ -144,11 +144,6 @@ def check_base(recipe: Recipe, base: ModelSource, *, world: int) -> ModelShape:
     return shape
 
 
-def shape_at(folder: Path, *, named: str) -> ModelShape:
-    """The shape that a folder's `config.json` describes."""
-    return shape_of(json.loads((folder / "config.json").read_text()), named=named)
-
-
 def plan_run(
     recipe: Recipe,
     shape: ModelShape,
@@ -158,6 +153,7 @@ def plan_run(
     world: int,
     folder: Path,
     teacher: TeacherModel | None = None,
+    reward_models: Sequence[ModelShape] = (),
 ) -> Plan:
     """What the run will take here, from the lengths of its own rows.
 
@@ -165,6 +161,7 @@ def plan_run(
 
     Args:
         teacher: whose distributions are learned.
+        reward_models: that reward the model's own answers.
 
     Raises:
         EnvironmentFault: memory or disk will not do; the keys that help are named with what each saves.
@@ -176,7 +173,7 @@ def plan_run(
         )
     device = device_of(machine(disk=folder))
     plan = make_plan(
-        recipe,
+        _answering(recipe, device),
         shape,
         profile,
         world=world,
@@ -185,11 +182,22 @@ def plan_run(
         attention=kernels.attention,
         liger=kernels.liger,
         teacher=None if teacher is None else shape_at(teacher.whole, named=teacher.source.reference),
+        reward_models=reward_models,
     )
     check_memory(plan)
     held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     check_disk(folder, disk_needed(plan, recipe, shape) - held)
     return plan
+
+
+def _answering(recipe: Recipe, device: Device) -> Recipe:
+    """The recipe with what will answer here in the place of `auto`."""
+    if not isinstance(recipe.method, Grpo):
+        return recipe
+    from llmops.finetune.grpo import answers_with
+
+    chosen = "vllm" if answers_with(recipe.method, device.kind)[0] else "transformers"
+    return recipe.model_copy(update={"method": recipe.method.model_copy(update={"generate": chosen})})
 
 
 def identify(

@@ -101,7 +101,16 @@ def finetune(
     cached = manifest is not None
     tracker: Tracker | None
     if manifest is None:
-        plan = plan_run(recipe, shape, tokens, kernels, world=gpus, folder=folder, teacher=given.distributions)
+        plan = plan_run(
+            recipe,
+            shape,
+            tokens,
+            kernels,
+            world=gpus,
+            folder=folder,
+            teacher=given.distributions,
+            reward_models=given.reward_models,
+        )
         _announce(dataset, tokens, kernels, listener)
         if missing := unknown(licences):
             listener.say(f"licences: not known for {'; '.join(missing)}; until they are stated nothing is promoted")

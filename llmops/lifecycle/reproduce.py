@@ -137,7 +137,16 @@ def reproduce(
     if dry_run:
         return Reproduction(origin.name, "not trained", changed, notes, [])
     check_writable(folder)
-    plan = plan_run(recipe, shape, tokens, kernels, world=world, folder=folder, teacher=given.distributions)
+    plan = plan_run(
+        recipe,
+        shape,
+        tokens,
+        kernels,
+        world=world,
+        folder=folder,
+        teacher=given.distributions,
+        reward_models=given.reward_models,
+    )
     made = train_run(
         folder,
         recipe,
