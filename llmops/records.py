@@ -114,7 +114,10 @@ class MaskReport:
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """Peak bytes on one GPU (or in one CPU process) by part; `process` is the interpreter and its libraries, on CPU."""
+    """Peak bytes on one GPU (or in one CPU process) by part; `process` is the interpreter and its libraries, on CPU.
+
+    Where the model learns from its own answers, `rollouts` is what making them takes, and `rewards` what rewards them.
+    """
 
     weights: int
     gradients: int
@@ -123,10 +126,13 @@ class MemoryEstimate:
     logits: int
     fragmentation: int
     process: int = 0
+    rollouts: int = 0
+    rewards: int = 0
 
     @property
     def total(self) -> int:
         tensors = self.weights + self.gradients + self.optimizer + self.activations + self.logits
+        tensors += self.rollouts + self.rewards
         return tensors + self.fragmentation + self.process
 
 

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from llmops.lifecycle.loop import Result
+    from llmops.records import RunManifest
 
 
 def finetune(
@@ -73,6 +76,7 @@ def _plain(result: Result) -> dict[str, object]:
         "digest": manifest.digest,
         "predicted": dict(manifest.predicted),
         "measured": dict(manifest.measured),
+        "held_out": {"loss": manifest.validation_loss, "loss_unit": manifest.loss_unit, **manifest.validation_measures},
         "reports": [{**asdict(report), "file": str(report.file)} for report in result.reports],
         "verdict": None if result.verdict is None else asdict(result.verdict),
     }
@@ -81,7 +85,7 @@ def _plain(result: Result) -> dict[str, object]:
 def _print(result: Result) -> None:
     from rich.console import Console
 
-    from llmops.cli.progress import duration, measures
+    from llmops.cli.progress import duration
     from llmops.eval.report import table, verdict_heading, verdict_table
 
     manifest = result.finished.manifest
@@ -99,7 +103,7 @@ def _print(result: Result) -> None:
             soft_wrap=True,
         )
     if manifest.validation_measures:
-        typer.echo(f"on held-out prompts: {measures(manifest.validation_measures)}")
+        console.print(_held_out(manifest))
     if result.verdict is not None:
         typer.echo(verdict_heading(result.verdict))
         console.print(verdict_table(result.verdict))
@@ -109,9 +113,31 @@ def _print(result: Result) -> None:
         typer.echo(f"next: {_next(result, result.version.reference.removeprefix('models:/'))}")
 
 
+def _held_out(manifest: RunManifest) -> Table:
+    """The loss and what the method tells beside it, of the rows that were held out of training."""
+    from rich.table import Table
+
+    from llmops.eval.report import shape_of
+
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    shown.add_column("on held-out rows")
+    shown.add_column(manifest.name, justify="right", overflow="fold")
+    if manifest.validation_loss is not None:
+        shown.add_row(f"loss ({manifest.loss_unit})", f"{manifest.validation_loss:.4f}")
+    for name, value in manifest.validation_measures.items():
+        shown.add_row(name, f"{value:{shape_of([value])}}")
+    return shown
+
+
 def _next(result: Result, version: str) -> str:
+    from llmops.registry.task import scores
+
     if result.verdict is not None and result.verdict.result == "PASS":
         return f"llmops models approve {version} --as SOMEBODY-ELSE"
+    if result.verdict is None and scores(result.finished.manifest):
+        return (
+            f"llmops eval models:/{version} SUITE --gate GATE, such as quickstart-pairs: the pairs were not trained on"
+        )
     return f"llmops models show {version}"
 
 

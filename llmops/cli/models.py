@@ -105,6 +105,8 @@ def _next(one: ModelVersion, verdicts: Sequence[str]) -> str:
 
     scheme, original = one.tags.get(SCHEME_TAG), one.tags.get(VERSION_TAG, "")
     if scheme is None and one.description.startswith(REWARD_MODEL):
+        if not verdicts:
+            return f"llmops eval {one.reference} SUITE --gate GATE, such as those called quickstart-pairs in eval/"
         return f"llmops eval MODEL SUITE, one of whose scorers is `reward: {{model: {one.reference}}}`"
     if scheme is None:
         return f"llmops finetune RECIPE --set base={one.reference}"

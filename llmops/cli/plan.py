@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from llmops.finetune.plan import Plan
     from llmops.finetune.preview import Preview
     from llmops.finetune.recipe import Recipe
+    from llmops.finetune.shape import ModelShape
 
 
 def plan(
@@ -50,14 +52,25 @@ def print_plan(recipe: Recipe, *, gpus: int, gpu: str | None, as_json: bool) -> 
     from llmops.hardware import device_of, gpu_named, machine
     from llmops.workspace import Workspace
 
+    reward_models: list[ModelShape] = []
+    unknown: list[str] = []
     if isinstance(recipe.method, Grpo):
-        from llmops.lifecycle.rewards import check_rewards
+        from llmops.lifecycle.rewards import check_rewards, reward_shapes
 
         check_rewards(recipe.method)
+        reward_models, unknown = reward_shapes(recipe.method)
     device = gpu_named(gpu) if gpu is not None else device_of(machine())
     # A folder for state is not made just to look whether a tokenizer lies in it.
     cache = Workspace.current().home / "cache"
-    found = preview(recipe, world=gpus, device=device, prices=read_prices(), cache=cache if cache.is_dir() else None)
+    found = preview(
+        recipe,
+        world=gpus,
+        device=device,
+        prices=read_prices(),
+        cache=cache if cache.is_dir() else None,
+        reward_models=reward_models,
+    )
+    found = replace(found, notes=(*found.notes, *unknown))
     if as_json:
         typer.echo(json.dumps(as_plain(found), indent=2, ensure_ascii=False))
     else:
@@ -153,12 +166,17 @@ def _memory(plan: Plan) -> Table:
         "activations": memory.activations,
         "logits": memory.logits,
         "fragmentation": memory.fragmentation,
+        "rollouts": memory.rollouts,
+        "rewards": memory.rewards,
         "program": memory.process,
     }
+    beside = {"rollouts", "rewards"}
     for name, amount in parts.items():
-        # The program is a part on a CPU only; another part may be absent at the fullest moment, which is worth seeing.
-        if amount or name != "program":
-            table.add_row(name, gib(amount), "" if amount else "not held at the fullest moment")
+        # The program is a part on a CPU only, rollouts and rewards where the model learns from its own answers;
+        # another part may be absent at the fullest moment, which is worth seeing.
+        if amount or name not in ("program", *beside):
+            said = "estimated, never compared with a run" if name in beside else ""
+            table.add_row(name, gib(amount), said if amount else "not held at the fullest moment")
     table.add_row("total", gib(memory.total), f"of {gib(plan.device.usable_bytes)}")
     return table
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmops.data.formats import Rejected, rows
-from llmops.data.section import MessageRows, Origin, PromptRows
+from llmops.data.section import MessageRows, Origin, PreferenceRows, PromptRows
 from llmops.data.templates import UnusableCell, columns_in, fill
 from llmops.errors import InputError, nearest
-from llmops.eval.suite import ItemSource, MessageItems, PromptItems, Suite
+from llmops.eval.suite import ItemSource, MessageItems, PairItems, PromptItems, Suite
 from llmops.files import digest_of
 from llmops.records import Row
 
@@ -25,7 +25,7 @@ class Item:
     """One thing a model is asked.
 
     Attributes:
-        id: sha256 (hex) of `messages` in canonical form; reports are paired by it.
+        id: sha256 (hex) of `messages` in canonical form, of a pair with its two answers; reports are paired by it.
         messages: the conversation to answer; its last turn is not the assistant's.
         prompt: the text of its user turns, for people and for contamination checks.
         references: good answers, at least one, in the order of the source.
@@ -132,7 +132,7 @@ def _shown_before(item: Item, shown: Sequence[Item]) -> Item:
 
 def _rows(source: ItemSource, line: int, columns: Mapping[str, Any]) -> Iterator[Row]:
     """The rows as they would be trained on, one per reference, so that prompts have one form in both places."""
-    spec: PromptRows | MessageRows
+    spec: PromptRows | MessageRows | PreferenceRows
     match source:
         case PromptItems():
             for template in source.references:
@@ -152,11 +152,16 @@ def _rows(source: ItemSource, line: int, columns: Mapping[str, Any]) -> Iterator
                 for expanded in _each(template, columns):
                     answer = {"role": "assistant", "content": fill(template, expanded)}
                     yield _row(spec, line, {**columns, source.messages: [*asked, answer]})
+        case PairItems():
+            spec = PreferenceRows(
+                source=source.source, prompt=source.prompt, chosen=source.chosen, rejected=source.rejected
+            )
+            yield _row(spec, line, columns)
         case _:
             raise AssertionError(f"unknown items {type(source)}")
 
 
-def _row(spec: PromptRows | MessageRows, line: int, columns: Mapping[str, Any]) -> Row:
+def _row(spec: PromptRows | MessageRows | PreferenceRows, line: int, columns: Mapping[str, Any]) -> Row:
     (row,) = rows(spec, [(line, columns)])
     if isinstance(row, Rejected):
         raise UnusableCell(row.reason.replace("the completion", "a reference"))
@@ -191,16 +196,20 @@ def _turns(name: str, columns: Mapping[str, Any]) -> list[Any]:
 
 
 def _item(source: ItemSource, row: Row, columns: Mapping[str, Any]) -> Item:
-    *messages, answer = row.content["messages"]
+    pair = [row.content[side] for side in ("chosen", "rejected") if side in row.content]
+    if not all(isinstance(one, str) for one in pair):
+        raise UnusableCell("an answer has several turns, or more than text in one; pairs here are of two texts")
+    messages = list(row.content["messages"])
+    reference = pair[0] if pair else messages.pop()["content"]
     prompt = "\n\n".join(turn["content"] for turn in messages if turn["role"] == "user")
     slices = {name: value for name, how in source.slices.items() if (value := _slice(how, columns, prompt)) is not None}
     if source.cluster is not None and source.cluster not in columns:
         raise UnusableCell(f"column `{source.cluster}` is missing")
     cluster = digest_of(prompt if source.cluster is None else str(columns[source.cluster]))[:16]
-    choices: tuple[str, ...] = ()
+    choices: tuple[str, ...] = tuple(pair)
     if isinstance(source, PromptItems) and source.choices is not None:
         choices = tuple(fill(one, expanded) for one in source.choices for expanded in _each(one, columns))
-    return Item(digest_of(messages), tuple(messages), prompt, (answer["content"],), slices, cluster, choices)
+    return Item(digest_of(messages + pair), tuple(messages), prompt, (reference,), slices, cluster, choices)
 
 
 def _joined(first: Item, second: Item, where: str) -> Item:

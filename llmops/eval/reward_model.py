@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from llmops.data.chat import encode_rendered, render
 from llmops.errors import EnvironmentFault, InputError
@@ -92,9 +92,6 @@ class RewardModel:
             InputError: a conversation is longer than the model's context, or the model has several labels.
             EnvironmentFault: it cannot be loaded, or one conversation is too long for the GPU's memory.
         """
-        import torch
-        import transformers
-
         ids = [self._ids(turns) for turns in conversations]
         self._check_room(ids)
         names = [digest_of(list(one)) for one in ids]
@@ -104,14 +101,7 @@ class RewardModel:
         made = answer_new(
             items,
             Generation(),
-            {
-                "name": "reward model",
-                "version": transformers.__version__,
-                "torch": torch.__version__,
-                "device": self._device,
-                "threads": str(torch.get_num_threads()),
-                "precision": self._precision,
-            },
+            {"name": "reward model", **self._computed_by},
             prompts={name: name for name in distinct},
             ask=lambda rest, keep: self._ask({one.id: distinct[one.id][0] for one in rest}, keep, listener),
             cache=None if cache is None else AnswerCache(cache, self.source.digest, base),
@@ -120,6 +110,23 @@ class RewardModel:
         # repr gives back the very number.
         known = {answer.item: float(answer.text) for answer in made.answers}
         return [known[name] for name in names]
+
+    def engine(self) -> dict[str, str]:
+        """What a reward may depend on beside the model."""
+        return {"name": "transformers", **self._computed_by, "reads": "rewards"}
+
+    @property
+    def _computed_by(self) -> dict[str, str]:
+        import torch
+        import transformers
+
+        return {
+            "version": transformers.__version__,
+            "torch": torch.__version__,
+            "device": self._device,
+            "threads": str(torch.get_num_threads()),
+            "precision": self._precision,
+        }
 
     @property
     def _base_folder(self) -> Path | None:
@@ -214,6 +221,38 @@ class RewardModel:
                 fix="train it again with a lower learning rate",
             )
         return [float(one) for one in found]
+
+
+@dataclass(frozen=True, slots=True)
+class Rewards:
+    """Tells how good a reward model finds texts as answers.
+
+    Attributes:
+        cache: folder in which rewards are kept; None keeps nothing.
+    """
+
+    model: RewardModel
+    cache: Path | None = None
+
+    def __call__(
+        self, asked: Sequence[tuple[Conversation, str]], *, prompt: Literal["chat", "plain"], listener: Listener
+    ) -> list[float]:
+        """The reward of each text as what the assistant answers in its conversation, in nats.
+
+        Raises:
+            InputError: a text does not fit into the model's context, or the suite puts its prompts plainly.
+            EnvironmentFault: as `RewardModel.rewards`.
+        """
+        if prompt == "plain":
+            raise InputError(
+                "a reward model reads conversations, and the suite gives it the bare text to go on with",
+                fix="leave generation.prompt out of the suite",
+            )
+        turns = [(*messages, {"role": "assistant", "content": text}) for messages, text in asked]
+        return self.model.rewards(turns, listener=listener, cache=self.cache)
+
+    def engine(self) -> dict[str, str]:
+        return self.model.engine()
 
 
 def _end(ids: Sequence[int], pad_id: int | None) -> int:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from llmops.errors import InputError
 from llmops.eval.engines.engine import Answer, Engine, Generated
@@ -17,11 +17,15 @@ from llmops.eval.measures import measures
 from llmops.eval.metric import Metric, estimates
 from llmops.eval.scorers.consulting import Consulted, Consulting
 from llmops.eval.scorers.likelihood import ByLikelihood
+from llmops.eval.scorers.reading import ByReading
 from llmops.eval.suite import Suite
 from llmops.events import Listener, Silent
 from llmops.files import digest_of, write_json
 from llmops.records import ModelSource, Report, Score
 from llmops.stats import Estimate
+
+if TYPE_CHECKING:
+    from llmops.eval.reward_model import Rewards
 
 CONFIDENCE = 0.95
 """Of the intervals in a report."""
@@ -37,6 +41,7 @@ def evaluate(
     listener: Listener | None = None,
     judged: Path | None = None,
     likelihoods: Likelihoods | None = None,
+    rewards: Rewards | None = None,
     weights_bytes: int | None = None,
     usd_per_hour: float | None = None,
 ) -> Report:
@@ -50,7 +55,8 @@ def evaluate(
         generate: makes the answers; it is called once.
         out: gets `<suite>-<digest>.json` with every item; None writes nothing.
         judged: folder in which scorers that ask others keep what those said; None keeps nothing.
-        likelihoods: of texts to the model; None where only its answers can be had.
+        likelihoods: of texts to the model; None where only its answers can be had, or it gives rewards.
+        rewards: that the model gives texts; None where it is no reward model.
         weights_bytes: of the model's weights, its base's included.
         usd_per_hour: price of what runs the model; None where it is not known.
 
@@ -65,15 +71,10 @@ def evaluate(
     for scorer in suite.scorers:
         scorer.chosen.check_items(items)
     chosen_by = [scorer.chosen for scorer in suite.scorers]
-    if likelihoods is None and any(isinstance(one, ByLikelihood) for one in chosen_by):
-        raise InputError(
-            f"the suite {suite.name} asks how likely texts are to the model, and only its answers can be had",
-            fix="evaluate the model itself, without --answers and --endpoint",
-        )
-    answers_count = not all(isinstance(one, ByLikelihood) for one in chosen_by)
+    readers = [_reader(suite, one, model, likelihoods, rewards) for one in chosen_by if isinstance(one, ByReading)]
+    answers_count = len(readers) < len(chosen_by)
     if not answers_count:
-        assert likelihoods is not None
-        made = Generated(tuple(Answer(item.id, "", None, None, None) for item in items), 0.0, likelihoods.engine())
+        made = Generated(tuple(Answer(item.id, "", None, None, None) for item in items), 0.0, readers[0].engine())
     else:
         made = generate(items, suite.generation, listener=listener)
     answers = _in_order(items, made.answers)
@@ -83,9 +84,9 @@ def evaluate(
     for number, scorer in enumerate(suite.scorers):
         listener.advance(f"scores of {suite.name}", number, len(suite.scorers))
         chosen = scorer.chosen
-        if isinstance(chosen, ByLikelihood):
-            assert likelihoods is not None
-            metrics += _weighed(chosen, answered, suite.generation.prompt, likelihoods, listener)
+        if isinstance(chosen, ByReading):
+            reader = _reader(suite, chosen, model, likelihoods, rewards)
+            metrics += _weighed(chosen, answered, suite.generation.prompt, reader, listener)
         elif isinstance(chosen, Consulting):
             said = consulted[chosen.names()[0]] = chosen.consult(answered, listener=listener, cache=judged)
             metrics += said.metrics
@@ -110,17 +111,41 @@ def evaluate(
     return written(measured, out)
 
 
+def _reader(
+    suite: Suite, scorer: ByReading, model: ModelSource, likelihoods: Likelihoods | None, rewards: Rewards | None
+) -> Likelihoods | Rewards:
+    """What reads the texts of a scorer; raises InputError where this model cannot."""
+    reader = likelihoods if isinstance(scorer, ByLikelihood) else rewards
+    if reader is not None:
+        return reader
+    if likelihoods is None and rewards is None:
+        raise InputError(
+            f"the suite {suite.name} has the model itself look at texts, and only its answers can be had",
+            fix="evaluate the model itself, without --answers and --endpoint",
+        )
+    if rewards is None:
+        raise InputError(
+            f"the suite {suite.name} asks how good the model finds texts, and {model.reference} writes answers and "
+            "rewards none",
+            fix="evaluate a model that `method: {kind: reward}` trained",
+        )
+    raise InputError(
+        f"the suite {suite.name} asks how likely texts are to the model, and {model.reference} is a reward model",
+        fix="evaluate it on a suite with the one scorer reward_accuracy",
+    )
+
+
 def _weighed(
-    scorer: ByLikelihood,
+    scorer: ByReading,
     items: list[Answered],
     prompt: Literal["chat", "plain"],
-    likelihoods: Likelihoods,
+    reader: Likelihoods | Rewards,
     listener: Listener,
 ) -> list[Metric]:
-    """What the scorer makes of the likelihoods; an item without an answer gets the one they stand for."""
+    """What the scorer makes of what was found; an item without an answer gets the one it stands for."""
     texts = [scorer.texts(item) for item in items]
     asked = [(item.messages, text) for item, of_item in zip(items, texts, strict=True) for text in of_item]
-    read = iter(likelihoods(asked, prompt=prompt, listener=listener))
+    read = iter(reader(asked, prompt=prompt, listener=listener))
     found = [[next(read) for _ in of_item] for of_item in texts]
     for place, (item, of_item) in enumerate(zip(items, found, strict=True)):
         if not item.answer:

@@ -117,13 +117,37 @@ class MessageItems(ItemSource):
     conversation, the assistant's, as the one reference."""
 
 
+class PairItems(ItemSource):
+    """Pairs of answers of which people preferred one, for scorers that have the model look at both: each pair is an
+    item, its chosen answer the reference. Pairs of one prompt are taken together in intervals."""
+
+    prompt: Template
+    """The user turn, or `{column}` with all of a column's turns where it holds a list."""
+    chosen: Template
+    """The better answer: a template over columns, or `{column}` with a list of one turn."""
+    rejected: Template
+    """The worse answer, likewise."""
+
+    @field_validator("few_shot")
+    @classmethod
+    def _as_they_stand(cls, shown: FewShot | None) -> FewShot | None:
+        if shown is not None:
+            raise ValueError("pairs are read as they stand, nothing is shown before them; leave it out")
+        return shown
+
+
 def _kind(value: Any) -> str:
     given = value if isinstance(value, dict) else getattr(type(value), "model_fields", {})
+    if "chosen" in given or "rejected" in given:
+        return "<pairs>"
     return "<messages>" if "messages" in given else "<prompt>"
 
 
 Items = Annotated[
-    Annotated[PromptItems, Tag("<prompt>")] | Annotated[MessageItems, Tag("<messages>")], Discriminator(_kind)
+    Annotated[PromptItems, Tag("<prompt>")]
+    | Annotated[MessageItems, Tag("<messages>")]
+    | Annotated[PairItems, Tag("<pairs>")],
+    Discriminator(_kind),
 ]
 
 

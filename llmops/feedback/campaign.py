@@ -26,6 +26,62 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
 Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]+)*$")]
 
 
+class AskedJudge(Settings):
+    """A language model that is asked, by the campaign's own rubric, what raters will be asked."""
+
+    prompt: str
+    """File of eval/judges/: how the question is put."""
+    endpoint: str
+    """OpenAI-compatible server of the judge, such as http://host:8000/v1."""
+    model: Annotated[str, Field(min_length=1)]
+    """The judge's name at that server."""
+    api_key_env: str | None = None
+    """Environment variable that holds the server's key; null sends none."""
+    max_tokens: PositiveInt = 1024
+    """Longest reply in tokens, its reasoning included."""
+
+
+class ByJudges(Settings):
+    """Likelier, the more judges disagree: with one another (and each with itself, a pair being asked in both orders),
+    or with the router."""
+
+    judges: Annotated[list[AskedJudge], Field(min_length=1, max_length=9)]
+    """Who is asked. One is enough for a pair; an answer by itself needs two to disagree on it."""
+    against: Literal["one another", "router"] = "one another"
+    """router: likelier, the more the judges prefer the answer of the shadow, which the router did not choose."""
+    asked: PositiveInt = 1000
+    """Requests that judges are asked about at most, taken uniformly of those kept; the probability says so."""
+
+
+class AgainstMetric(Settings):
+    """Likelier, the further judges' verdicts in the reports are from a metric there."""
+
+    judges_against: Annotated[str, Field(min_length=1)]
+    """The metric; it has an upper bound, such as exact_match, rougeL or chrf."""
+
+
+class ByRouter(Settings):
+    """Likelier, the better the answer of the model that a router would not have chosen."""
+
+    router: Annotated[str, Field(min_length=1)]
+    """What `llmops route calibrate` learned, such as configs/router.json. The reports are of its two models; the one
+    with the lower score is the small one."""
+    metric: Annotated[str, Field(min_length=1)]
+    """Of the reports, by which an answer is better; it has an upper bound."""
+
+
+def _way_of(value: object) -> str | None:
+    """Which way of drawing is meant, by the one key that only it has."""
+    if isinstance(value, str):
+        return "<word>"
+    keys = value if isinstance(value, dict) else getattr(type(value), "model_fields", {})
+    return next((f"<{key}>" for key in ("judges", "judges_against", "router") if key in keys), None)
+
+
+def _ways(meant: str) -> Discriminator:
+    return Discriminator(_way_of, custom_error_type="no_way", custom_error_message=f"must be {meant}")
+
+
 class FromLedger(Settings):
     """Requests that were served and kept (a route's `capture`), with the answers they got."""
 
@@ -37,9 +93,15 @@ class FromLedger(Settings):
     """Only this route's; null takes all routes."""
     sample: PositiveInt = 500
     """Items drawn at most."""
-    by: Literal["uniform", "uncertainty", "disagreement"] = "uniform"
-    """What makes a request likelier to be drawn: nothing, the router's doubt between small and large, or two answers
-    to it that differ (shadow traffic). The probability of each is stored with it."""
+    by: Annotated[
+        Annotated[Literal["uniform", "uncertainty", "disagreement", "router"], Tag("<word>")]
+        | Annotated[ByJudges, Tag("<judges>")],
+        _ways("uniform, uncertainty, disagreement, router, or {judges: […]}"),
+    ] = "uniform"
+    """What makes a request likelier to be drawn: nothing; the learned router's doubt between small and large; two
+    answers to it that differ (shadow traffic); router: that what came of its choice of the small model tells against
+    it, since the cascade went on to the large one or a client was not content; or the disagreement of judges, who are
+    asked as the campaign is made. The probability of each is stored with it."""
     days: PositiveFloat | None = None
     """Only requests of the last so many days; null takes all that are kept."""
 
@@ -54,7 +116,16 @@ class FromReports(Settings):
     reports: Annotated[list[str], Field(min_length=1, max_length=9)]
     """Files of reports that `llmops eval` wrote, one for each model."""
     sample: PositiveInt | None = None
-    """Items drawn at most, uniformly; null takes all."""
+    """Items drawn at most; null takes all."""
+    by: Annotated[
+        Annotated[Literal["uniform", "judges"], Tag("<word>")]
+        | Annotated[AgainstMetric, Tag("<judges_against>")]
+        | Annotated[ByRouter, Tag("<router>")],
+        _ways("uniform, judges, {judges_against: METRIC}, or {router: FILE, metric: METRIC}"),
+    ] = "uniform"
+    """What makes an item likelier to be drawn: nothing; judges: that verdicts in the reports on one answer differ, of
+    judges with one rubric or of one judge that compared in both orders; or as said there. The probability of each is
+    stored with it."""
 
 
 class Part(Settings):

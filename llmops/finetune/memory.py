@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from llmops.finetune.activations import COMPUTE_BYTES, Arithmetic, Load, kept_bytes, layer_bytes
+from llmops.finetune.method import Grpo
 from llmops.finetune.recipe import Fsdp, Lora, NoAdapter, Recipe
+from llmops.finetune.rollouts import reinforced_logits_bytes
 from llmops.finetune.shape import ModelShape
 from llmops.finetune.trained import (
     adapter_weights,
@@ -154,6 +156,8 @@ def logits_bytes(recipe: Recipe, shape: ModelShape, arithmetic: Arithmetic, load
     if recipe.scores:
         # The hidden states where sequences end, as they are and in 32 bits, and the gradient towards them.
         return load.trained * shape.hidden * (arithmetic.stream + 4 + 4)
+    if isinstance(recipe.method, Grpo):
+        return reinforced_logits_bytes(recipe, shape, arithmetic, load)
     chunk = min(recipe.kernels.loss_chunk, load.trained)
     each = (12 if shape.softcap else 4) + (arithmetic.compute if arithmetic.compute < 4 else 0)
     logits = each * chunk * shape.vocabulary

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -11,7 +11,9 @@ from llmops.errors import EnvironmentFault, InputError
 from llmops.finetune.activations import Arithmetic, Load, arithmetic_of
 from llmops.finetune.lengths import LengthProfile, padded
 from llmops.finetune.memory import estimate_memory, with_teacher
+from llmops.finetune.method import Grpo
 from llmops.finetune.recipe import Fsdp, Lora, NoAdapter, Recipe, attention_asked
+from llmops.finetune.rollouts import with_rollouts
 from llmops.finetune.shape import ModelShape
 from llmops.finetune.trained import score_weights, trained_shape, trained_weights
 from llmops.finetune.work import Flops, Tokens, count_flops, count_forward, seconds_for
@@ -130,6 +132,7 @@ def make_plan(
     attention: str | None = None,
     liger: bool | None = None,
     teacher: ModelShape | None = None,
+    reward_models: Sequence[ModelShape] = (),
 ) -> Plan:
     """Everything a run will take, from shapes and lengths alone.
 
@@ -137,6 +140,7 @@ def make_plan(
         world: processes, one per GPU.
         attention, liger: what was chosen where the run will be; None assumes what `auto` takes there.
         teacher: whose distributions are learned, held beside the student.
+        reward_models: that reward the model's own answers, held beside it.
 
     Raises:
         InputError: the batch cannot be split over `world` processes, or there is no row.
@@ -161,9 +165,10 @@ def make_plan(
     # Processes on one CPU share its cores.
     devices = world if device.kind == "cuda" else 1
     seconds = seconds_for(recipe, flops, device, devices=devices)
-    memory = _memory(recipe, shape, lengths, device, world=world, attention=attention, liger=liger, teacher=teacher)
+    beside = _Beside(teacher, tuple(reward_models))
+    memory = _memory(recipe, shape, lengths, device, beside, world=world, attention=attention, liger=liger)
     hours = seconds * devices / 3600
-    suggestions, together = _suggestions(recipe, shape, lengths, device, world, teacher)
+    suggestions, together = _suggestions(recipe, shape, lengths, device, world, beside)
     return Plan(
         world=world,
         device=device,
@@ -181,7 +186,7 @@ def make_plan(
         seconds=seconds,
         tokens_per_s=tokens.used / seconds,
         cost=None if price_per_gpu_hour is None else price_per_gpu_hour * hours,
-        fits=tuple(_fits(recipe, shape, lengths, teacher)),
+        fits=tuple(_fits(recipe, shape, lengths, beside)),
         suggestions=suggestions,
         together=together,
         notes=(*_notes(recipe, lengths, device), *_reference_notes(recipe, shape, epoch, device, devices=devices)),
@@ -267,16 +272,23 @@ def _updates(recipe: Recipe, per_epoch: int) -> int:
 # Memory
 
 
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """Models that are held beside the one that is trained."""
+
+    teacher: ModelShape | None
+    reward_models: tuple[ModelShape, ...]
+
+
 def _load(recipe: Recipe, lengths: LengthProfile, world: int) -> Load:
     """The fullest pass: the longest rows together, which training begins with."""
     batch, together = recipe.batch, len(recipe.method.item.trained)
-    longest = lengths.longest if lengths.exact else _UNSEEN * lengths.longest
     if batch.packing:
         capacity = batch.max_length * together
         length = min(float(capacity), lengths.tokens)
         sequences = min(batch.per_device, math.ceil(lengths.tokens / capacity))
     else:
-        length = min(longest, batch.max_length)
+        length = min(_longest(recipe, lengths), batch.max_length + _answer(recipe))
         sequences = min(batch.per_device * together, math.ceil(lengths.rows - 1e-6))
     # A score is taken where a sequence ends, and nowhere else.
     trained = sequences if recipe.scores else math.ceil(sequences * length * lengths.trained_share)
@@ -291,11 +303,11 @@ def _memory(
     shape: ModelShape,
     lengths: LengthProfile,
     device: Device,
+    beside: _Beside,
     *,
     world: int,
     attention: str | None = None,
     liger: bool | None = None,
-    teacher: ModelShape | None = None,
 ) -> MemoryEstimate:
     on_gpu = device.kind == "cuda"
     arithmetic: Arithmetic = arithmetic_of(
@@ -306,10 +318,23 @@ def _memory(
     )
     load = _load(recipe, lengths, world)
     found = estimate_memory(recipe, shape, arithmetic, load, world=world)
-    return found if teacher is None else with_teacher(found, recipe, shape, teacher, load)
+    if isinstance(recipe.method, Grpo):
+        return with_rollouts(found, recipe, shape, arithmetic, load, device, reward_models=beside.reward_models)
+    return found if beside.teacher is None else with_teacher(found, recipe, shape, beside.teacher, load)
 
 
-def _fits(recipe: Recipe, shape: ModelShape, lengths: LengthProfile, teacher: ModelShape | None) -> Iterator[Fit]:
+def _answer(recipe: Recipe) -> int:
+    """Tokens that the model's own answer adds to a row's at most."""
+    return recipe.method.max_tokens if isinstance(recipe.method, Grpo) else 0
+
+
+def _longest(recipe: Recipe, lengths: LengthProfile) -> float:
+    """The longest sequence; where only some rows were seen others may be longer, an answer is at its longest."""
+    answer = _answer(recipe)
+    return lengths.longest if lengths.exact else answer + _UNSEEN * (lengths.longest - answer)
+
+
+def _fits(recipe: Recipe, shape: ModelShape, lengths: LengthProfile, beside: _Beside) -> Iterator[Fit]:
     for key, gpu in KNOWN_GPUS.items():
         if recipe.precision not in gpu.teraflops:
             yield Fit(key, 0, 0, f"no {recipe.precision} arithmetic")
@@ -318,7 +343,7 @@ def _fits(recipe: Recipe, shape: ModelShape, lengths: LengthProfile, teacher: Mo
         for world in _WORLDS if isinstance(recipe.parallel, Fsdp) else (1,):
             if not _splits(recipe, world):
                 continue
-            needed = _memory(recipe, shape, lengths, gpu, world=world, teacher=teacher).total
+            needed = _memory(recipe, shape, lengths, gpu, beside, world=world).total
             if needed <= gpu.usable_bytes:
                 yield Fit(key, world, needed)
                 break
@@ -344,12 +369,12 @@ def _suggestions(
     lengths: LengthProfile,
     device: Device,
     world: int,
-    teacher: ModelShape | None,
+    beside: _Beside,
 ) -> tuple[tuple[Suggestion, ...], int]:
     """Keys that save memory, those that make the run fit first, each estimated alone; and the first three together."""
 
     def needed(changed: Recipe) -> int:
-        return _memory(changed, shape, lengths, device, world=world, teacher=teacher).total
+        return _memory(changed, shape, lengths, device, beside, world=world).total
 
     room = device.usable_bytes // (world if device.kind == "cpu" else 1)
     now = needed(recipe)
@@ -396,6 +421,12 @@ def _changes(recipe: Recipe, world: int) -> Iterator[tuple[str, list[tuple[str, 
         if recipe.optimizer.name == "adamw":
             yield "optimizer.name", [("adamw8bit", partial(_set, "optimizer", name="adamw8bit"))]
         yield "adapter", [("{kind: lora}", partial(_replace, "adapter", Lora(kind="lora")))]
+    if isinstance(recipe.method, Grpo):
+        if recipe.method.generate != "transformers":
+            shares = [share for share in (0.25, 0.2, 0.15) if share < recipe.method.vllm_memory]
+            yield "method.vllm_memory", [(str(one), partial(_set, "method", vllm_memory=one)) for one in shares]
+        answers = [length for times in (1, 2, 3) if (length := recipe.method.max_tokens >> times) >= _SHORTEST]
+        yield "method.max_tokens", [(str(one), partial(_set, "method", max_tokens=one)) for one in answers]
     shorter = [batch.max_length >> times for times in (1, 2, 3) if batch.max_length >> times >= _SHORTEST]
     yield "batch.max_length", [(str(length), partial(_set, "batch", max_length=length)) for length in shorter]
 
@@ -425,9 +456,10 @@ def _reference_notes(
 def _notes(recipe: Recipe, lengths: LengthProfile, device: Device) -> tuple[str, ...]:
     share = "" if device.kind == "cpu" else f"{device.mfu:.0%} of its peak: "
     notes = [f"row lengths: {lengths.origin}", f"speed: {share}{device.mfu_origin}"]
-    if not lengths.exact and not recipe.batch.packing and _UNSEEN * lengths.longest < recipe.batch.max_length:
+    longest, answer = _longest(recipe, lengths), _answer(recipe)
+    if not lengths.exact and not recipe.batch.packing and longest < recipe.batch.max_length + answer:
         notes.append(
-            f"memory is planned for rows of {round(_UNSEEN * lengths.longest)} tokens, "
-            f"{_UNSEEN:g} times the longest seen"
+            f"memory is planned for rows of {round(longest - answer)} tokens, {_UNSEEN:g} times the longest seen"
+            + (f", and answers of {answer}" if answer else "")
         )
     return tuple(notes)

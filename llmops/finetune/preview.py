@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from llmops.finetune.lengths import LengthProfile
 from llmops.finetune.method import Distill, Grpo
 from llmops.finetune.plan import Plan, make_plan
 from llmops.finetune.prices import Prices
-from llmops.finetune.recipe import Lora, Recipe
+from llmops.finetune.recipe import Recipe
+from llmops.finetune.rollouts import answered_by_vllm
 from llmops.finetune.sampling import sampled_lengths
 from llmops.finetune.shape import ModelShape
 from llmops.finetune.trained import check_shape
@@ -29,10 +31,19 @@ class Preview:
     notes: tuple[str, ...]
 
 
-def preview(recipe: Recipe, *, world: int, device: Device, prices: Prices | None, cache: Path | None) -> Preview:
+def preview(
+    recipe: Recipe,
+    *,
+    world: int,
+    device: Device,
+    prices: Prices | None,
+    cache: Path | None,
+    reward_models: Sequence[ModelShape] = (),
+) -> Preview:
     """What `recipe` would take on `world` devices like `device`.
 
     Args:
+        reward_models: that reward the model's own answers.
         cache: the workspace's, where embedded bases keep their tokenizer; None counts their tokens by bytes.
 
     Raises:
@@ -43,21 +54,34 @@ def preview(recipe: Recipe, *, world: int, device: Device, prices: Prices | None
     check_shape(recipe, base.shape, world=world)
     check_columns(recipe.data)
     lengths, notes = sampled_lengths(recipe, base.folder)
-    teacher, unknown = _teacher(recipe, cache)
+    teacher, unknown = _teacher(recipe, cache, device)
     price = prices.of(device) if prices is not None else None
-    plan = make_plan(recipe, base.shape, lengths, world=world, device=device, price_per_gpu_hour=price, teacher=teacher)
+    plan = make_plan(
+        recipe,
+        base.shape,
+        lengths,
+        world=world,
+        device=device,
+        price_per_gpu_hour=price,
+        teacher=teacher,
+        reward_models=reward_models,
+    )
     return Preview(plan, base, lengths, (*plan.notes, *notes, *unknown))
 
 
-def _teacher(recipe: Recipe, cache: Path | None) -> tuple[ModelShape | None, list[str]]:
+def _teacher(recipe: Recipe, cache: Path | None, device: Device) -> tuple[ModelShape | None, list[str]]:
     """The shape of the teacher that is held beside the student, and what a plan does not know of the method."""
     method = recipe.method
     if isinstance(method, Grpo):
         return None, [
-            "grpo: answering takes most of its time and is not planned, and memory is that of the training passes: "
-            "the answers' keys and values, all logits of a pass"
-            + (", the base held a second time" if method.beta and not isinstance(recipe.adapter, Lora) else "")
-            + f" and vLLM's share of a GPU ({method.vllm_memory:.0%}) come on top"
+            "grpo: answering takes most of its time, which is not planned",
+            "memory of rollouts and rewards is an estimate from shapes that no run was compared with: "
+            + (
+                f"vLLM takes method.vllm_memory ({method.vllm_memory:.0%}) of the GPU, all its keys and values in it"
+                + (", if it is installed" if method.generate == "auto" else "")
+                if answered_by_vllm(method, device)
+                else f"keys and values of {recipe.batch.sequences} answers at one time, each {method.max_tokens} tokens"
+            ),
         ]
     if not isinstance(method, Distill):
         return None, []

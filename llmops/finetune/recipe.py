@@ -334,8 +334,8 @@ class Recipe(Settings):
         found = {}
         if self.evaluate is not None:
             found["evaluate"] = (
-                "a reward model answers no suite; leave the section out: its accuracy on the held-out rows is told "
-                "while it trains, and suites score other models' answers with it"
+                "there is no base to compare a reward model with; leave the section out, and judge its version by "
+                "pairs of answers: `llmops eval models:/NAME/1 SUITE --gate GATE`, the suite's scorer reward_accuracy"
             )
         if isinstance(self.adapter, Lora):
             if self.adapter.merge:

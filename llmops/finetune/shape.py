@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from llmops.errors import InputError, nearest
@@ -232,6 +234,11 @@ def shape_of(config: Mapping[str, Any], *, named: str) -> ModelShape:
         softcap=bool(config.get("final_logit_softcapping")),
         file_bytes=_FILE_BYTES.get(str(config.get("dtype") or config.get("torch_dtype")), 2),
     )
+
+
+def shape_at(folder: Path, *, named: str) -> ModelShape:
+    """The shape that a folder's `config.json` describes."""
+    return shape_of(json.loads((folder / "config.json").read_text()), named=named)
 
 
 def _number(value: Any) -> float:

@@ -10,13 +10,14 @@ from llmops.errors import InputError
 from llmops.events import Listener
 from llmops.finetune.method import Distill, Grpo
 from llmops.finetune.recipe import Recipe
-from llmops.lifecycle.rewards import rewards_digest, rewards_of
+from llmops.lifecycle.rewards import reward_shapes, rewards_digest, rewards_of
 from llmops.lifecycle.teacher import Teacher, teacher_of
 from llmops.records import ModelSource
 from llmops.workspace import Workspace
 
 if TYPE_CHECKING:
     from llmops.finetune.grpo import Reward
+    from llmops.finetune.shape import ModelShape
     from llmops.finetune.teacher import TeacherModel
 
 
@@ -27,12 +28,14 @@ class Beside:
     Attributes:
         teacher: who answers prompts, or whose distributions are learned, or both.
         distributions: the teacher whose distributions are learned.
+        reward_models: the shapes of those among the rewards.
         digests: of what is part of a run's identity and stands in none of its other parts, by name.
     """
 
     teacher: Teacher | None = None
     distributions: TeacherModel | None = None
     rewards: Sequence[Reward] = ()
+    reward_models: Sequence[ModelShape] = ()
     digests: Mapping[str, str] = field(default_factory=dict)
 
     def check_base(self, base: ModelSource) -> None:
@@ -69,7 +72,8 @@ def beside(recipe: Recipe, workspace: Workspace, listener: Listener, *, world: i
                 )
             rewards = rewards_of(recipe.method)
             check_installed()
-            return Beside(rewards=rewards, digests={"rewards": rewards_digest(recipe.method)})
+            shapes, _ = reward_shapes(recipe.method)
+            return Beside(rewards=rewards, reward_models=shapes, digests={"rewards": rewards_digest(recipe.method)})
         case _:
             return Beside()
 

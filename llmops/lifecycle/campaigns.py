@@ -48,7 +48,7 @@ def create(file: Path, *, workspace: Workspace, listener: Listener, dry_run: boo
     rubric = load_rubric(Path(campaign.rubric))
     check_scale(campaign, rubric)
     engine = open_database(workspace)
-    made = items_of(campaign, rubric, engine, random.SystemRandom())
+    made = items_of(campaign, rubric, engine, random.SystemRandom(), listener=listener)
     items = list(_told(clustered(made.items), len(made.items), listener))
     gold = [] if campaign.gold is None else list(gold_of(campaign.gold.source, campaign.kind))
     ratings = 0

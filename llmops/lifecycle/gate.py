@@ -22,6 +22,7 @@ from llmops.lifecycle.measure import Suites, loaded, measure
 from llmops.lifecycle.serving_parity import served_parity
 from llmops.records import ALIASES, ModelSource, Report, Verdict
 from llmops.registry import store
+from llmops.registry.folder import check_answers
 from llmops.registry.promote import aliases_of
 from llmops.registry.reference import registry_name
 from llmops.registry.store import ModelVersion
@@ -133,6 +134,8 @@ def verdict_on(
     """
     apart = {rule.suite for rule in gate.rules if isinstance(rule, ServedEquals)}
     held = {rule.suite for rule in gate.rules if isinstance(rule, ContaminatedAtMost)}
+    if apart:
+        check_answers(judged.served.folder, named=judged.served.reference)
     parities = {
         suite: served_parity(
             reports[suite], trained=judged.trained, served=judged.served, workspace=workspace, listener=listener

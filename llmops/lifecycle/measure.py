@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Literal, TypedDict
 
 from llmops.client import Patience
+from llmops.errors import InputError
 from llmops.eval.cache import AnswerCache
 from llmops.eval.engines.endpoint import SEEN, endpoint
-from llmops.eval.engines.engine import Engine
+from llmops.eval.engines.engine import Engine, Generated
 from llmops.eval.engines.likelihood import Likelihoods
 from llmops.eval.engines.recorded import Recorded
 from llmops.eval.harness import evaluate_task
@@ -19,13 +20,14 @@ from llmops.eval.harness_requests import Asked
 from llmops.eval.items import Item
 from llmops.eval.loading import base_of
 from llmops.eval.measured import Measured, read
+from llmops.eval.reward_model import RewardModel, Rewards
 from llmops.eval.run import evaluate, written
-from llmops.eval.suite import Suite
+from llmops.eval.suite import Generation, Suite
 from llmops.events import Listener
 from llmops.finetune.prices import read_prices
 from llmops.hardware import device_of, machine
 from llmops.records import ModelSource
-from llmops.registry.folder import check_answers
+from llmops.registry.folder import check_answers, is_reward_model
 from llmops.registry.reference import resolve
 from llmops.workspace import Workspace
 
@@ -40,12 +42,14 @@ class Subject:
     Attributes:
         here: the model is on this machine's disk, so that it can also be asked how likely a text is to it.
         base: what an adapter answers on; None for a whole model.
+        rewards: what it gives texts where it is a reward model, whose engine refuses to answer; else None.
     """
 
     source: ModelSource
     engine: Engine
     here: bool = False
     base: ModelSource | None = None
+    rewards: Rewards | None = None
 
 
 def subject(
@@ -69,22 +73,43 @@ def subject(
 def loaded(
     reference: str, workspace: Workspace, listener: Listener, *, through: Through = "transformers", keep: bool = True
 ) -> Subject:
-    """The model that a reference names; an adapter answers on the base it names."""
+    """The model that a reference names, which answers or rewards; an adapter does on the base it names."""
+    source = _resolved(reference, workspace, listener)
+    if is_reward_model(source.folder):
+        model = RewardModel.named(reference, workspace)
+        rewards = Rewards(model, workspace.cache / "judged" if keep else None)
+        return Subject(source, _WritesNothing(source), here=True, base=model.base, rewards=rewards)
     return subject(*located(reference, workspace, listener), workspace, through=through, keep=keep)
 
 
 def located(reference: str, workspace: Workspace, listener: Listener) -> tuple[ModelSource, ModelSource | None]:
     """The model that a reference names and, for an adapter, the base it names; raises InputError where it only scores
     answers."""
+    source = _resolved(reference, workspace, listener)
+    check_answers(source.folder, named=reference)
+    named = base_of(source.folder)
+    return source, _resolved(named, workspace, listener) if named else None
 
+
+def _resolved(reference: str, workspace: Workspace, listener: Listener) -> ModelSource:
     def making(done: int, total: int, what: str) -> None:
         listener.advance(what, done, total)
 
-    source = resolve(reference, workspace=workspace, on_progress=making, say=listener.say)
-    check_answers(source.folder, named=reference)
-    named = base_of(source.folder)
-    base = resolve(named, workspace=workspace, on_progress=making, say=listener.say) if named else None
-    return source, base
+    return resolve(reference, workspace=workspace, on_progress=making, say=listener.say)
+
+
+@dataclass(frozen=True, slots=True)
+class _WritesNothing:
+    """The engine of a model that writes no answers."""
+
+    source: ModelSource
+
+    def __call__(self, items: Sequence[Item], generation: Generation, *, listener: Listener) -> Generated:
+        raise InputError(
+            f"{self.source.reference} is a reward model: it scores answers and writes none, and the suite wants some",
+            fix="evaluate it on a suite whose one scorer is reward_accuracy; a suite scores answers with it by "
+            f"`- reward: {{model: {self.source.reference}}}`",
+        )
 
 
 def served(
@@ -156,6 +181,7 @@ class _Known(TypedDict, total=False):
     """What is known of a model that is on this machine's disk."""
 
     likelihoods: Likelihoods
+    rewards: Rewards
     weights_bytes: int
     usd_per_hour: float | None
 
@@ -168,8 +194,11 @@ def _known(asked: Subject) -> _Known:
     device = device_of(machine())
     # vLLM and transformers take one GPU here.
     price = prices.of(device) if prices is not None and device.kind == "cuda" else None
+    read: _Known = {"likelihoods": Likelihoods(asked.source.folder, asked.base.folder if asked.base else None)}
+    if asked.rewards is not None:
+        read = {"rewards": asked.rewards}
     return {
-        "likelihoods": Likelihoods(asked.source.folder, asked.base.folder if asked.base else None),
+        **read,
         "weights_bytes": sum(file.stat().st_size for folder in folders for file in folder.glob("*.safetensors")),
         "usd_per_hour": price,
     }
@@ -178,6 +207,7 @@ def _known(asked: Subject) -> _Known:
 def _of_task(task: str, asked: Subject, folder: Path, listener: Listener, limit: int | None) -> Measured:
     read_by, tokenizer, context = None, None, None
     if asked.here:
+        check_answers(asked.source.folder, named=asked.source.reference)
         from transformers import AutoConfig
 
         from llmops.eval.engines.transformers_reading import read as read_passages

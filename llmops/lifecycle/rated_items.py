@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,12 @@ from llmops.data.section import Origin
 from llmops.data.templates import UnusableCell, columns_in, fill
 from llmops.errors import InputError, nearest
 from llmops.eval import measured
-from llmops.feedback.campaign import Campaign, FromLedger, FromReports, FromRows, Kind, Part
+from llmops.events import Listener, Silent
+from llmops.feedback.campaign import ByJudges, Campaign, FromLedger, FromReports, FromRows, Kind, Part
 from llmops.feedback.drawing import NOT_TEXT, drawn, item_of, with_probability
 from llmops.feedback.items import NewItem, Response
 from llmops.feedback.verdicts import Pair, Scores, Thumb, Verdict
+from llmops.lifecycle.disagreement import judged, policy_of, reported, weight
 from llmops.lifecycle.rated_ledger import ledger_items
 from llmops.rubric import Likert, Rubric
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 _VERDICT: TypeAdapter[Any] = TypeAdapter(Verdict)
 _MOST_NAMED = 5
+_SILENT = Silent()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,24 +51,33 @@ class Made:
     notes: tuple[str, ...] = ()
 
 
-def items_of(campaign: Campaign, rubric: Rubric, engine: Engine, draw: random.Random) -> Made:
+def items_of(
+    campaign: Campaign, rubric: Rubric, engine: Engine, draw: random.Random, *, listener: Listener = _SILENT
+) -> Made:
     """The items of a campaign.
 
     Args:
         engine: the database with the ledger.
+        listener: hears what judges are asked, where items are drawn by them.
 
     Raises:
-        InputError: a source cannot be read, or nothing in it can be rated.
+        InputError: a source cannot be read, nothing in it can be rated, or nothing tells how likely it is to be drawn.
+        EnvironmentFault: a judge's server does not answer.
     """
     match campaign.items:
         case FromLedger() as wanted:
-            items, unusable = ledger_items(engine, wanted, campaign.kind, draw)
+            ask = partial(_judged, campaign.rubric, listener)
+            items, unusable = ledger_items(engine, wanted, campaign.kind, draw, ask=ask)
             note = f"{unusable} kept requests cannot be rated: no text, cut short, or no second answer that differs"
             return Made(tuple(items), notes=(note,) if unusable else ())
         case FromReports() as wanted:
             return _of_reports(wanted, campaign.kind, draw)
         case FromRows() as wanted:
             return _of_rows(wanted, campaign.kind, rubric, draw)
+
+
+def _judged(rubric: str, listener: Listener, wanted: ByJudges, items: Sequence[NewItem]) -> list[float]:
+    return judged(wanted, rubric, items, listener=listener)
 
 
 def _of_reports(wanted: FromReports, kind: Kind, draw: random.Random) -> Made:
@@ -85,6 +98,7 @@ def _of_reports(wanted: FromReports, kind: Kind, draw: random.Random) -> Made:
             )
     answers = [{item.id: item for item in report.items} for report in reports]
     found: list[NewItem] = []
+    ids: list[str] = []
     alike = 0
     for item in first.items:
         mine = [of_model[item.id] for of_model in answers if item.id in of_model]
@@ -107,7 +121,8 @@ def _of_reports(wanted: FromReports, kind: Kind, draw: random.Random) -> Made:
             )
             for one, report in zip(mine, reports, strict=True)
         )
-        source = {"reports": [report.digest for report in reports], "item": item.id, "policy": "uniform"}
+        source = {"reports": [report.digest for report in reports], "item": item.id, "policy": policy_of(wanted.by)}
+        ids.append(item.id)
         found.append(item_of(item.messages, responses, source, tags=tuple(item.slices.values())))
     if not found:
         raise InputError(
@@ -115,7 +130,8 @@ def _of_reports(wanted: FromReports, kind: Kind, draw: random.Random) -> Made:
             fix="compare models that do not give the same answers",
         )
     notes = (f"{alike} items are left out: both models gave the same answer",) if alike else ()
-    chosen = drawn([1.0] * len(found), wanted.sample, draw)
+    disagreement = [1.0] * len(found) if wanted.by == "uniform" else reported(wanted.by, reports, ids)
+    chosen = drawn([weight(one) for one in disagreement], wanted.sample, draw)
     return Made(tuple(with_probability(found[place], chance) for place, chance in chosen), notes=notes)
 
 

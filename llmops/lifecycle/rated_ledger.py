@@ -6,14 +6,15 @@ import json
 import random
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
 from llmops.errors import InputError, nearest
-from llmops.feedback.campaign import FromLedger, Kind
+from llmops.feedback.campaign import ByJudges, FromLedger, Kind
 from llmops.feedback.drawing import drawn, item_of, with_probability
 from llmops.feedback.items import NewItem, Response
+from llmops.lifecycle.disagreement import policy_of, weight
 from llmops.serve import ledger_tables
 
 if TYPE_CHECKING:
@@ -22,23 +23,35 @@ if TYPE_CHECKING:
 
 _GAP = re.compile(r"learned: gap (-?\d+\.\d+), (?:from|below) (-?\d+\.\d+)")
 _DAY_S = 86_400.0
-_LEAST = 0.05
-"""Weight of what nothing speaks for, beside 1 for what all speaks for: nothing is never drawn."""
+_SMALL_CHOSEN = re.compile(r"learned: gap \S+, below|routine:|cascade:")
+"""Reasons of a router that took the small model to be enough."""
 _DECODING = ("temperature", "top_p", "top_k", "seed", "max_tokens", "max_completion_tokens", "stop")
 _COMPARED = 2_000
 """Characters of two answers that are compared."""
 
 
-def ledger_items(engine: Engine, wanted: FromLedger, kind: Kind, draw: random.Random) -> tuple[list[NewItem], int]:
+Ask = Callable[[ByJudges, Sequence[NewItem]], list[float]]
+"""How far judges disagree on each of some items."""
+
+
+def ledger_items(
+    engine: Engine, wanted: FromLedger, kind: Kind, draw: random.Random, *, ask: Ask | None = None
+) -> tuple[list[NewItem], int]:
     """The items, and how many kept requests could not become one (no text, an error, no second answer).
 
     A pairwise campaign compares the answer with that of the request's shadow copy; other kinds take the answer alone.
+    The probability of an item is the product of those of each step that it went through: the gateway kept it, it was
+    among those judges were asked about, and it was drawn of them. Weighting by its inverse makes sums unbiased
+    (Särndal, Swensson and Wretman 1992, section 9.3, the π* estimator of sampling in two phases).
+
+    Args:
+        ask: asks the judges; needed where it is drawn by them.
 
     Raises:
-        InputError: nothing was kept that could be rated.
+        InputError: nothing was kept that could be rated, or that tells how likely each is to be drawn.
     """
     found: list[NewItem] = []
-    weights: list[float] = []
+    rows: list[RowMapping] = []
     unusable = 0
     pairs = kind in ("pairwise", "ranking")
     for group in _kept(engine, wanted):
@@ -47,11 +60,22 @@ def ledger_items(engine: Engine, wanted: FromLedger, kind: Kind, draw: random.Ra
             unusable += 1
             continue
         found.append(item)
-        weights.append(_weight(wanted, group[0], item))
+        rows.append(group[0])
     if not found:
         raise InputError(_nothing(engine, wanted, unusable, pairs=pairs), fix=_advice(pairs=pairs))
-    chosen = drawn(weights, wanted.sample, draw)
+    if isinstance(wanted.by, ByJudges):
+        if ask is None:
+            raise ValueError("judges are to be asked, and nobody says how")
+        found = [with_probability(found[place], chance) for place, chance in _uniform(found, wanted.by.asked, draw)]
+        disagreement = ask(wanted.by, found)
+    else:
+        disagreement = _told(engine, wanted.by, rows, found)
+    chosen = drawn([weight(one) for one in disagreement], wanted.sample, draw)
     return [with_probability(found[place], chance) for place, chance in chosen], unusable
+
+
+def _uniform(found: Sequence[NewItem], most: int, draw: random.Random) -> list[tuple[int, float]]:
+    return drawn([1.0] * len(found), most, draw)
 
 
 def _kept(engine: Engine, wanted: FromLedger) -> Iterator[list[RowMapping]]:
@@ -90,7 +114,7 @@ def _item(group: Sequence[RowMapping], wanted: FromLedger, *, pairs: bool) -> Ne
         return None
     if pairs and answers[0].text.strip() == answers[1].text.strip():
         return None
-    source = {"request": first["id"], "route": first["route"], "at": first["at"], "policy": wanted.by}
+    source = {"request": first["id"], "route": first["route"], "at": first["at"], "policy": policy_of(wanted.by)}
     return item_of(prompt, answers[: 2 if pairs else 1], source, probability=first["probability"])
 
 
@@ -144,18 +168,80 @@ def _response(row: RowMapping) -> Response | None:
     return Response(found[0], row["version"], {name: value for name, value in detail.items() if value is not None})
 
 
-def _weight(wanted: FromLedger, row: RowMapping, item: NewItem) -> float:
-    match wanted.by:
-        case "uniform":
-            return 1.0
+def _told(engine: Engine, by: str, rows: Sequence[RowMapping], items: Sequence[NewItem]) -> list[float]:
+    """What speaks for drawing each request, 0 to 1.
+
+    uncertainty: (1 − |gap − threshold|)⁴ of the learned router, 0 where it did not decide; the fourth power lets gaps
+    within a tenth of the threshold stand out. disagreement: 1 − the share of characters that the two answers have in
+    common. router: where it took the small model to be enough, 1 if the cascade went on to the large one, else the
+    share of the callers who said something of the answer that last gave a thumb down or a correction; 0 elsewhere,
+    since of an answer of the large model nothing tells that the small one's was as good.
+
+    Raises:
+        InputError: no request tells it.
+    """
+    match by:
         case "uncertainty":
-            gap = _GAP.match(row["reason"] or "")
-            doubt = 0.0 if gap is None else max(0.0, 1.0 - abs(float(gap[1]) - float(gap[2])))
-            return max(_LEAST, doubt**4)  # the fourth power: gaps within a tenth of the threshold stand out
+            gaps = [_GAP.match(row["reason"] or "") for row in rows]
+            if not any(gaps):
+                raise InputError(
+                    f"none of {len(rows)} requests that were kept was routed by a learned router, so its doubt is not "
+                    "known",
+                    fix="give the route `router: FILE` as `llmops route calibrate` writes it, and wait for requests; "
+                    "or draw by something else",
+                )
+            return [0.0 if one is None else max(0.0, 1.0 - abs(float(one[1]) - float(one[2]))) ** 4 for one in gaps]
         case "disagreement":
-            texts = [one.text[:_COMPARED] for one in item.responses]
-            alike = SequenceMatcher(None, texts[0], texts[1]).ratio() if len(texts) == 2 else 1.0
-            return max(_LEAST, 1.0 - alike)
+            if any(len(item.responses) < 2 for item in items):
+                raise InputError(
+                    "two answers are needed to disagree, and this campaign shows one",
+                    fix="make it a pairwise campaign, of a route with `shadow`, or draw by something else",
+                )
+            return [_unlike(*(one.text[:_COMPARED] for one in item.responses)) for item in items]
+        case "router":
+            return _against_router(engine, rows)
+        case _:
+            return [1.0] * len(items)
+
+
+def _unlike(first: str, second: str) -> float:
+    return 1.0 - SequenceMatcher(None, first, second).ratio()
+
+
+def _against_router(engine: Engine, rows: Sequence[RowMapping]) -> list[float]:
+    said = _content(engine)
+    told: list[float | None] = []
+    for row in rows:
+        reason = row["reason"] or ""
+        if row["escalated"]:
+            told.append(1.0)
+        elif not _SMALL_CHOSEN.match(reason):
+            told.append(None)
+        elif row["id"] in said:
+            told.append(1.0 - sum(said[row["id"]]) / len(said[row["id"]]))
+        else:
+            told.append(0.0 if reason.startswith("cascade:") else None)
+    if all(one is None for one in told):
+        raise InputError(
+            f"none of {len(rows)} requests that were kept tells whether its router chose well: none went through a "
+            "cascade, and no client said anything of an answer of the small model",
+            fix="give the route `policy: cascade`, have clients send /v1/feedback, or have judges compare the answer "
+            "with the shadow's: by: {judges: […], against: router}",
+        )
+    return [one or 0.0 for one in told]
+
+
+def _content(engine: Engine) -> dict[str, list[bool]]:
+    """By request, of each caller whether they were content with the answer in the last thing they said of it."""
+    from sqlalchemy import select
+
+    table = ledger_tables.feedback()
+    last: dict[str, dict[str | None, bool]] = {}
+    with engine.connect() as connection:
+        for row in connection.execute(select(table).order_by(table.c.at)).mappings():
+            if row["thumb"] is not None or row["correction"]:
+                last.setdefault(row["request"], {})[row["key"]] = row["thumb"] != "down" and not row["correction"]
+    return {request: list(callers.values()) for request, callers in last.items()}
 
 
 def _nothing(engine: Engine, wanted: FromLedger, unusable: int, *, pairs: bool) -> str:

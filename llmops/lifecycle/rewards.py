@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from llmops.errors import InputError, nearest
+from llmops.errors import InputError, LlmopsError, nearest
 from llmops.eval.scorers.catalog import Scorer
-from llmops.eval.scorers.likelihood import ByLikelihood
 from llmops.eval.scorers.ours import scorers
+from llmops.eval.scorers.reading import ByReading
 from llmops.eval.scorers.reward import RewardScorer
 from llmops.files import digest_of
 from llmops.finetune.method import Grpo
 from llmops.finetune.reinforcement import ScorerReward
+from llmops.finetune.shape import ModelShape, shape_at
 
 if TYPE_CHECKING:
     from llmops.eval.measured import Answered
@@ -62,6 +63,25 @@ def rewards_of(method: Grpo) -> list[Reward]:
     return found
 
 
+def reward_shapes(method: Grpo) -> tuple[list[ModelShape], list[str]]:
+    """The shapes of the reward models that are held while training, and why one is not known; reads no weights.
+
+    One that two rewards name is held by each of them.
+    """
+    found: list[ModelShape] = []
+    unknown = []
+    for _, scorer, _ in check_rewards(method):
+        if not isinstance(scorer, RewardScorer):
+            continue
+        try:
+            model = scorer.found
+            whole = model.base or model.source
+            found.append(shape_at(whole.folder, named=whole.reference))
+        except LlmopsError as fault:
+            unknown.append(f"the memory of the reward model {scorer.model} is not counted: {fault.problem}")
+    return found, unknown
+
+
 def rewards_digest(method: Grpo) -> str:
     """sha256 over all that the rewards depend on, every default filled in, a reward model's bytes among it."""
     return digest_of(
@@ -92,9 +112,9 @@ def _scorer(wanted: ScorerReward, at: str) -> Scorer:
         first = error.errors()[0]
         where = ".".join(map(str, (at, "scorer", name, *first["loc"])))
         raise InputError(f"{where}: {first['msg']}", fix="see what it takes: llmops explain suite scorers") from error
-    if isinstance(scorer, ByLikelihood):
+    if isinstance(scorer, ByReading):
         raise InputError(
-            f"{at}.scorer: {name} asks how likely texts are to the model, and a reward is of an answer",
+            f"{at}.scorer: {name} has the model itself look at texts, and a reward is of an answer",
             fix="choose a scorer that reads answers",
         )
     return scorer

@@ -27,7 +27,7 @@ from llmops.finetune.method import Distill
 from llmops.finetune.prices import read_prices
 from llmops.finetune.recipe import Recipe
 from llmops.hardware import device_of, machine
-from llmops.lifecycle.measure import Subject, loaded, served
+from llmops.lifecycle.measure import Subject, located, served, subject
 from llmops.lifecycle.prepare import held_out
 from llmops.records import DatasetVersion, Row, SourceUse, Split
 from llmops.registry.licence_chain import Licensed, of_teacher
@@ -65,7 +65,7 @@ def teacher_of(settings: ModelTeacher | EndpointTeacher, workspace: Workspace, l
         EnvironmentFault: a model of this machine cannot be loaded.
     """
     if isinstance(settings, ModelTeacher):
-        found = loaded(settings.model, workspace, listener, through=settings.through)
+        found = subject(*located(settings.model, workspace, listener), workspace, through=settings.through, keep=True)
         digest = digest_of([found.source.digest, found.base.digest if found.base else None])
         return Teacher(settings, settings.model, digest, found)
     name = f"{settings.model} at {address(settings.endpoint)}"

@@ -26,6 +26,8 @@ from llmops.registry.folder import check_model_folder
 from llmops.registry.task import REWARD_MODEL, scores
 from llmops.workspace import Workspace
 
+HELD_OUT = "held-out"
+"""Stands for the suite in the names of scores that were measured while training."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -36,7 +38,7 @@ class ModelVersion:
     Attributes:
         digest: of the artifact's bytes; None for a version that another tool registered.
         source: where MLflow says the bytes are.
-        scores: value by `suite.metric`.
+        scores: value by `suite.metric`, of the run's own held-out rows by `held-out.measure`.
         tags: all tags; ours begin with `llmops.`, `score.` and `signature.`.
     """
 
@@ -70,7 +72,8 @@ def register(
     """The version of model `name` that is the folder `artifact`; made unless these bytes are one already.
 
     Args:
-        reports: become scores of the version; given again, they replace those of the same suite and metric.
+        reports: become scores of the version, beside what the manifest says of held-out rows; given again, they replace
+            those of the same suite and metric.
         run_id: the MLflow run it came from; on a remote server the bytes are uploaded to that run.
         facts: more tags; given again, they replace those before, since they are stated and not measured.
 
@@ -89,7 +92,7 @@ def register(
             fix="run `llmops finetune` again, which rebuilds the artifact",
         )
     tags = _tags(digest, manifest)
-    scores = _score_tags(reports)
+    scores = _score_tags(reports) | _held_out_tags(manifest)
     uri = workspace.tracking_uri
     with _alone(workspace):
         held = _hold(artifact, digest, workspace)
@@ -322,6 +325,11 @@ def _score_tags(reports: Sequence[Report]) -> dict[str, str]:
             if score.signature:
                 tags[f"signature.{key}"] = score.signature
     return tags
+
+
+def _held_out_tags(manifest: RunManifest) -> dict[str, str]:
+    """What a method tells of the rows that were held out while it trained, such as a reward model's accuracy."""
+    return {f"score.{HELD_OUT}.{name}": repr(value) for name, value in manifest.validation_measures.items()}
 
 
 def _description(manifest: RunManifest) -> str:

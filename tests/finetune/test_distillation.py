@@ -150,7 +150,7 @@ class TestAPlan:
         [
             (distill(answers={"max_tokens": 50}), "builtin:small is asked first"),
             (distill(teacher={"model": "org/unknown"}, logits={}), "of the teacher org/unknown are not counted"),
-            (GRPO, "answering takes most of its time and is not planned"),
+            (GRPO, "answering takes most of its time, which is not planned"),
             (GRPO, "answers that are still to be made are counted at their longest, 256 tokens"),
         ],
     )

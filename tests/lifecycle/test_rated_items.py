@@ -17,17 +17,16 @@ from sqlalchemy import Engine, insert
 from llmops.data.section import Origin
 from llmops.database import open_database
 from llmops.errors import InputError
-from llmops.feedback.campaign import Campaign, FromLedger, FromRows
+from llmops.feedback.campaign import Campaign, FromRows
 from llmops.feedback.drawing import NOT_TEXT, clustered, drawn, inclusion, item_of
 from llmops.feedback.items import Response
 from llmops.lifecycle.rated_items import gold_of, items_of
 from llmops.lifecycle.rated_ledger import ledger_items, thumbs_given
 from llmops.rubric import Rubric
 from llmops.serve import ledger_tables
-from llmops.serve.entry import Captured
 from llmops.serve.hooks import Feedback
 from llmops.workspace import Workspace
-from tests.serve.entries import an_entry
+from tests.lifecycle.kept_requests import keep, ledger
 
 RUBRIC = Rubric(name="helpful", version=1, question="Which helps more?", scale={"kind": "pairwise"})
 PANDALM = Path(__file__).parents[2] / "../shared/data/pandalm/testset-v1.json"
@@ -37,26 +36,6 @@ DRAW = random.Random(7)
 @pytest.fixture
 def engine(tmp_path: Path) -> Engine:
     return open_database(Workspace(tmp_path / "home"))
-
-
-def keep(engine: Engine, question: str, *answers: str, **said: Any) -> str:
-    """A request that was kept, with shadow copies for the further answers; the request's id."""
-    first = an_entry(**said)
-    entries = [first] + [
-        an_entry(**{**said, "shadow_of": first.id, "version": f"models:/big/{n}"}) for n, _ in enumerate(answers[1:])
-    ]
-    with engine.begin() as connection:
-        for entry, text in zip(entries, answers, strict=True):
-            asked = {"messages": [{"role": "user", "content": question}], "temperature": 0.7}
-            answer = {"choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]}
-            connection.execute(insert(ledger_tables.requests()).values(**ledger_tables.request_row(entry)))
-            kept = Captured(entry.id, 0.1, asked, answer, time.time() + 1000)
-            connection.execute(insert(ledger_tables.captured()).values(**ledger_tables.captured_row(kept)))
-    return first.id
-
-
-def ledger(**settings: Any) -> FromLedger:
-    return FromLedger(**{"from": "ledger", **settings})
 
 
 def campaign(items: FromRows, **other: Any) -> Campaign:

@@ -10,24 +10,32 @@ from typing import Any
 
 import pytest
 
+from llmops.cli.finetune import _plain, _print
+from llmops.cli.models import list_models, show
+from llmops.config import load
 from llmops.data.formats import rows
 from llmops.data.section import PreferenceRows
-from llmops.errors import InputError
+from llmops.errors import InputError, LlmopsError
+from llmops.eval.gates import Gate
+from llmops.eval.items import items_of
 from llmops.eval.scorers.reward import RewardScorer
+from llmops.eval.suite import Suite
 from llmops.events import Silent
 from llmops.feedback.export import export
 from llmops.feedback.export_files import write
 from llmops.finetune.merge import merge
 from llmops.finetune.method import Grpo
 from llmops.finetune.run import check_base
+from llmops.lifecycle.gate import Judged, kept, verdict_on
 from llmops.lifecycle.loop import Result
-from llmops.lifecycle.measure import located
+from llmops.lifecycle.measure import loaded, located, measure
 from llmops.lifecycle.rewards import rewards_digest, rewards_of
 from llmops.records import ModelSource, Row
 from llmops.registry.admission import admit
+from llmops.registry.promote import approve
 from tests.eval.scorers.test_reward import answered
 from tests.feedback.rated_items import PAIRWISE, item, pair, said
-from tests.finetune.small_preferences import PAIRS
+from tests.finetune.small_preferences import PAIRS, some_pairs
 from tests.lifecycle.sites import Site
 from tests.lifecycle.test_preferences import export_of
 from tests.listener import Heard
@@ -86,6 +94,72 @@ def test_its_version_scores_answers_of_a_suite(rewarded: Result, site: Site, mon
     assert metric.per_item[0] > metric.per_item[1]
     assert said_of.measures == {"reward_accuracy": rewarded.finished.manifest.validation_measures["accuracy"]}
     assert rewarded.finished.manifest.artifact_digest[:12] in metric.signature
+
+
+def test_the_command_and_the_registry_show_it_where_scores_stand(
+    rewarded: Result, site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version, told = rewarded.version, rewarded.finished.manifest.validation_measures
+    assert version is not None
+    assert version.scores == {f"held-out.{name}": value for name, value in told.items()}
+    _print(rewarded)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["on", "held-out", "rows", "small-reward"] in lines
+    assert ["accuracy", f"{told['accuracy']:.4f}"] in lines
+    assert lines[-1][:4] == ["next:", "llmops", "eval", version.reference]
+    assert _plain(rewarded)["held_out"] == {
+        "loss": rewarded.finished.manifest.validation_loss, "loss_unit": "nats per pair", **told
+    }  # fmt: skip
+    monkeypatch.setenv("LLMOPS_HOME", str(site.workspace.home))
+    show(version.name, as_json=False)
+    list_models(as_json=False)
+    shown = capsys.readouterr().out
+    assert shown.count(f"held-out.accuracy {told['accuracy']:.4g}") == 2
+
+
+def pairs_suite(site: Site) -> Suite:
+    """Pairs that the run has not seen, two of each prompt."""
+    rows = some_pairs(40, 99)
+    lines = [
+        {**row.content, "prompt": rows[number // 2].content["messages"][0]["content"]}
+        for number, row in enumerate(rows)
+    ]
+    file = site.folder / "held-out.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    items = {"source": str(file), "prompt": "{prompt}", "chosen": "{chosen}", "rejected": "{rejected}"}
+    return Suite.model_validate({"name": "pairs", "items": items, "scorers": [{"reward_accuracy": {}}]})
+
+
+def test_a_gate_on_pairs_it_has_not_seen_lets_it_be_approved(rewarded: Result, site: Site, tmp_path: Path) -> None:
+    """By `llmops eval VERSION SUITE --gate GATE`, as any other model: nobody has to override anything."""
+    version = rewarded.version
+    assert version is not None
+    with pytest.raises(LlmopsError, match="no verdict"):
+        approve(version, "ann", workspace=site.workspace)
+    suite = pairs_suite(site)
+    asked = [(suite, items_of(suite))]
+    subject = loaded(version.reference, site.workspace, Silent())
+    found = measure(subject, asked, folder=tmp_path, listener=Silent())
+    gate = Gate.model_validate({"rules": [{"suite": "pairs", "metric": "reward_accuracy", "at_least": 0.6}]})
+    judged = Judged(None, subject.source, subject.source, asked)
+    verdict = verdict_on(
+        gate, judged, found, {}, named="g.yaml", against=None, workspace=site.workspace, listener=Silent()
+    )
+    assert verdict.result == "PASS"
+    score = next(one for one in found["pairs"].scores if one.metric == "reward_accuracy")
+    assert score.low is not None
+    assert 0.6 <= score.low <= score.value
+    assert len(set(found["pairs"].clusters)) == 20
+    assert kept(verdict, version.reference, workspace=site.workspace)
+    assert approve(version, "ann", workspace=site.workspace).verdict == verdict.digest
+
+
+def test_it_answers_no_suite_that_wants_answers_and_no_task(rewarded: Result, site: Site, tmp_path: Path) -> None:
+    subject = loaded(str(rewarded.finished.artifact), site.workspace, Silent())
+    suite = load(site.folder / "suite.yaml", Suite, what="suite")
+    for asked, tasks in (([(suite, items_of(suite))], []), ([], ["gsm8k"])):
+        with pytest.raises(InputError, match="is a reward model: it scores answers and writes none"):
+            measure(subject, asked, folder=tmp_path, listener=Silent(), tasks=tasks)
 
 
 def test_its_rewards_can_be_learned_from_and_another_model_makes_another_run(

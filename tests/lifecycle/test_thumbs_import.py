@@ -24,7 +24,7 @@ from llmops.rubric import load_rubric
 from llmops.serve import ledger_tables
 from llmops.serve.hooks import Feedback
 from llmops.workspace import Workspace
-from tests.lifecycle.test_rated_items import keep
+from tests.lifecycle.kept_requests import keep
 
 RUBRIC = load_rubric(Path(__file__).parents[2] / "feedback/rubrics/helpfulness.yaml")
 

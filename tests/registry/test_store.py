@@ -47,6 +47,13 @@ def test_a_version_says_what_made_it_and_how_it_scored(workspace: Workspace, art
     )
 
 
+def test_what_was_told_of_held_out_rows_is_a_score_too(workspace: Workspace, artifact: Path) -> None:
+    told = {"accuracy": 0.8125, "kl_k3_per_token": 0.02}
+    manifest = replace(manifest_of(artifact), validation_measures=told)
+    made = register("e2e", artifact, manifest, [report(32.9)], workspace=workspace)
+    assert made.scores == {"e2e.bleu": 32.9, "held-out.accuracy": 0.8125, "held-out.kl_k3_per_token": 0.02}
+
+
 def test_the_bytes_outlive_the_run(workspace: Workspace, artifact: Path) -> None:
     made = register("e2e", artifact, manifest_of(artifact), workspace=workspace)
     shutil.rmtree(artifact.parent)

@@ -148,16 +148,18 @@ class JudgeScorer(Consulting):
         asked, answers = [item.messages for item in items], [item.answer for item in items]
         references = [item.references[0] for item in items]
         scale = judge.prompt.rubric.scale
+        record: dict[str, Any] = {}
         if isinstance(scale, Pairwise):
             pairs = judge.prefer(asked, answers, references, listener=listener)
             values = [math.nan if one.choice is None else WORTH[one.choice] for one in pairs]
             counts, replies = counts_of_preferences(pairs), [one.replies for one in pairs]
+            record = {"orders": {item.id: [one.forward, one.backward] for item, one in zip(items, pairs, strict=True)}}
         else:
             opinions = judge.rate(asked, answers, references, listener=listener)
             values = [_value(scale, one) for one in opinions]
             counts, replies = counts_of_opinions(opinions), [one.replies for one in opinions]
         judge.check_parsed(counts, at_most=self.unparsed_at_most, listener=listener)
-        record: dict[str, Any] = {
+        record |= {
             **judge.identity,
             "endpoint": judge.where,
             "digest": judge.digest,

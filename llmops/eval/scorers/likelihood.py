@@ -6,8 +6,8 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from llmops.errors import InputError
-from llmops.eval.scorers.catalog import Scorer, scorers
+from llmops.eval.scorers.catalog import scorers
+from llmops.eval.scorers.reading import ByReading, check_choices
 
 if TYPE_CHECKING:
     from llmops.eval.engines.likelihood import Likelihood
@@ -16,23 +16,12 @@ if TYPE_CHECKING:
     from llmops.eval.metric import Metric
 
 
-class ByLikelihood(Scorer):
-    """A scorer that looks at no answer; a suite of such scorers alone has none made."""
-
-    @abstractmethod
-    def texts(self, item: Answered) -> Sequence[str]:
-        """What is read as an answer to the item, at least one text."""
+class ByLikelihood(ByReading):
+    """A scorer that asks how likely texts are to a model that writes answers."""
 
     @abstractmethod
     def weigh(self, items: Sequence[Answered], found: Sequence[Sequence[Likelihood]]) -> list[Metric]:
         """As `measure`, from the likelihoods of each item's texts."""
-
-    def answer(self, item: Answered, found: Sequence[Likelihood]) -> str:
-        """What the model says by them, for people who look at the item; empty where it says nothing."""
-        return ""
-
-    def measure(self, items: Sequence[Answered]) -> list[Metric]:
-        raise ValueError("answers alone do not tell how likely texts are")
 
 
 @scorers.add("perplexity")
@@ -84,18 +73,7 @@ class MultipleChoice(ByLikelihood):
         return ("choice", "choice_per_byte")
 
     def check_items(self, items: Sequence[Item]) -> None:
-        for item in items:
-            if len(set(item.choices)) < 2 or "" in item.choices:
-                raise InputError(
-                    f"the item {item.prompt[:60]!r} has no two choices to choose from",
-                    fix="name them with `choices` under `items`: templates over columns, or a column with a list",
-                )
-            if not set(item.references) <= set(item.choices):
-                wrong = next(one for one in item.references if one not in item.choices)
-                raise InputError(
-                    f"the reference {wrong[:60]!r} of {item.prompt[:60]!r} is none of its choices",
-                    fix="give the right choice itself as the reference, word for word",
-                )
+        check_choices(items)
 
     def texts(self, item: Answered) -> Sequence[str]:
         return item.choices

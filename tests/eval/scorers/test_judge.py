@@ -141,6 +141,7 @@ def test_a_judge_that_takes_what_comes_first_finds_nothing_but_ties(
         report = run(suite(served, PAIRWISE), tmp_path)
     assert set(report.metric("judge").per_item.tolist()) == {0.5}  # type: ignore[union-attr]
     assert report.measures["judge_inconsistent_share"] == 1.0
+    assert set(map(tuple, report.judges["judge"]["orders"].values())) == {("A", "B")}, "the answer, then the reference"
     assert report.measures["judge_first_share"] == 1.0
 
 
