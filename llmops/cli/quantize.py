@@ -14,7 +14,8 @@ from llmops.errors import InputError
 
 if TYPE_CHECKING:
     from llmops.hardware import Machine
-    from llmops.lifecycle.quantize import Options, Original, Result
+    from llmops.lifecycle.originals import Original
+    from llmops.lifecycle.quantize import Options, Result
 
 _HELP = "w4a16, w8a16, w8a8, fp8 or nf4; --dry-run says of each where it runs and what it takes."
 
@@ -64,7 +65,8 @@ def quantize(
     workspace = Workspace.current()
     here = machine()
     with watching(quiet=as_json) as listener:
-        from llmops.lifecycle.quantize import ITERS, Options, checked, look, prepare, quantize_model, runnable
+        from llmops.lifecycle.originals import look
+        from llmops.lifecycle.quantize import ITERS, Options, checked, prepare, quantize_model, runnable
 
         options = Options(
             iters=0 if fast else iters or ITERS,

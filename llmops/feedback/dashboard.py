@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from urllib.parse import quote
 
 from llmops.feedback.campaign_report import CampaignReport
 from llmops.feedback.export import usual_purpose
+from llmops.feedback.figures import day_and_time, facts, none, number_of, share_of, span_of
 from llmops.feedback.items import RaterState
+from llmops.feedback.ranking_section import ranking
 from llmops.markup import Markup, grid, joined, tag
-from llmops.paired_ranking import Gap, Ranking
 from llmops.plots import Row, counts, intervals
 from llmops.rater_report import RaterReport
 from llmops.stats import Estimate
@@ -51,7 +52,7 @@ def sections(report: CampaignReport, states: Sequence[RaterState], *, csrf: str)
     """
     return [
         Section("progress", "Progress", _progress(report)),
-        Section("ranking", "Which model is better", _ranking(report.ranking)),
+        Section("ranking", "Which model is better", ranking(report.ranking)),
         Section("agreement", "Agreement", _agreement(report)),
         Section("raters", "Raters", _raters(report, states, csrf)),
         Section("length", "Length", _length(report)),
@@ -64,43 +65,6 @@ def sections(report: CampaignReport, states: Sequence[RaterState], *, csrf: str)
 def address(campaign: str, *more: str) -> str:
     """Where a campaign's page is, or one of its parts."""
     return "/".join(["/campaigns", *(quote(part, safe="") for part in (campaign, *more))])
-
-
-# ── how numbers are written ────────────────────────────────────────────────────────────────────────────────────────
-
-
-def day_and_time(at: float) -> str:
-    """A time as people read it, in UTC, to the minute."""
-    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def share_of(found: Estimate | None) -> str:
-    """A share in per cent with its 95 % interval; a dash where nothing could be measured."""
-    if found is None or not math.isfinite(found.value):
-        return "–"
-    low, high = found.interval(0.95)
-    return f"{found.value:.0%} ({max(low, 0):.0%} to {min(high, 1):.0%})"
-
-
-def number_of(found: Estimate | None, *, confidence: float = 0.95) -> str:
-    """A number with its interval; a dash where nothing could be measured."""
-    if found is None or not math.isfinite(found.value):
-        return "–"
-    low, high = (_end(end) for end in found.interval(confidence))
-    return f"{found.value:.2f} ({low} to {high})"
-
-
-def _end(value: float) -> str:
-    if math.isfinite(value):
-        return f"{value:.2f}"
-    return "−∞" if value < 0 else "∞"
-
-
-def span_of(seconds: float) -> str:
-    """A length of time in its largest unit: `40 minutes`, `3.2 hours`, `6.0 days`."""
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} minutes"
-    return f"{seconds / 3600:.1f} hours" if seconds < 2 * 86_400 else f"{seconds / 86_400:.1f} days"
 
 
 # ── sections ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -118,7 +82,7 @@ def _progress(report: CampaignReport) -> Markup:
     }
     if report.not_text:
         figures["answers that are no text"] = f"{report.not_text:,}"
-    return joined(bar, _figures(figures), tag("p", _projection(report), id="projection"))
+    return joined(bar, facts(figures), tag("p", _projection(report), id="projection"))
 
 
 def _projection(report: CampaignReport) -> str:
@@ -140,111 +104,17 @@ def _projection(report: CampaignReport) -> str:
     return f"{said} At this pace the {pace.left:,} that are missing are there in {ahead}, on {day}."
 
 
-def _ranking(found: Ranking | None) -> Markup:
-    if found is None:
-        return _none("No two models have been compared yet.")
-    parts: list[Markup] = [tag("p", _decided(found), class_="answer-line")]
-    if len(found.groups) > 1:
-        parts.append(
-            tag(
-                "p",
-                f"The models fall into {len(found.groups)} groups that no comparison links; ranks hold within a group.",
-                class_="caution",
-            )
-        )
-    if found.held:
-        parts.append(
-            tag("p", "A model has never lost, or never won; a few made-up results hold its strength.", class_="caution")
-        )
-    drawn = [
-        Row(str(one.model), one.strength.value, *_ends(one.strength), number_of(one.strength))
-        for one in found.standings
-    ]
-    plots = [intervals(drawn, title="Strength, with 95 % intervals", axis="log-odds; 0 is the mean", zero=True)]
-    if found.gaps:
-        steps = [_step(gap, found.pair_confidence) for gap in found.gaps]
-        plots.append(intervals(steps, title="Ahead of the next one, all at once", axis="log-odds", zero=True))
-    parts.append(tag("div", *plots, class_="plots"))
-    parts.append(
-        grid(
-            ["model", "rank", "ranks left open", "strength", "won", "alike", "lost"],
-            [
-                [
-                    str(one.model),
-                    str(one.rank),
-                    " to ".join(map(str, dict.fromkeys(one.ranks))),
-                    number_of(one.strength),
-                    f"{one.wins:,}",
-                    f"{one.ties:,}",
-                    f"{one.losses:,}",
-                ]
-                for one in found.standings
-            ],
-            caption=f"Bradley–Terry with ties, {found.ratings:,} ratings of {found.clusters:,} prompts, "
-            "intervals by prompt",
-        )
-    )
-    if found.gaps:
-        parts.append(
-            grid(
-                ["model", "against", "ahead by (log-odds)", "decided?"],
-                [
-                    [
-                        str(gap.better),
-                        str(gap.worse),
-                        number_of(gap.difference, confidence=found.pair_confidence),
-                        to_decide(gap),
-                    ]
-                    for gap in found.gaps
-                ],
-                caption=f"Neighbours in the ranking; all differences hold at once with {found.confidence:.0%} "
-                "confidence",
-            )
-        )
-    return joined(*parts)
-
-
-def _step(gap: Gap, confidence: float) -> Row:
-    low, high = gap.difference.interval(confidence)
-    said = number_of(gap.difference, confidence=confidence)
-    return Row(f"{gap.better} over {gap.worse}", gap.difference.value, low, high, said, "better" if gap.decided else "")
-
-
-def _decided(found: Ranking) -> str:
-    if not found.gaps:
-        return "There is nothing to decide between yet."
-    still = [gap for gap in found.gaps if not gap.decided]
-    if not still:
-        return "The order is decided."
-    known = [gap.more_ratings for gap in still if gap.more_ratings is not None]
-    said = f"{len(still)} of {len(found.gaps)} steps of the order are open."
-    if len(known) == len(still):
-        return f"{said} About {max(known):,} more ratings would decide all of them."
-    if known:
-        return f"{said} About {max(known):,} more ratings would decide {len(known)} of them."
-    return f"{said} No number of ratings is known to decide them."
-
-
-def to_decide(gap: Gap) -> str:
-    """Whether a step of the order is decided, and what would decide it."""
-    if gap.decided:
-        return "yes"
-    if gap.more_ratings is None or gap.more_clusters is None:
-        return "open; no number of ratings is known to decide it"
-    return f"open; about {gap.more_ratings:,} more ratings, of {gap.more_clusters:,} more prompts"
-
-
 def _agreement(report: CampaignReport) -> Markup:
     known = {name: one for name, one in report.agreement.items() if one is not None}
     if not known:
-        return _none("No item has two ratings yet, so nothing shows how far raters agree.")
+        return none("No item has two ratings yet, so nothing shows how far raters agree.")
     parts = []
     for name, one in known.items():
         rows = [
-            Row("say the same (pairs of raters)", one.share.value, *_ends(one.share), number_of(one.share)),
-            Row("items with one voice", one.unanimous.value, *_ends(one.unanimous), number_of(one.unanimous)),
-            Row("Fleiss' kappa", one.fleiss.value, *_ends(one.fleiss), number_of(one.fleiss)),
-            Row("Krippendorff's alpha", one.alpha.value, *_ends(one.alpha), number_of(one.alpha)),
+            Row("say the same (pairs of raters)", one.share.value, *one.share.interval(0.95), number_of(one.share)),
+            Row("items with one voice", one.unanimous.value, *one.unanimous.interval(0.95), number_of(one.unanimous)),
+            Row("Fleiss' kappa", one.fleiss.value, *one.fleiss.interval(0.95), number_of(one.fleiss)),
+            Row("Krippendorff's alpha", one.alpha.value, *one.alpha.interval(0.95), number_of(one.alpha)),
         ]
         finite = [row for row in rows if math.isfinite(row.value)]
         parts.append(intervals(finite, title=f"Agreement on {name}", axis="1 is full agreement"))
@@ -281,7 +151,7 @@ def _raters(report: CampaignReport, states: Sequence[RaterState], csrf: str) -> 
     standing = {one.rater: one for one in states}
     names = [*by_name, *sorted(standing.keys() - by_name.keys())]
     if not names:
-        return _none("Nobody has rated yet.")
+        return none("Nobody has rated yet.")
     columns: dict[str, Callable[[RaterReport], str]] = {
         "ratings": lambda one: f"{one.ratings:,}",
         "median time": lambda one: "–" if one.seconds is None else f"{one.seconds:.1f} s",
@@ -335,16 +205,18 @@ def _switch(campaign: str, state: RaterState | None, csrf: str) -> Markup:
 
 
 def _of_raters(raters: Iterable[RaterReport], name: str, title: str, *, even: float | None = None) -> Markup:
-    measured = [(str(one.rater), getattr(one, name)) for one in raters if getattr(one, name) is not None]
+    measured: list[tuple[str, Estimate]] = [
+        (str(one.rater), getattr(one, name)) for one in raters if getattr(one, name) is not None
+    ]
     if not measured:
         return Markup("")
-    rows = [Row(rater, found.value, *_ends(found), share_of(found)) for rater, found in measured]
+    rows = [Row(rater, found.value, *found.interval(0.95), share_of(found)) for rater, found in measured]
     return intervals(rows, title=title, axis="share of ratings", even=even)
 
 
 def _length(report: CampaignReport) -> Markup:
     if report.longer is None:
-        return _none("No preference between answers of different lengths has been stated yet.")
+        return none("No preference between answers of different lengths has been stated yet.")
     low, high = report.longer.interval(0.95)
     said = (
         "More often than not the longer answer is preferred."
@@ -366,7 +238,7 @@ def _length(report: CampaignReport) -> Markup:
 
 def _verdicts(report: CampaignReport) -> Markup:
     if not report.verdicts:
-        return _none("Nothing has been said yet.")
+        return none("Nothing has been said yet.")
     found: Mapping[str, int] = report.verdicts
     if report.kind == "pairwise":
         found = {said: report.verdicts[name] for name, said in _PAIRWISE.items() if name in report.verdicts}
@@ -379,7 +251,7 @@ def _verdicts(report: CampaignReport) -> Markup:
 
 def _disagreements(report: CampaignReport) -> Markup:
     if not report.disagreements:
-        return _none("No two raters disagree.")
+        return none("No two raters disagree.")
     worst = report.disagreements[0][1]
     return tag(
         "p",
@@ -398,18 +270,3 @@ def _export(report: CampaignReport) -> Markup:
         tag("p", "In the service's workspace, this writes the ratings as training data:"),
         tag("pre", tag("code", command), tabindex=0),
     )
-
-
-# ── pieces ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _ends(found: Estimate) -> tuple[float, float]:
-    return found.interval(0.95)
-
-
-def _none(said: str) -> Markup:
-    return tag("p", said, class_="quiet")
-
-
-def _figures(pairs: Mapping[str, str]) -> Markup:
-    return tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in pairs.items()), class_="facts")

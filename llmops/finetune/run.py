@@ -16,17 +16,18 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from llmops.data.formats import prompt_key
 from llmops.data.versions import rows_of
-from llmops.errors import EnvironmentFault, InputError, OutOfMemory
+from llmops.errors import InputError, OutOfMemory
 from llmops.events import Listener
 from llmops.files import folder_digest, new_folder, write_json, write_text
+from llmops.finetune.claim import check_writable
 from llmops.finetune.disk import check_disk, disk_needed
-from llmops.finetune.hold import held
-from llmops.finetune.identity import differences, environment, identity, run_digest
+from llmops.finetune.identity import environment, identity, run_digest
 from llmops.finetune.items import Items
+from llmops.finetune.kernels import Kernels
 from llmops.finetune.lengths import answered_by_the_model
 from llmops.finetune.method import Grpo
 from llmops.finetune.plan import Plan, check_memory, gib, make_plan, way_out
-from llmops.finetune.recipe import Lora, Recipe, attention_asked
+from llmops.finetune.recipe import Lora, Recipe
 from llmops.finetune.shape import ModelShape, shape_at
 from llmops.finetune.tokens import TokenStore
 from llmops.finetune.trained import check_shape
@@ -53,16 +54,6 @@ class Tokens:
     report: MaskReport
     digest: str
     pad_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class Kernels:
-    """How the arithmetic will be done here, each choice with its reason."""
-
-    attention: str
-    liger: bool
-    device: str
-    reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,52 +124,6 @@ def encode_dataset(
         digest=key,
         pad_id=int(pad or 0),
     )
-
-
-def choose_kernels(recipe: Recipe, base: ModelSource, *, world: int) -> Kernels:
-    """The fastest arithmetic that this machine and model have for each of `world` processes, unless the recipe says
-    which."""
-    import torch
-    from transformers import AutoConfig
-
-    from llmops.finetune.attention import choose
-    from llmops.finetune.launch import threads_for
-    from llmops.finetune.parallel import this_device
-
-    device = this_device()
-    config = AutoConfig.from_pretrained(base.folder, local_files_only=True)
-    attention, why = choose(
-        attention_asked(recipe),
-        device=device,
-        packing=recipe.batch.packing,
-        model_config=config,
-        max_length=recipe.batch.max_length,
-        precision=recipe.precision,
-    )
-    liger, liger_why = _liger(recipe, device.type, str(config.model_type))
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads_for(world)} threads"
-    reasons = [f"device: {where}", f"attention: {why}", f"liger: {liger_why}"]
-    if isinstance(recipe.method, Grpo):
-        from llmops.finetune.grpo import answers_with
-
-        reasons.append(f"answers while training: {answers_with(recipe.method, device.type)[1]}")
-    return Kernels(attention, liger, where, tuple(reasons))
-
-
-def _liger(recipe: Recipe, device: str, model_type: str) -> tuple[bool, str]:
-    from importlib.util import find_spec
-
-    if recipe.kernels.liger == "off":
-        return False, "off, as the recipe says"
-    if device != "cuda":
-        return False, "off: its kernels run on CUDA only"
-    if find_spec("liger_kernel") is None:
-        return False, "off: not installed (pip install 'llmops[cuda]')"
-    from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
-
-    if model_type not in MODEL_TYPE_TO_APPLY_LIGER_FN:
-        return False, f"off: it has no kernels for {model_type}"
-    return True, f"on: fused norms, rotary embeddings and SwiGLU for {model_type}"
 
 
 def check_base(recipe: Recipe, base: ModelSource, *, world: int) -> ModelShape:
@@ -283,60 +228,6 @@ def identify(
         threads=threads_for(world),
         kernels={"attention": kernels.attention, "liger": kernels.liger, "device": kernels.device},
     )
-
-
-def claim(folder: Path, parts: Mapping[str, Any], *, resume: bool) -> RunManifest | None:
-    """Whether this run may have the folder; answers the manifest of the same run finished before. Writes nothing.
-
-    Raises:
-        InputError: the folder belongs to a run that differs, with every difference named; another process
-            trains in it now; or `resume` was asked and there is nothing to go on from.
-    """
-    record = folder / "identity.json"
-    if record.is_file():
-        # Asked here too, so that a second command is refused before it touches the first one's record.
-        with held(folder):
-            before = json.loads(record.read_text())
-        if before != json.loads(json.dumps(parts)):
-            named = list(differences(before, json.loads(json.dumps(parts))))
-            more = f" and {len(named) - 3} more" if len(named) > 3 else ""
-            raise InputError(
-                f"{folder} holds another run: {'; '.join(named[:3])}{more}",
-                fix="choose another --out for the changed run, or undo the change to go on with this one",
-            )
-        return _finished(folder)
-    if resume:
-        raise InputError(
-            f"there is no run to resume in {folder}",
-            fix="leave --resume out to start it, or name its folder with --out",
-        )
-    return None
-
-
-def check_writable(folder: Path) -> None:
-    """Raises EnvironmentFault where nothing can be written; made before anything slow."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise EnvironmentFault(
-            f"the output folder {folder} cannot be written ({error.strerror})",
-            fix="choose another with --out, or set LLMOPS_HOME to a folder you may write",
-        ) from error
-
-
-def _finished(folder: Path) -> RunManifest | None:
-    """The manifest of a run that is finished and whose artifact still has the bytes it had then."""
-    try:
-        manifest = RunManifest(**json.loads((folder / "manifest.json").read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
-    if folder_digest(folder / "artifact") != manifest.artifact_digest:
-        shutil.rmtree(folder / "artifact", ignore_errors=True)
-        return None
-    return manifest
 
 
 def train_run(

@@ -22,22 +22,12 @@ from llmops.eval.pages.comparison_page import comparison_page, file_name
 from llmops.eval.suite import Suite
 from llmops.events import Listener
 from llmops.files import folder_digest, write_json, write_text
+from llmops.finetune.claim import check_writable, claim
 from llmops.finetune.identity import run_digest
+from llmops.finetune.kernels import Kernels, choose_kernels
 from llmops.finetune.plan import Plan, gib
 from llmops.finetune.recipe import Recipe
-from llmops.finetune.run import (
-    Finished,
-    Kernels,
-    Tokens,
-    check_base,
-    check_writable,
-    choose_kernels,
-    claim,
-    encode_dataset,
-    identify,
-    plan_run,
-    train_run,
-)
+from llmops.finetune.run import Finished, Tokens, check_base, encode_dataset, identify, plan_run, train_run
 from llmops.lifecycle.beside import beside
 from llmops.lifecycle.gate import Judged, verdict_of
 from llmops.lifecycle.measure import measure, subject

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version as version_of
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +12,30 @@ from llmops.errors import EnvironmentFault, InputError, LlmopsError
 from llmops.eval.gates import Gate, over_suites
 from llmops.eval.items import items_of
 from llmops.eval.judge.gated import check_judges
-from llmops.eval.loading import base_of
 from llmops.eval.suite import Suite
 from llmops.eval.verdict import check_gate
 from llmops.events import Listener
-from llmops.files import digest_of, write_json
+from llmops.files import write_json
 from llmops.finetune.shape import shape_of
-from llmops.hardware import Machine, device_of
+from llmops.hardware import Machine
 from llmops.lifecycle.measure import Suites
+from llmops.lifecycle.originals import Original, whole_of
 from llmops.lifecycle.quantized_gate import Kept, Pair, judged
+from llmops.lifecycle.quantized_record import enter, manifest_for
 from llmops.quantize import calibration
 from llmops.quantize.run import (
-    Quantized,
     Request,
     check_packages,
-    check_plain,
     check_room,
-    packages,
     quantize,
-    weights_bytes,
 )
 from llmops.quantize.schemes import SCHEMES, Forecast, Scheme, check_machine, check_shape, forecast
 from llmops.records import ModelSource, RunManifest, Verdict
 from llmops.registry.bom import write_bom
 from llmops.registry.card import CardFacts, write_card
-from llmops.registry.derived import FROM_TAG, SCHEME_TAG, VERSION_TAG, beside_tag
-from llmops.registry.folder import cached_digest, check_answers
-from llmops.registry.licence_chain import TAG, Chain, chain_of, to_plain
-from llmops.registry.promote import registered
-from llmops.registry.reference import registry_name, resolve
-from llmops.registry.run_records import manifest_of, read_manifest
-from llmops.registry.store import ModelVersion, find, register
+from llmops.registry.folder import cached_digest
+from llmops.registry.run_records import read_manifest
+from llmops.registry.store import ModelVersion
 from llmops.workspace import Workspace
 
 GATE = Path("eval/gates/quantized.yaml")
@@ -70,25 +60,6 @@ class Options:
     data: Path | None = None
     suites: tuple[Path, ...] = ()
     gate: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Original:
-    """What is to be quantized, as far as it is known before any weights are read.
-
-    Attributes:
-        source: the model as the user named it.
-        base: what it is an adapter of; None for a whole model.
-        manifest: of the run that made it; None where nobody knows.
-        licences: what it rests on.
-    """
-
-    name: str
-    source: ModelSource
-    base: ModelSource | None
-    manifest: RunManifest | None
-    licences: Chain
-    config: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,35 +96,6 @@ class Result:
     @property
     def artifact(self) -> Path:
         return self.folder / "artifact"
-
-
-def look(reference: str, *, workspace: Workspace, listener: Listener) -> Original:
-    """The model that a reference names, its base where it is an adapter, and what is on record about it.
-
-    Raises:
-        InputError: it is quantized already, or a reward model, which no engine would serve.
-    """
-
-    def making(done: int, total: int, what: str) -> None:
-        listener.advance(what, done, total)
-
-    source = resolve(reference, workspace=workspace, on_progress=making, say=listener.say)
-    check_answers(source.folder, named=reference)
-    named = base_of(source.folder)
-    base = resolve(named, workspace=workspace, on_progress=making, say=listener.say) if named else None
-    config = json.loads(((base or source).folder / "config.json").read_text(encoding="utf-8"))
-    check_plain(config, named=reference)
-    parts = registry_name(reference)
-    manifest = read_manifest(source.folder / "manifest.json")
-    if parts is not None:
-        # An alias moves; what was made of what does not.
-        version = find(parts[0], source.revision, workspace=workspace)
-        source = replace(source, reference=version.reference)
-        manifest = manifest_of(version, workspace) or manifest
-    if manifest and base and manifest.lineage.get("base_digest") == base.digest:
-        base = replace(base, reference=str(manifest.lineage["base"]))  # the adapter itself knows it by its folder
-    name = parts[0] if parts else manifest.name if manifest else _name_of(reference)
-    return Original(name, source, base, manifest, chain_of(source, [], workspace=workspace), config)
 
 
 def predict(original: Original, scheme: Scheme, options: Options) -> Forecast:
@@ -223,7 +165,7 @@ def quantize_model(
     original, scheme = prepared.original, SCHEMES[name]
     expected = checked(original, name, options, machine)
     beneath = original.base if options.beside else None
-    whole = beneath or _whole(original, workspace, listener)
+    whole = beneath or whole_of(original, workspace, listener)
     told = beneath or original.source
     source = prepared.source if scheme.calibrated else None
     iters = options.iters if scheme.calibrated else 0
@@ -235,7 +177,7 @@ def quantize_model(
     if manifest is None:
         check_room(expected, machine, workspace.runs, named=original.source.reference)
         found = quantize(request, whole, out=folder / "artifact", workspace=workspace, listener=listener)
-        manifest = _manifest(called, request, told, whole, original, found, expected, machine)
+        manifest = manifest_for(called, request, told, whole, original, found, expected, machine)
         write_json(folder / "artifact" / "manifest.json", asdict(manifest))
         write_json(folder / "identity.json", dict(manifest.identity))
         write_json(folder / "manifest.json", asdict(manifest))
@@ -255,7 +197,9 @@ def quantize_model(
     facts = CardFacts(manifest, reports, original.licences, [verdict])
     write_card(made.folder, facts)
     write_bom(made.folder, facts)
-    version, fault = _registered(made, manifest, reports, verdict, original, told, name, options, workspace)
+    version, fault = enter(
+        made, manifest, reports, verdict, original, told, name, beside=options.beside, workspace=workspace
+    )
     return Result(name, folder, manifest, expected, kept, verdict, version, fault, cached)
 
 
@@ -285,129 +229,9 @@ def _rows(original: Original, options: Options, workspace: Workspace) -> calibra
     return found
 
 
-def _whole(original: Original, workspace: Workspace, listener: Listener) -> ModelSource:
-    """The model itself, or an adapter merged into its base; merged once for all schemes."""
-    if original.base is None:
-        return original.source
-    from transformers.utils.logging import disable_progress_bar
-
-    from llmops.finetune.merge import merge
-
-    disable_progress_bar()  # the caller shows progress in its own way
-    key = digest_of([original.source.digest, original.base.digest])
-    out = workspace.cache / "merged" / key[:16]
-    if not (out / "config.json").is_file():
-        listener.say(f"{original.source.reference} is an adapter: it is merged into {original.base.reference} first")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        merge(original.source.folder, base=original.base.folder, out=out, on_progress=listener.say)
-    return ModelSource(f"{original.source.reference}, merged", out, None, cached_digest(out, workspace.cache))
-
-
 def _done(folder: Path, request: Request, workspace: Workspace) -> RunManifest | None:
     """The manifest of a request that was done before, its bytes still whole."""
     manifest = read_manifest(folder / "manifest.json")
     if manifest is None or manifest.digest != request.digest or not (folder / "artifact").is_dir():
         return None
     return manifest if cached_digest(folder / "artifact", workspace.cache) == manifest.artifact_digest else None
-
-
-def _manifest(
-    called: str,
-    request: Request,
-    told: ModelSource,
-    whole: ModelSource,
-    original: Original,
-    found: Quantized,
-    expected: Forecast,
-    machine: Machine,
-) -> RunManifest:
-    """What was made of what; lineage, card and licences read it as they read that of a run."""
-    template = original.manifest.lineage.get("template") if original.manifest else None
-    tuned = None
-    if request.source is not None:
-        tuned = {"rows": found.rows, "tokens": found.tokens, "from": request.source.what}
-    recipe = {
-        "name": called,
-        "base": told.reference,
-        "method": {"kind": "quantize", "scheme": request.scheme, "iters": request.iters, "samples": request.samples},
-        # What the original was trained on is what this was trained on.
-        "data": (original.manifest.recipe.get("data") if original.manifest else None) or {"train": []},
-        "seed": request.seed,
-    }
-    device = device_of(machine)
-    return RunManifest(
-        name=called,
-        digest=request.digest,
-        identity={**request.identity, "recipe": recipe},
-        recipe=recipe,
-        kind="quantized",
-        artifact_digest=found.digest,
-        steps=request.iters,
-        tokens=found.tokens,
-        trained_tokens=0,
-        final_loss=0.0,
-        validation_loss=None,
-        tokens_per_s=found.tokens / found.seconds,
-        predicted={"peak_bytes": expected.memory, "disk_bytes": expected.disk},
-        measured={
-            "peak_bytes": found.peak_bytes,
-            "disk_bytes": found.disk_bytes,
-            "original_bytes": weights_bytes(whole.folder),
-            "seconds": found.seconds,
-        },
-        environment={
-            **packages(),
-            "device": device.name if device.kind == "cuda" else f"CPU, {machine.threads} threads",
-        },
-        lineage={
-            "base": told.reference,
-            "base_digest": told.digest,
-            "base_revision": told.revision,
-            "whole_digest": whole.digest,
-            "adapter_digest": original.source.digest if original.base is not None else None,
-            "scheme": request.scheme,
-            "calibration": tuned,
-            "code_version": version_of("llmops"),
-            "licences": to_plain(original.licences),
-            **({"template": template} if template else {}),
-        },
-    )
-
-
-def _registered(
-    made: ModelSource,
-    manifest: RunManifest,
-    reports: Sequence[Any],
-    verdict: Verdict,
-    original: Original,
-    told: ModelSource,
-    scheme: str,
-    options: Options,
-    workspace: Workspace,
-) -> tuple[ModelVersion | None, LlmopsError | None]:
-    """The version with its verdict; a registry that is away loses nothing, the same command later registers it."""
-    facts = {
-        TAG: json.dumps(to_plain(original.licences)),
-        SCHEME_TAG: scheme,
-        FROM_TAG: told.digest,
-        VERSION_TAG: told.reference,
-        **({beside_tag(original.source.digest): scheme} if options.beside else {}),
-    }
-    try:
-        version = register(manifest.name, made.folder, manifest, reports, workspace=workspace, facts=facts)
-        registered(version, verdict, workspace=workspace)
-        return version, None
-    except InputError:
-        raise
-    except LlmopsError as error:
-        missing = EnvironmentFault(
-            f"{manifest.name} is made, but not registered: {error.problem}",
-            fix=f"{error.fix}; then run the same command again: it registers {made.folder}",
-        )
-        return None, missing
-
-
-def _name_of(reference: str) -> str:
-    """What a model without a name of ours is called: the last part of its hub id, or its folder."""
-    last = Path(reference.partition("@")[0].removeprefix("builtin:")).expanduser().absolute().name
-    return re.sub(r"[^A-Za-z0-9._-]", "-", last).lstrip("._-") or "model"

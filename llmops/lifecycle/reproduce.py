@@ -19,16 +19,10 @@ from llmops.errors import InputError
 from llmops.eval.compare import compare
 from llmops.events import Listener
 from llmops.files import file_digest, folder_digest, write_json
+from llmops.finetune.claim import check_writable
+from llmops.finetune.kernels import choose_kernels
 from llmops.finetune.recipe import Recipe
-from llmops.finetune.run import (
-    check_base,
-    check_writable,
-    choose_kernels,
-    encode_dataset,
-    identify,
-    plan_run,
-    train_run,
-)
+from llmops.finetune.run import check_base, encode_dataset, identify, plan_run, train_run
 from llmops.lifecycle.beside import Beside, beside, needed_to_train
 from llmops.lifecycle.measure import Suites, measure, subject
 from llmops.lifecycle.prepare import suites_of

@@ -117,7 +117,8 @@ class Dispatch:
         """
         line = self._lines.get(engine)
         try:
-            if not line:
+            # Those whom a replica has failed had their choice of the places that are free now.
+            if not line or all(waiter.tried for waiter in line):
                 return self._place(engine, key, tried)
             self._askable(engine, tried)
         except Down as down:
@@ -215,17 +216,22 @@ class Dispatch:
 
     def _serve_lines(self) -> None:
         for engine, line in list(self._lines.items()):
+            passed_over: list[_Waiter] = []
             while line:
                 waiter = line[0]
                 if not waiter.place.done():
                     try:
                         waiter.place.set_result(self._place(engine, waiter.key, waiter.tried))
                     except _Busy:
-                        break
+                        if not waiter.tried:
+                            break
+                        # A replica has failed this one, so it waits for the others; those behind it may go there.
+                        passed_over.append(waiter)
                     except Down as down:
                         if down.soon:
                             break
                         waiter.place.set_exception(down)
                 line.popleft()
+            line.extendleft(reversed(passed_over))
             if not line and self._lines.get(engine) is line:
                 del self._lines[engine]

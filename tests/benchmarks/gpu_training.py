@@ -93,11 +93,11 @@ def measure(case: Case, folder: Path) -> dict[str, float | str]:
     import torch
 
     from llmops.finetune.job import Job, read_steps
+    from llmops.finetune.kernels import choose_kernels
     from llmops.finetune.launch import launch
     from llmops.finetune.lengths import LengthProfile
     from llmops.finetune.plan import make_plan
     from llmops.finetune.recipe import Recipe
-    from llmops.finetune.run import choose_kernels
     from llmops.finetune.shape import shape_of
     from llmops.finetune.token_file import Writer
     from llmops.finetune.tokens import TokenStore

@@ -21,6 +21,7 @@ from llmops.events import Silent
 from llmops.finetune.disk import disk_needed
 from llmops.finetune.grpo import answers_with, trl_options
 from llmops.finetune.identity import run_digest
+from llmops.finetune.kernels import choose_kernels
 from llmops.finetune.lengths import LengthProfile
 from llmops.finetune.method import Distill, Grpo
 from llmops.finetune.model import Placement, load_model, trained_parameters
@@ -28,7 +29,7 @@ from llmops.finetune.optimizer import make_optimizer
 from llmops.finetune.order import Order
 from llmops.finetune.plan import make_plan
 from llmops.finetune.recipe import Recipe
-from llmops.finetune.run import choose_kernels, encode_dataset
+from llmops.finetune.run import encode_dataset
 from llmops.finetune.schedule import learning_rate_factor
 from llmops.finetune.shape import shape_of
 from llmops.hardware import KNOWN_GPUS

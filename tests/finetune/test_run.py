@@ -14,21 +14,11 @@ import pytest
 from llmops.errors import EnvironmentFault, InputError
 from llmops.events import Silent
 from llmops.files import folder_digest
+from llmops.finetune.claim import check_writable, claim
 from llmops.finetune.identity import differences
+from llmops.finetune.kernels import Kernels, choose_kernels
 from llmops.finetune.recipe import Recipe
-from llmops.finetune.run import (
-    Finished,
-    Kernels,
-    Tokens,
-    check_base,
-    check_writable,
-    choose_kernels,
-    claim,
-    encode_dataset,
-    identify,
-    plan_run,
-    train_run,
-)
+from llmops.finetune.run import Finished, Tokens, check_base, encode_dataset, identify, plan_run, train_run
 from llmops.records import DatasetVersion, ModelSource, Row, RunManifest
 from tests.finetune.small_models import TEMPLATE, make_tokenizer
 from tests.finetune.small_runs import a_recipe, as_source, some_rows

@@ -18,7 +18,8 @@ from llmops.errors import EnvironmentFault, InputError
 from llmops.eval.loading import Precision, load, load_tokenizer
 from llmops.finetune.merge import merge
 from llmops.hardware import machine
-from llmops.lifecycle.quantize import Options, Original, Prepared, Result, look, prepare, quantize_model, runnable
+from llmops.lifecycle.originals import Original, look
+from llmops.lifecycle.quantize import Options, Prepared, Result, prepare, quantize_model, runnable
 from llmops.lifecycle.quantized_gate import Kept, Pair, judged
 from llmops.quantize.run import Request, quantize
 from llmops.records import ModelSource, Verdict

@@ -120,6 +120,26 @@ def test_a_replica_that_failed_the_request_is_not_asked_again() -> None:
     asyncio.run(run())
 
 
+def test_one_that_a_replica_failed_holds_up_nobody_who_may_go_there() -> None:
+    async def run() -> None:
+        gives = dispatch("ready", "ready")
+        first, second = await take(gives), await take(gives)
+        again = asyncio.create_task(take(gives, tried={first.target.replica}))
+        behind = asyncio.create_task(take(gives))
+        await asyncio.sleep(0)
+        gives.give_back(first, succeeded=True)
+        assert (await behind).target is first.target
+        assert not again.done()
+        assert gives.waiting() == {"e": 1}
+        gives.give_back(await behind, succeeded=True)
+        assert (await take(gives)).target is first.target
+        gives.give_back(second, succeeded=True)
+        assert (await again).target is second.target
+        assert not gives.waiting()
+
+    asyncio.run(run())
+
+
 def test_replicas_that_fail_are_left_alone() -> None:
     async def run() -> None:
         gives = dispatch("ready", "ready", in_flight=10)
