@@ -222,6 +222,14 @@ def test_a_share_that_leaves_no_room_is_refused_with_a_smaller_one(tmp_path: Pat
     assert "method.vllm_memory 0.25" in refused.value.fix
 
 
+def test_shorter_answers_are_offered_with_what_they_would_take(tmp_path: Path) -> None:
+    recipe = grpo(tmp_path, LORA, max_tokens=512, generate="transformers")
+    device = replace(H100, memory_bytes=24 << 30)
+    (offered,) = (one for one in planned(recipe, LLAMA_8B, device).suggestions if one.key == "method.max_tokens")
+    shorter = grpo(tmp_path, LORA, max_tokens=int(offered.value), generate="transformers")
+    assert offered.bytes == planned(shorter, LLAMA_8B, device).memory.total
+
+
 def test_answers_come_on_top_of_the_longest_prompt(tmp_path: Path) -> None:
     """`batch.max_length` bounds the prompt alone."""
     one = planned(grpo(tmp_path, max_tokens=64)).memory
