@@ -328,6 +328,12 @@ def _answer(recipe: Recipe) -> int:
     return recipe.method.max_tokens if isinstance(recipe.method, Grpo) else 0
 
 
+def _with_answers(lengths: LengthProfile, more: int) -> LengthProfile:
+    """The rows with answers of so many tokens more, or fewer."""
+    counts = tuple((length + more, rows) for length, rows in lengths.counts)
+    return replace(lengths, counts=counts, trained_tokens=lengths.trained_tokens + more * lengths.rows)
+
+
 def _longest(recipe: Recipe, lengths: LengthProfile) -> float:
     """The longest sequence; where only some rows were seen others may be longer, an answer is at its longest."""
     answer = _answer(recipe)
@@ -374,7 +380,8 @@ def _suggestions(
     """Keys that save memory, those that make the run fit first, each estimated alone; and the first three together."""
 
     def needed(changed: Recipe) -> int:
-        return _memory(changed, shape, lengths, device, beside, world=world).total
+        rows = _with_answers(lengths, _answer(changed) - _answer(recipe))
+        return _memory(changed, shape, rows, device, beside, world=world).total
 
     room = device.usable_bytes // (world if device.kind == "cpu" else 1)
     now = needed(recipe)

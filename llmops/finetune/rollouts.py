@@ -32,11 +32,11 @@ def answered_by_vllm(method: Grpo, device: Device) -> bool:
 def key_value_bytes(shape: ModelShape, arithmetic: Arithmetic, *, sequences: int, tokens: int) -> int:
     """Keys and values of so many sequences of so many tokens: sequences · tokens · layers · 2 · key width · bytes.
 
-    Kwon et al. 2023 (arXiv:2309.06180), section 3, with one width for keys and one for values where heads share them.
-    Values are held in `compute`; keys are rotated by factors in the precision of the residual stream, and take it. The
-    cache grows by putting a layer's old and new together, so one layer of it exists twice for a moment.
+    Kwon et al. 2023 (arXiv:2309.06180), section 3, with the width of the heads that share them. Keys are rotated by
+    factors in the precision of the residual stream and take it, and values are kept as keys are. The cache grows by
+    putting a layer's old and new together, so one layer of it exists twice for a moment.
     """
-    a_layer = sequences * tokens * shape.key_width * (arithmetic.stream + arithmetic.compute)
+    a_layer = sequences * tokens * 2 * shape.key_width * arithmetic.stream
     return a_layer * (shape.layers + 1)
 
 

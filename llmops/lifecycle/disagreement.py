@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -13,6 +14,7 @@ from llmops.eval.measured import Measured
 from llmops.eval.scorers.judge import WORTH, JudgeScorer
 from llmops.events import Listener
 from llmops.feedback.campaign import AgainstMetric, ByJudges, ByRouter
+from llmops.feedback.drawing import drawn, with_probability
 from llmops.feedback.items import NewItem
 from llmops.rubric import Attributes, Likert, Pairwise, value_of
 from llmops.serve.routing.choose import Rules, choose
@@ -42,6 +44,15 @@ def policy_of(by: str | ByJudges | AgainstMetric | ByRouter) -> str:
 def weight(disagreement: float) -> float:
     """Of an item in the draw."""
     return max(LEAST, disagreement)
+
+
+def drawn_by(
+    disagreement: Sequence[float], items: Sequence[NewItem], sample: int | None, draw: random.Random
+) -> list[NewItem]:
+    """`sample` of the items in random order, likelier the more is disagreed on, each with its probability times that
+    of this draw; None takes all."""
+    chosen = drawn([weight(one) for one in disagreement], sample, draw)
+    return [with_probability(items[place], chance) for place, chance in chosen]
 
 
 def spread(opinions: Opinions) -> float:

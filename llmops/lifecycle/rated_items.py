@@ -23,7 +23,7 @@ from llmops.feedback.campaign import ByJudges, Campaign, FromLedger, FromReports
 from llmops.feedback.drawing import NOT_TEXT, drawn, item_of, with_probability
 from llmops.feedback.items import NewItem, Response
 from llmops.feedback.verdicts import Pair, Scores, Thumb, Verdict
-from llmops.lifecycle.disagreement import judged, policy_of, reported, weight
+from llmops.lifecycle.disagreement import drawn_by, judged, policy_of, reported
 from llmops.lifecycle.rated_ledger import ledger_items
 from llmops.rubric import Likert, Rubric
 
@@ -131,8 +131,7 @@ def _of_reports(wanted: FromReports, kind: Kind, draw: random.Random) -> Made:
         )
     notes = (f"{alike} items are left out: both models gave the same answer",) if alike else ()
     disagreement = [1.0] * len(found) if wanted.by == "uniform" else reported(wanted.by, reports, ids)
-    chosen = drawn([weight(one) for one in disagreement], wanted.sample, draw)
-    return Made(tuple(with_probability(found[place], chance) for place, chance in chosen), notes=notes)
+    return Made(tuple(drawn_by(disagreement, found, wanted.sample, draw)), notes=notes)
 
 
 def _of_rows(wanted: FromRows, kind: Kind, rubric: Rubric, draw: random.Random) -> Made:

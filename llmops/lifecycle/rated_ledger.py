@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from llmops.errors import InputError, nearest
 from llmops.feedback.campaign import ByJudges, FromLedger, Kind
-from llmops.feedback.drawing import drawn, item_of, with_probability
+from llmops.feedback.drawing import item_of
 from llmops.feedback.items import NewItem, Response
-from llmops.lifecycle.disagreement import policy_of, weight
+from llmops.lifecycle.disagreement import drawn_by, policy_of
 from llmops.serve import ledger_tables
 
 if TYPE_CHECKING:
@@ -66,16 +66,11 @@ def ledger_items(
     if isinstance(wanted.by, ByJudges):
         if ask is None:
             raise ValueError("judges are to be asked, and nobody says how")
-        found = [with_probability(found[place], chance) for place, chance in _uniform(found, wanted.by.asked, draw)]
+        found = drawn_by([1.0] * len(found), found, wanted.by.asked, draw)
         disagreement = ask(wanted.by, found)
     else:
         disagreement = _told(engine, wanted.by, rows, found)
-    chosen = drawn([weight(one) for one in disagreement], wanted.sample, draw)
-    return [with_probability(found[place], chance) for place, chance in chosen], unusable
-
-
-def _uniform(found: Sequence[NewItem], most: int, draw: random.Random) -> list[tuple[int, float]]:
-    return drawn([1.0] * len(found), most, draw)
+    return drawn_by(disagreement, found, wanted.sample, draw), unusable
 
 
 def _kept(engine: Engine, wanted: FromLedger) -> Iterator[list[RowMapping]]:

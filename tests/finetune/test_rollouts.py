@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -132,11 +134,19 @@ def test_it_reads_as_many_answers_at_one_time_as_the_scorer_does() -> None:
 
 
 def test_tiles_are_as_large_as_trls() -> None:
-    pytest.importorskip("trl")
-    from trl.kernels.chunked_logprob import TOKEN_CHUNK_SIZE
-    from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE
+    """Read and not imported, which would take seconds."""
+    trl = find_spec("trl")
+    if trl is None or trl.origin is None:
+        pytest.skip("trl is not installed: pip install 'llmops[grpo]'")
+    folder = Path(trl.origin).parent
 
-    assert TILE == (TOKEN_CHUNK_SIZE, _CHUNKED_LOGPROB_CHUNK_SIZE)
+    def written(file: str, name: str) -> int:
+        found = re.search(rf"^{name} = (\d+)$", (folder / file).read_text(), re.MULTILINE)
+        assert found is not None
+        return int(found[1])
+
+    tokens = written("kernels/chunked_logprob.py", "TOKEN_CHUNK_SIZE")
+    assert (tokens, written("trainer/utils.py", "_CHUNKED_LOGPROB_CHUNK_SIZE")) == TILE
 
 
 def test_the_loss_holds_a_tile_and_the_states_of_answers(tmp_path: Path) -> None:
@@ -179,7 +189,7 @@ def test_the_fullest_of_answering_rewarding_and_training_counts(tmp_path: Path) 
     assert (training.rollouts, training.rewards) == (0, 0), "while it trains, no answers are held"
     many = grpo(tmp_path, "batch={sequences: 4096, per_device: 8, max_length: 96}")
     answering = planned(many).memory
-    assert answering.rollouts == answering_bytes(many, TINY, FP32, prompt=96)
+    assert answering.rollouts == answering_bytes(many, TINY, FP32, prompt=80)
     assert (answering.gradients, answering.activations, answering.logits) == (0, 0, 0)
     assert answering.total > planned(grpo(tmp_path)).memory.total
 
@@ -192,7 +202,7 @@ def test_reward_models_stay_and_read_while_nothing_is_trained(tmp_path: Path) ->
     wide = replace(TINY, hidden=64 * 64, intermediate=64 * 256, layers=1, vocabulary=8)
     reading = planned(grpo(tmp_path), rewards=[TINY, wide]).memory
     held = reward_model_weights(TINY, CPU) + reward_model_weights(wide, CPU)
-    assert reading.rewards == held + rewarding_bytes(wide, CPU, answers=32, length=160)
+    assert reading.rewards == held + rewarding_bytes(wide, CPU, answers=32, length=144)
     assert reading.activations == 0
 
 
@@ -210,6 +220,14 @@ def test_a_share_that_leaves_no_room_is_refused_with_a_smaller_one(tmp_path: Pat
     with pytest.raises(EnvironmentFault) as refused:
         check_memory(plan)
     assert "method.vllm_memory 0.25" in refused.value.fix
+
+
+def test_shorter_answers_are_offered_with_what_they_would_take(tmp_path: Path) -> None:
+    recipe = grpo(tmp_path, LORA, max_tokens=512, generate="transformers")
+    device = replace(H100, memory_bytes=24 << 30)
+    (offered,) = (one for one in planned(recipe, LLAMA_8B, device).suggestions if one.key == "method.max_tokens")
+    shorter = grpo(tmp_path, LORA, max_tokens=int(offered.value), generate="transformers")
+    assert offered.bytes == planned(shorter, LLAMA_8B, device).memory.total
 
 
 def test_answers_come_on_top_of_the_longest_prompt(tmp_path: Path) -> None:
