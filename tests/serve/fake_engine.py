@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -135,6 +136,19 @@ def saying(*parts: bytes, wait_s: float = 0.0, then: str = "keep") -> Behaviour:
             out.close()
         elif then == "reset":
             out.transport.abort()
+
+    return behave
+
+
+def holding(go: threading.Event, *, begun: bytes = b"", then: Behaviour) -> Behaviour:
+    """Writes what it has `begun`, and goes on as `then` once it is told to `go`."""
+
+    async def behave(request: Request, out: asyncio.StreamWriter) -> None:
+        out.write(begun)
+        await out.drain()
+        while not go.is_set():
+            await asyncio.sleep(0.005)
+        await then(request, out)
 
     return behave
 

@@ -16,6 +16,7 @@ from llmops.serve.hooks import Ask, Choice, Everybody, Feedback, Gatekeeper, Now
 from llmops.serve.server import Server, config_of
 from llmops.serve.settings import BySize, Cascade, Direct, Gateway
 from llmops.serve.targets import Replica, Target, Targets
+from tests.patience import HANG_S
 from tests.serve.fake_engine import Behaviour, FakeEngine
 
 Value = TypeVar("Value")
@@ -81,7 +82,7 @@ class Running:
     url: str = ""
     server: Server | None = None
 
-    def on_loop(self, work: Awaitable[Value], seconds: float = 30) -> Value:
+    def on_loop(self, work: Awaitable[Value], seconds: float = HANG_S) -> Value:
         async def run() -> Value:
             return await work
 
@@ -157,14 +158,14 @@ def running(
 
     worker = threading.Thread(target=thread)
     worker.start()
-    assert started.wait(20)
+    assert started.wait(HANG_S)
     if failed:
         raise failed[0]
     try:
         yield made[0]
     finally:
         made[0].loop.call_soon_threadsafe(_stop, made[0])
-        worker.join(30)
+        worker.join(HANG_S)
     if failed:
         raise failed[0]
 

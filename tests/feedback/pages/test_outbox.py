@@ -9,9 +9,10 @@ import pytest
 from playwright.sync_api import expect
 
 from llmops.rubric import Rubric
-from tests.feedback.pages.hands import on_task, opened, press, ready, saved_mark, stored, until
+from tests.feedback.pages.hands import on_task, opened, press, ready, saved_mark, stored
 from tests.feedback.pages.site import FakeDesk, Site
 from tests.feedback.pages.tasks_shown import HELPFUL, task, tasks
+from tests.patience import wait_until
 
 pytestmark = pytest.mark.xdist_group("rating-page")
 KINDER = Rubric.model_validate({**HELPFUL.model_dump(), "version": 2, "question": "Which is kinder?"})
@@ -28,7 +29,10 @@ def once_each(desk: FakeDesk, steps: list[int]) -> None:
 def test_ratings_given_offline_wait_and_are_sent_when_the_network_is_back(rate: Rate) -> None:
     desk = FakeDesk(tasks("pairwise", 5))
     _, tab = rate(desk)
-    until(lambda: tab.evaluate("performance.getEntriesByType('resource').some(e => e.name.endsWith('ahead'))"), "ahead")
+    wait_until(
+        lambda: tab.evaluate("performance.getEntriesByType('resource').some(e => e.name.endsWith('ahead'))"),
+        "the next one is not asked for",
+    )
     tab.context.set_offline(True)
     saved_mark(tab, "Offline")
     press(tab, "1", "Enter")
@@ -78,7 +82,7 @@ def test_a_server_killed_with_the_answer_on_its_way_gets_the_rating_once(rate: R
     site, tab = rate(desk)
     site.swallowing = 2
     press(tab, "6", "Enter")
-    until(lambda: len(desk.arrivals) >= 1, "arrival")
+    wait_until(lambda: len(desk.arrivals) >= 1, "nothing arrives")
     site.kill()
     press(tab, "5", "Enter")
     saved_mark(tab, "2 waiting")
@@ -284,7 +288,7 @@ def test_a_lease_is_extended_while_the_rater_is_at_work(rate: Rate) -> None:
     real = desk._seen
     desk._seen = lambda task: _ending(real(task))  # type: ignore[method-assign]
     _, tab = rate(desk)
-    until(lambda: "assignment-0" in desk.extended, "extension")
+    wait_until(lambda: "assignment-0" in desk.extended, "it is not extended")
     press(tab, "1", "Enter")
     once_each(desk, [3])
 

@@ -115,7 +115,7 @@ def test_a_server_that_is_away_is_asked_again_by_itself(rate: Rate) -> None:
     expect(tab.get_by_role("heading", level=1)).to_have_text("The server is away")
     assert violations(tab) == []
     site.start()
-    expect(tab.get_by_role("heading", level=1)).to_have_text("All done", timeout=10_000)
+    expect(tab.get_by_role("heading", level=1)).to_have_text("All done")
 
 
 def test_taken_counts_down_and_then_asks_again(rate: Rate) -> None:
