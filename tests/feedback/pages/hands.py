@@ -20,6 +20,12 @@ def ready(tab: Any) -> None:
     tab.locator("html[data-ready]").wait_for()
 
 
+def next_is_here(tab: Any) -> None:
+    """The page has fetched the task after the one it shows."""
+    fetched = "performance.getEntriesByType('resource').some(e => e.name.endsWith('ahead') && e.responseEnd)"
+    wait_until(lambda: tab.evaluate(fetched), "the next one is not asked for")
+
+
 def press(tab: Any, *keys: str) -> None:
     for key in keys:
         tab.keyboard.press(key)

@@ -21,6 +21,7 @@ from llmops.feedback.tasks import NoTask, Progress, Stored, Task
 from llmops.feedback.verdicts import Given
 from llmops.rubric import Rubric
 from tests.local_server import free_port
+from tests.prompt_server import Prompt
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
@@ -177,7 +178,7 @@ class Site:
         config = uvicorn.Config(
             self.app, port=self.port, log_level="error", timeout_graceful_shutdown=1, ws="none", lifespan="off"
         )
-        self._server = uvicorn.Server(config)
+        self._server = Prompt(config)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._server.serve()))
         self._thread.start()
         while not self._server.started:
