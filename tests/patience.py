@@ -16,10 +16,11 @@ Value = TypeVar("Value")
 
 def wait_until(true: Callable[[], object], what: str = "it did not come to be") -> None:
     """Returns once it is `true`; after a minute the test fails and says `what`."""
-    end = time.monotonic() + HANG_S
+    end, pause = time.monotonic() + HANG_S, 0.002
     while not true():
         assert time.monotonic() < end, what
-        time.sleep(0.005)
+        time.sleep(pause)
+        pause = min(0.05, 1.2 * pause)  # to look may cost something, too
 
 
 def once_in_three(measured: Callable[P, Value]) -> Callable[P, Value]:
