@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,7 +15,7 @@ from llmops.serve.refusal import Refusal
 from llmops.serve.targets import Replica, Target
 from tests.patience import HANG_S, once_in_three, wait_until
 from tests.serve import fake_engine as fake
-from tests.serve.fake_engine import LAST, STREAM, Behaviour, chunk, event, holding, once, plain, saying, speaking
+from tests.serve.fake_engine import LAST, STREAM, Behaviour, Go, chunk, event, holding, once, plain, saying, speaking
 from tests.serve.gateways import Running, running, settings
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -431,7 +430,7 @@ def test_who_may_not_ask_is_told_so_and_all_is_settled_once() -> None:
 
 
 def test_requests_wait_in_line_and_no_longer_than_they_may() -> None:
-    go = threading.Event()
+    go = Go()
     routes: Any = {"m": {"policy": "direct", "engine": "small", "queue": 1, "queue_s": 60}}
     limits = {"in_flight": 1}
     with (
@@ -504,7 +503,7 @@ def test_shadow_copies_are_rows_of_their_own_and_never_more_than_may_be() -> Non
             "capture": {"share": 0},
         }
     }
-    go = threading.Event()
+    go = Go()
     engines = {"small": [speaking()], "large": [holding(go, then=speaking(["no"]))]}
     with running(engines, settings(routes)) as gateway:
         first = post(gateway.url, {**ASK, "stream": True})
@@ -564,7 +563,7 @@ def test_a_cascade_answers_with_whoever_is_there() -> None:
 
 
 def test_the_engines_time_is_shared_among_those_who_use_it() -> None:
-    go = threading.Event()
+    go = Go()
     with (
         ThreadPoolExecutor() as pool,
         running({"small": [holding(go, then=speaking())]}) as gateway,
@@ -599,7 +598,7 @@ def test_a_recorder_that_fails_stops_no_request(caplog: pytest.LogCaptureFixture
 
 
 def test_a_reload_is_seen_by_new_requests_only() -> None:
-    go = threading.Event()
+    go = Go()
     rest = saying(*(chunk(event(one)) for one in WORDS[1:]), chunk(event(b"[DONE]")) + LAST)
     small = holding(go, begun=STREAM + chunk(event(WORDS[0])), then=rest)
     with ThreadPoolExecutor() as pool, running({"small": [small], "large": [speaking()]}) as gateway:

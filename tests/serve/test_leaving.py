@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import threading
 import time
 
 import pytest
 
 from tests.patience import HANG_S, once_in_three, wait_until
 from tests.serve import fake_engine as fake
-from tests.serve.fake_engine import STREAM, Behaviour, chunk, event, holding, saying, speaking
+from tests.serve.fake_engine import STREAM, Behaviour, Go, chunk, event, holding, saying, speaking
 from tests.serve.gateways import running, settings
 from tests.serve.test_exchange import ASK, data, entries, error, post
 
@@ -119,7 +118,7 @@ def words(raw: bytes) -> bytes:
 def test_a_drain_with_200_open_streams_cuts_none_and_lets_nobody_in() -> None:
     said = [f"w{number} " for number in range(8)]
     first, *others = (chunk(event(one)) for one in fake.chunks_of({"model": "served-small"}, said))
-    go = threading.Event()
+    go = Go()
     rest = saying(*others, chunk(event(b"[DONE]")) + fake.LAST, wait_s=0.02)
     with running({"small": [holding(go, begun=STREAM + first, then=rest)]}) as gateway:
         clients = [connected(gateway.url, asking(streamed=True)) for _ in range(200)]
