@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.patience import HANG_S
+
 
 @contextmanager
 def chromium_browser() -> Iterator[Any]:
@@ -20,8 +22,9 @@ def chromium_browser() -> Iterator[Any]:
         if os.environ.get("CI"):
             pytest.fail(missing)
         pytest.skip(missing)
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=1000 * HANG_S)
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 from filelock import FileLock
+from hypothesis import HealthCheck, settings
 
 from llmops.workspace import Workspace
 
@@ -18,6 +19,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 REPOSITORY = Path(__file__).parents[1]
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llmops.processes import end_with_parent
 
 
 def free_port() -> int:
-    """A port that nobody listens on, as far as one can know."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """A port that nobody listens on, nor will before it is used.
+
+    It is none of those that the system gives away by itself, to connections and to who asks for any port: between
+    this look and the start of a server, one of those would be anybody's.
+    """
+    given_away = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        number = random.SystemRandom().randrange(given_away // 2, given_away)
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", number))
+            return number
 
 
 @contextmanager

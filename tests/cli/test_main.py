@@ -16,6 +16,7 @@ import typer
 
 from llmops.cli import main as command_line
 from llmops.errors import EnvironmentFault, InputError, Interrupted, TrainingStopped
+from tests.patience import HANG_S
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_without_a_place_for_the_log_the_traceback_is_shown(
 
 def llmops(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "llmops.cli.main", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=2 * HANG_S)
 
 
 @pytest.mark.parametrize(

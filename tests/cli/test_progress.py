@@ -17,6 +17,7 @@ from rich.console import Console
 
 from llmops.cli.progress import _Live, _Plain, describe, duration, watching
 from llmops.records import Step
+from tests.patience import HANG_S
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -210,7 +211,7 @@ def on_a_terminal(script: str) -> str:
     os.close(theirs)
     seen = b""
     try:
-        while select.select([ours], [], [], 30)[0]:
+        while select.select([ours], [], [], HANG_S)[0]:
             try:
                 part = os.read(ours, 4096)
             except OSError:  # Linux answers so once the other end is closed
@@ -220,5 +221,5 @@ def on_a_terminal(script: str) -> str:
             seen += part
     finally:
         os.close(ours)
-        assert child.wait(30) == 0
+        assert child.wait(HANG_S) == 0
     return seen.decode()

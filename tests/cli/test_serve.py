@@ -17,6 +17,7 @@ from llmops.cli.main import app
 from llmops.errors import InputError
 from llmops.serve.control import listening
 from llmops.workspace import Workspace
+from tests.patience import HANG_S
 
 REPLICA = {"state": "ready", "reason": "", "requests": 3}
 STATE: dict[str, Any] = {
@@ -71,7 +72,7 @@ def gateway(home: Path) -> Iterator[list[str]]:
 
     thread = threading.Thread(target=asyncio.run, args=(live(),))
     thread.start()
-    assert started.wait(10)
+    assert started.wait(HANG_S)
     try:
         yield told
     finally:

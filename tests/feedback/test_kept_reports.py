@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from llmops.feedback.faults import NotThere
 from llmops.feedback.kept_reports import KEPT_S, KeptReports
+from tests.patience import HANG_S, wait_until
 
 
 class Computed:
@@ -20,10 +20,12 @@ class Computed:
         self.now, self.s, self.made = 0.0, s, 0
         self.go_on = threading.Event()
         self.go_on.set()
+        self.begun = 0
         self.fault: Exception | None = None
 
     def __call__(self, campaign: str) -> Any:
-        assert self.go_on.wait(10)
+        self.begun += 1
+        assert self.go_on.wait(HANG_S)
         self.now += self.s
         if self.fault is not None:
             raise self.fault
@@ -40,10 +42,11 @@ def test_fifty_viewers_cost_one_computation() -> None:
     kept = computed.kept()
 
     async def viewers() -> list[Any]:
-        before = threading.active_count()
+        before = set(threading.enumerate())
         waiting = [asyncio.create_task(kept.of("c")) for _ in range(50)]
-        await asyncio.sleep(0.01)
-        assert threading.active_count() == before + 1, "those who wait hold no thread"
+        while not computed.begun:
+            await asyncio.sleep(0.001)
+        assert len(set(threading.enumerate()) - before) == 1, "those who wait hold no thread"
         computed.go_on.set()
         return list(await asyncio.gather(*waiting))
 
@@ -71,7 +74,7 @@ def test_of_a_report_that_takes_long_the_last_is_shown_while_the_next_is_compute
     computed.go_on.clear()
     assert asked(kept) == 1, "nobody waits for a minute"
     computed.go_on.set()
-    until(lambda: asked(kept) == 2)
+    wait_until(lambda: asked(kept) == 2)
     assert computed.made == 2
 
 
@@ -132,12 +135,3 @@ def test_who_goes_away_takes_the_report_from_nobody() -> None:
 
 def asked(kept: KeptReports) -> Any:
     return asyncio.run(kept.of("c"))
-
-
-def until(happened: Callable[[], bool]) -> None:
-    import time
-
-    deadline = time.monotonic() + 10
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

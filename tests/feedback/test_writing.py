@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from threading import Thread
 
 import pytest
 from sqlalchemy import Engine, text
 
-from llmops.feedback.writing import writing
+from llmops.feedback.writing import _queue, writing
+from tests.patience import HANG_S, wait_until
 
 
 def waiting(engine: Engine, name: str, order: list[str], *, urgent: bool = False) -> Thread:
@@ -17,8 +17,10 @@ def waiting(engine: Engine, name: str, order: list[str], *, urgent: bool = False
             order.append(name)
 
     thread = Thread(target=work)
+    queue = _queue(engine)
+    before = len(queue._urgent) + len(queue._waiting)
     thread.start()
-    time.sleep(0.05)  # it asks before the next one does
+    wait_until(lambda: len(queue._urgent) + len(queue._waiting) > before)  # it asks before the next one does
     return thread
 
 
@@ -29,7 +31,7 @@ def test_who_asks_first_is_first_and_what_is_urgent_before_them(sqlite: Engine) 
                    ("task 1", "task 2", "rating 1", "task 3", "rating 2")]  # fmt: skip
         assert order == []
     for thread in threads:
-        thread.join(10)
+        thread.join(HANG_S)
     assert order == ["rating 1", "rating 2", "task 1", "task 2", "task 3"]
 
 

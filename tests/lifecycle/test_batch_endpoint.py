@@ -22,9 +22,10 @@ from llmops.lifecycle.batch_endpoint import Through
 from llmops.lifecycle.batch_input import Form
 from tests.eval.chat_server import Reply, Served, chat, echo, serving
 from tests.lifecycle.test_batch import lines, openai_row, written
+from tests.patience import HANG_S
 
 ROOT = Path(__file__).parents[2]
-SOON = Patience(timeout_s=5, attempts=2, first_wait_s=0.001)
+SOON = Patience(timeout_s=HANG_S, attempts=2, first_wait_s=0.001)
 
 
 def run(served: Served, source: Path, output: Path, *, concurrency: int = 4, **options: Any) -> Batched:
@@ -131,7 +132,7 @@ def test_killed_with_9_at_random_moments_it_ends_with_each_row_once_and_in_order
             process = started(served, source, output)
             assert process.stdout is not None
             begun = len(served.asked)
-            until = time.monotonic() + 20
+            until = time.monotonic() + HANG_S
             # Importing takes longer than the work: the moment counts from its first request.
             while wait > 0.05 and len(served.asked) == begun and process.poll() is None and time.monotonic() < until:
                 time.sleep(0.002)
@@ -145,7 +146,7 @@ def test_killed_with_9_at_random_moments_it_ends_with_each_row_once_and_in_order
             journal = max(journal, (tmp_path / "out.jsonl.journal").stat().st_size)
         while True:
             process = started(served, source, output)
-            said, _ = process.communicate(timeout=60)
+            said, _ = process.communicate(timeout=2 * HANG_S)
             if process.returncode == 0:
                 break
     assert kills >= 2

@@ -25,6 +25,7 @@ from tests.lifecycle.sites import Site
 from tests.lifecycle.small_recipes import a_small_recipe
 from tests.listener import Heard
 from tests.local_server import free_port
+from tests.patience import HANG_S
 
 
 class TestResume:
@@ -117,14 +118,14 @@ class TestTheWholeCommand:
         path = tmp_path / "recipe.yaml"
         path.write_text(yaml.safe_dump(a_small_recipe(tmp_path, site.base) | changes))
         recipe = load(path, Recipe, what="recipe")
-        assert killed_after(site, path, updates=30, number=signal.SIGKILL) == -signal.SIGKILL
-        assert killed_after(site, path, updates=60, number=signal.SIGTERM) == 143
+        assert killed_after(site, path, updates=15, number=signal.SIGKILL) == -signal.SIGKILL
+        assert killed_after(site, path, updates=40, number=signal.SIGTERM) == 143
         (folder,) = (path for path in site.workspace.runs.iterdir() if path.is_dir())
         assert not (folder / "artifact").exists()
         heard = Heard()
         finished = site.run(recipe, heard=heard).finished
         assert finished.folder == folder
-        assert heard.steps[0].index > 60
+        assert heard.steps[0].index > 40
         assert [step.index for step in read_steps(folder)] == list(range(1, 101))
         whole = site.run(recipe, out=tmp_path / "whole").finished
         assert whole.manifest.artifact_digest == finished.manifest.artifact_digest
@@ -138,13 +139,13 @@ def killed_after(site: Site, recipe: Path, *, updates: int, number: signal.Signa
     environment = {**os.environ, "LLMOPS_HOME": str(site.workspace.home), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "llmops.cli.main", "finetune", str(recipe)]
     child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    end = time.monotonic() + 120
+    end = time.monotonic() + 3 * HANG_S
     while sum(log.read_bytes().count(b"\n") for log in site.workspace.runs.glob("*/steps.jsonl")) < updates:
         assert child.poll() is None, child.stderr and child.stderr.read()
         assert time.monotonic() < end
         time.sleep(0.02)
     child.send_signal(number)
-    _, said = child.communicate(timeout=60)
+    _, said = child.communicate(timeout=HANG_S)
     if number != signal.SIGKILL:
         assert "a checkpoint is saved" in said
         assert "→ run the same command again" in said

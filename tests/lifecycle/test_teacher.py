@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -22,6 +22,7 @@ from tests.finetune.small_models import make_random_base, make_tokenizer
 from tests.lifecycle.sites import Site
 from tests.lifecycle.small_recipes import ROWS, write_rows
 from tests.listener import Heard
+from tests.patience import HANG_S
 
 
 @dataclass
@@ -167,8 +168,11 @@ def test_it_is_asked_with_the_key_the_patience_and_as_many_requests_at_a_time_as
 ) -> None:
     monkeypatch.setenv("TEACHERS_KEY", "s3cret")
 
+    three = threading.Barrier(3)
+
     def says(number: int, body: dict[str, Any]) -> Reply:
-        time.sleep(0.005)
+        if 3 <= number <= 5:
+            three.wait(HANG_S)  # nobody is answered before three are there
         return echo(number, body) if number > 2 else (503, {"retry-after": "0"}, b"")
 
     with serving(says) as served:

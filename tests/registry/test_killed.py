@@ -13,6 +13,7 @@ from llmops.registry.decisions import chain, check_chain
 from llmops.registry.promote import rollback, standing, verify
 from llmops.workspace import Workspace
 from tests.killable import KILLABLE, killable
+from tests.patience import HANG_S
 from tests.registry.deciding import over_and_over
 from tests.registry.registrations import Registrar, champion
 
@@ -28,11 +29,11 @@ def test_at_any_moment(workspace: Workspace, make: Registrar, each_database: str
     for _ in range(KILLS):
         here, there = Pipe()
         child = killable(over_and_over, workspace.home, there)
-        assert here.poll(60)
+        assert here.poll(2 * HANG_S)
         assert here.recv() == "ready"
         time.sleep(chance.uniform(0.0, 0.4))
         child.kill()
-        child.join(30)
+        child.join(HANG_S)
         assert child.exitcode == -signal.SIGKILL, "it was still deciding"
         links = chain(open_database(workspace), "m")
         check_chain(links)

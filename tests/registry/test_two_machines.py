@@ -23,6 +23,7 @@ from llmops.registry.decisions import chain, check_chain
 from llmops.registry.promote import approve, promote, registered, rollback, verify
 from llmops.workspace import Workspace
 from tests.local_server import free_port
+from tests.patience import HANG_S
 from tests.registry.artifacts import LICENSED, manifest_of, write_model
 from tests.registry.registrations import verdict
 
@@ -53,7 +54,7 @@ class MlflowServer:
             )
 
     def wait(self) -> None:
-        end = time.monotonic() + 90
+        end = time.monotonic() + 3 * HANG_S
         while True:
             try:
                 with urllib.request.urlopen(f"{self.uri}/health", timeout=5):
@@ -66,7 +67,7 @@ class MlflowServer:
     def kill(self) -> None:
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait(30)
+            self._process.wait(HANG_S)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A gateway's HTTP side for tests of what runs it: a stream of a second on every path but /health."""
+"""A gateway's HTTP side for tests of what runs it: a stream on every path, which ends a while after it is drained."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class Application:
         self.settings = settings
         self.targets = targets
         self.under_way = 0
+        self.draining = False
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -30,9 +31,11 @@ class Application:
             return
         await send({"type": "http.response.start", "status": 200, "headers": []})
         self.under_way += 1
-        for _ in range(0 if scope["path"] == "/health" else 10):
+        last = 5
+        while last:
             await send({"type": "http.response.body", "body": b".", "more_body": True})
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.05)
+            last -= self.draining
         self.under_way -= 1
         await send({"type": "http.response.body", "body": b"end", "more_body": False})
 
@@ -40,6 +43,7 @@ class Application:
         return lambda: setattr(self, "settings", settings)
 
     async def drain(self) -> int:
+        self.draining = True
         until = asyncio.get_running_loop().time() + self.settings.limits.drain_s
         while self.under_way and asyncio.get_running_loop().time() < until:
             await asyncio.sleep(0.01)

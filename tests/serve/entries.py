@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -31,10 +30,3 @@ def an_entry(**said: Any) -> Entry:
         "tags": ("team=x",),
     }
     return Entry(**{**usual, **said})
-
-
-def wait_until(true: Callable[[], object], *, seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not come to be"
-        time.sleep(0.01)

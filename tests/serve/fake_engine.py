@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -135,6 +136,41 @@ def saying(*parts: bytes, wait_s: float = 0.0, then: str = "keep") -> Behaviour:
             out.close()
         elif then == "reset":
             out.transport.abort()
+
+    return behave
+
+
+class Go:
+    """Tells engines that wait for it, from any thread, to go on."""
+
+    def __init__(self) -> None:
+        self._told = threading.Event()
+        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    def set(self) -> None:
+        self._told.set()
+        for loop, told in self._waiting:
+            loop.call_soon_threadsafe(told.set)
+        self._waiting = []
+
+    def clear(self) -> None:
+        self._told.clear()
+
+    async def wait(self) -> None:
+        told = asyncio.Event()
+        self._waiting.append((asyncio.get_running_loop(), told))
+        if not self._told.is_set():
+            await told.wait()
+
+
+def holding(go: Go, *, begun: bytes = b"", then: Behaviour) -> Behaviour:
+    """Writes what it has `begun`, and goes on as `then` once it is told to `go`."""
+
+    async def behave(request: Request, out: asyncio.StreamWriter) -> None:
+        out.write(begun)
+        await out.drain()
+        await go.wait()
+        await then(request, out)
 
     return behave
 

@@ -4,7 +4,8 @@ Run through the `python:` of an engine. A folder named by FAKE_VLLM steers it, a
 
 - `crash`: at its start it writes this text and ends with status 1; `deaf`: it never answers;
 - `refuse-NAME`: the adapter in a folder of this name is not loaded;
-- `slow`: seconds until it listens; `starts`: a line for each start, with its arguments as JSON.
+- `streaming`: its streams do not end; `slow`: seconds until it listens;
+- `starts`: a line for each start, with its arguments as JSON.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 STEER = Path(os.environ.get("FAKE_VLLM", "/nonexistent"))
-CHUNKS = 20
+CHUNKS = 10
 
 
 def option(flag: str, **more: Any) -> dict[str, Any]:
@@ -87,12 +88,14 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
         self.end_headers()
-        for _ in range(CHUNKS):
+        left = CHUNKS
+        while left:
             # A model that is taken away in mid-stream shows in what it writes.
             text = asked["model"] if asked["model"] in self.server.models else "GONE"
             self.wfile.write(f"data: {text}\n\n".encode())
             self.wfile.flush()
             time.sleep(0.05)
+            left -= not (STEER / "streaming").exists()
         self.wfile.write(b"data: [DONE]\n\n")
         self.close_connection = True
 

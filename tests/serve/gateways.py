@@ -16,9 +16,15 @@ from llmops.serve.hooks import Ask, Choice, Everybody, Feedback, Gatekeeper, Now
 from llmops.serve.server import Server, config_of
 from llmops.serve.settings import BySize, Cascade, Direct, Gateway
 from llmops.serve.targets import Replica, Target, Targets
+from tests.patience import HANG_S
+from tests.prompt_server import Prompt
 from tests.serve.fake_engine import Behaviour, FakeEngine
 
 Value = TypeVar("Value")
+
+
+class PromptGateway(Prompt, Server):
+    pass
 
 
 class Notebook:
@@ -81,7 +87,7 @@ class Running:
     url: str = ""
     server: Server | None = None
 
-    def on_loop(self, work: Awaitable[Value], seconds: float = 30) -> Value:
+    def on_loop(self, work: Awaitable[Value], seconds: float = HANG_S) -> Value:
         async def run() -> Value:
             return await work
 
@@ -139,10 +145,10 @@ def running(
             targets.set(name, [target(name, fake.url, number) for number, fake in enumerate(fakes)])
         for name, others in (addresses or {}).items():
             targets.set(name, others)
-        server = Server(config_of(app, lambda: app.core.settings.limits))
+        server = PromptGateway(config_of(app, lambda: app.core.settings.limits))
         url = f"http://127.0.0.1:{sock.getsockname()[1]}"
         made.append(Running(app, notes, targets, engines, asyncio.get_running_loop(), url, server))
-        asyncio.get_running_loop().call_later(0.02, started.set)
+        started.set()  # who connects waits in the socket's queue until it serves
         await server.serve(sockets=[sock])
         for fakes in engines.values():
             for fake in fakes:
@@ -157,14 +163,14 @@ def running(
 
     worker = threading.Thread(target=thread)
     worker.start()
-    assert started.wait(20)
+    assert started.wait(HANG_S)
     if failed:
         raise failed[0]
     try:
         yield made[0]
     finally:
         made[0].loop.call_soon_threadsafe(_stop, made[0])
-        worker.join(30)
+        worker.join(HANG_S)
     if failed:
         raise failed[0]
 

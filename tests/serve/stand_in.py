@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,15 @@ class Vllm:
         """Every process it ever was."""
         file = self.steer / "children"
         return [int(one) for one in file.read_text().split()] if file.exists() else []
+
+    @contextmanager
+    def streaming(self) -> Iterator[None]:
+        """Meanwhile its streams do not end."""
+        (self.steer / "streaming").touch()
+        try:
+            yield
+        finally:
+            (self.steer / "streaming").unlink()
 
     def gateway(self, engines: dict[str, dict[str, Any]], **more: Any) -> Gateway:
         """Settings with these engines, run by this interpreter."""

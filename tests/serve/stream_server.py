@@ -13,6 +13,8 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.patience import HANG_S
+
 
 @dataclass
 class Streams:
@@ -86,7 +88,7 @@ def streaming(streams: Streams) -> Iterator[Streams]:
     over: asyncio.Future[None] = loop.create_future()
     thread = threading.Thread(target=loop.run_until_complete, args=(main(),))
     thread.start()
-    ready.wait(10)
+    assert ready.wait(HANG_S)
     try:
         yield streams
     finally:

@@ -20,6 +20,7 @@ import pytest
 
 from llmops.workspace import Workspace
 from tests.eval.chat_server import Reply, serving
+from tests.patience import HANG_S, once_in_three, wait_until
 
 FILE = """\
 listen: 127.0.0.1:0
@@ -71,7 +72,7 @@ class Gateway:
             if found := re.search(r"^ready: .* on (http://\S+)$", line):
                 self.url = found[1]
                 return
-        self.process.wait(10)
+        self.process.wait(HANG_S)
         raise AssertionError("".join(self.said))
 
     @staticmethod
@@ -98,7 +99,7 @@ class Gateway:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, {"content-type": "application/json", **headers})
         try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
+            with urllib.request.urlopen(request, timeout=HANG_S) as answer:
                 return Answer(answer.status, answer.headers, _read(answer.read()))
         except urllib.error.HTTPError as error:
             with error:
@@ -108,15 +109,25 @@ class Gateway:
         messages = [{"role": "user", "content": text}]
         return self.asked("/chat/completions", {"model": model, "messages": messages}, key=key, **headers)
 
+    def metrics(self) -> str:
+        with urllib.request.urlopen(self.url.removesuffix("/v1") + "/metrics", timeout=HANG_S) as answer:
+            text: str = answer.read().decode()
+        return text
+
     def rows(self, **wanted: int) -> dict[str, Any]:
         """The ledger by route, once it has so many requests of each."""
-        until = time.monotonic() + 10
-        while True:
-            found = {row["route"]: row for row in self.told("serve", "ledger", "--by", "route")}
-            if all(found.get(route, {"requests": 0})["requests"] == number for route, number in wanted.items()):
-                return found
-            assert time.monotonic() < until, found
-            time.sleep(0.2)
+        found: dict[str, Any] = {}
+
+        def there() -> bool:
+            found.update({row["route"]: row for row in self.told("serve", "ledger", "--by", "route")})
+            return all(found.get(route, {"requests": 0})["requests"] == number for route, number in wanted.items())
+
+        wait_until(there, "the requests are not in the ledger")
+        return found
+
+    def takes(self, key: str) -> None:
+        """Returns when the file of keys was read again, which a running gateway does within a second."""
+        wait_until(lambda: self.asked("/models", key=key).status == 200, "the key is not taken")
 
 
 def _read(body: bytes) -> Any:
@@ -143,9 +154,8 @@ def gateway(tmp_path: Path) -> Iterator[Gateway]:
 
 def test_who_has_a_key_is_answered_routed_billed_and_may_say_what_it_was_worth(gateway: Gateway) -> None:
     ann, bob = gateway.key("ann", "--routes", "auto,plain", "--tag", "team=x"), gateway.key("bob", "--routes", "auto")
-    deadline = time.monotonic() + 5
-    while gateway.chat("Hello", key=bob).status == 401 and time.monotonic() < deadline:
-        time.sleep(0.1)  # the file of keys is read again within a second
+    gateway.takes(bob)
+    assert gateway.chat("Hello", key=bob).status == 200
 
     hello = gateway.chat("Hello", key=ann)
     assert (hello.status, hello.headers["x-llmops-engine"]) == (200, "small")
@@ -174,21 +184,18 @@ def test_who_has_a_key_is_answered_routed_billed_and_may_say_what_it_was_worth(g
         "those that were refused a route or asked for none, too"
     )
 
-    with urllib.request.urlopen(gateway.url.removesuffix("/v1") + "/metrics", timeout=10) as answer:
-        metrics = answer.read().decode()
+    metrics = gateway.metrics()
     assert re.search(r'llmops_requests_total\{[^}]*reason="routine"[^}]*\} [12]\.0', metrics)
     assert not any(secret in metrics for secret in (ann, bob))
 
 
 def test_what_is_kept_holds_no_personal_data(gateway: Gateway, tmp_path: Path) -> None:
     ann = gateway.key("ann")
-    deadline = time.monotonic() + 5
-    while gateway.chat("write to bob@example.org", model="plain", key=ann).status == 401:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    gateway.takes(ann)
+    assert gateway.chat("write to bob@example.org", model="plain", key=ann).status == 200
     gateway.rows(plain=1)
     gateway.process.send_signal(signal.SIGTERM)
-    assert gateway.process.wait(30) == 0
+    assert gateway.process.wait(HANG_S) == 0
     kept = b"".join(file.read_bytes() for file in (tmp_path / "home").rglob("*.db*"))
     assert b"call " in kept
     assert b"@example" not in kept
@@ -202,7 +209,7 @@ def test_a_file_read_again_is_taken_whole_or_not_at_all(gateway: Gateway) -> Non
     assert refused.returncode == 2
     assert "there is no engine 'smal'" in refused.stderr
     assert "smal" in gateway.told("serve", "status")["refused"]
-    time.sleep(1)  # the file of keys is read again within a second
+    gateway.takes(key)
     assert gateway.chat("Hello", model="plain", key=key).status == 200
 
     gateway.file.write_text(good.replace("  plain: ", "  renamed: "))
@@ -214,14 +221,24 @@ def test_a_file_read_again_is_taken_whole_or_not_at_all(gateway: Gateway) -> Non
 
 def test_killed_it_has_lost_no_more_than_the_last_second(gateway: Gateway) -> None:
     key = gateway.key("ann")
-    deadline = time.monotonic() + 5
-    while gateway.chat("Hello", key=key).status == 401:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    for _ in range(20):
-        assert gateway.chat("Hello", key=key).status == 200
-    time.sleep(1)
+    gateway.takes(key)
+    asked = 0
+
+    @once_in_three
+    def ask() -> None:
+        nonlocal asked
+        for _ in range(20):
+            assert gateway.chat("Hello", key=key).status == 200
+            asked += 1
+        answered = time.monotonic()
+        # A request ends a little after its answer.
+        answers = re.compile(rf'^llmops_requests_total\{{.*status="200".*\}} {asked}\.0$', re.MULTILINE)
+        wait_until(lambda: answers.search(gateway.metrics()))
+        wait_until(lambda: "\nllmops_ledger_behind_rows 0.0\n" in gateway.metrics())
+        assert time.monotonic() - answered < 1
+
+    ask()
     gateway.process.kill()
-    gateway.process.wait(10)
+    gateway.process.wait(HANG_S)
     by_key = {row["key"]: row["requests"] for row in gateway.told("serve", "ledger", "--by", "key")}
-    assert max(number for name, number in by_key.items() if name) == 21
+    assert max(number for name, number in by_key.items() if name) == asked

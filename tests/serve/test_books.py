@@ -26,7 +26,8 @@ from llmops.serve.ledger_tables import captured, feedback
 from llmops.serve.ledger_usage import entries, usage
 from llmops.serve.settings import Gateway
 from llmops.workspace import Workspace
-from tests.serve.entries import an_entry, wait_until
+from tests.patience import wait_until
+from tests.serve.entries import an_entry
 from tests.serve.fake_engine import speaking
 from tests.serve.gateways import Running, running, settings
 

@@ -154,18 +154,17 @@ def test_replicas_that_fail_are_left_alone() -> None:
 def test_the_price_of_an_hour_is_shared_by_time_and_number() -> None:
     async def run() -> None:
         gives = dispatch("ready", in_flight=3, usd=3600.0)
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+        now = 1000.0
+        asyncio.get_running_loop().time = lambda: now  # type: ignore[method-assign]
         first = await take(gives)
-        await asyncio.sleep(0.05)
-        second_at, second = loop.time(), await take(gives)
-        await asyncio.sleep(0.05)
-        first_left, first_usd = loop.time(), gives.give_back(first, succeeded=True)
-        await asyncio.sleep(0.05)
-        second_left, second_usd = loop.time(), gives.give_back(second, succeeded=True)
+        now += 1
+        second = await take(gives)
+        now += 4
+        first_usd = gives.give_back(first, succeeded=True)
+        now += 16
+        second_usd = gives.give_back(second, succeeded=True)
         # One dollar a second: alone, shared by two, alone.
-        assert first_usd == pytest.approx((second_at - began) + (first_left - second_at) / 2, abs=1e-3)
-        assert second_usd == pytest.approx((first_left - second_at) / 2 + (second_left - first_left), abs=1e-3)
+        assert (first_usd, second_usd) == (1 + 4 / 2, 4 / 2 + 16)
 
     asyncio.run(run())
 

@@ -23,6 +23,7 @@ from llmops.serve.status import status
 from llmops.serve.targets import Target, Targets
 from llmops.workspace import Workspace
 from tests.listener import Heard
+from tests.patience import HANG_S
 from tests.serve.stand_in import MakeModel, Vllm
 
 ROOM = 100 * GIB
@@ -30,7 +31,7 @@ ROOM = 100 * GIB
 
 def run(work: Awaitable[None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(4 * HANG_S):
             await work
 
     asyncio.run(bounded())
@@ -44,7 +45,7 @@ async def fleet_of(
         yield fleet
 
 
-async def until(condition: Callable[[], Any], *, seconds: float = 15.0) -> None:
+async def until(condition: Callable[[], Any], *, seconds: float = HANG_S) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.02)
@@ -366,13 +367,13 @@ def test_another_whole_model_is_ready_before_the_old_one_ends(
         async with fleet_of(before, here, heard) as fleet:
             assert await fleet.ready()
             (old,) = fleet.targets.of("a")
-            stream = asyncio.create_task(ask(old, stream=True))
-            await asyncio.sleep(0.1)
-            await fleet.reload(after)
-            while (now := fleet.targets.ready("a"))[0] is old:
-                await asyncio.sleep(0.01)
-            assert now[0].replica is not old.replica
-            assert old.replica.state == "ready"
+            with vllm.streaming():
+                stream = asyncio.create_task(ask(old, stream=True))
+                await fleet.reload(after)
+                await until(lambda: fleet.targets.ready("a")[0] is not old)
+                now = fleet.targets.ready("a")
+                assert now[0].replica is not old.replica
+                assert old.replica.state == "ready"
             assert "[DONE]" in await stream
             await until(lambda: old.replica.state == "stopped")
             assert now[0].model in await ask(now[0])
@@ -391,10 +392,10 @@ def test_without_room_for_both_the_old_one_ends_first_which_is_said(
         async with fleet_of(before, here, heard, places=Places([gpu], ROOM)) as fleet:
             assert await fleet.ready()
             (old,) = fleet.targets.of("a")
-            stream = asyncio.create_task(ask(old, stream=True))
-            await asyncio.sleep(0.1)
-            await fleet.reload(after)
-            assert fleet.targets.ready("a") == ()
+            with vllm.streaming():
+                stream = asyncio.create_task(ask(old, stream=True))
+                await fleet.reload(after)
+                assert fleet.targets.ready("a") == ()
             assert "[DONE]" in await stream
             await until(lambda: fleet.targets.ready("a"))
             assert old.replica.state == "stopped"
@@ -547,10 +548,10 @@ def test_drain_waits_for_what_is_under_way(vllm: Vllm, here: Workspace, heard: H
         async with fleet_of(settings, here, heard) as fleet:
             assert await fleet.ready()
             (target,) = fleet.targets.of("a")
-            stream = asyncio.create_task(ask(target, stream=True))
-            await asyncio.sleep(0.1)
-            assert fleet.in_flight == 1
-            assert await fleet.drain() == 1  # it takes a second, and gets less
+            with vllm.streaming():
+                stream = asyncio.create_task(ask(target, stream=True))
+                await until(lambda: fleet.in_flight == 1)
+                assert await fleet.drain() == 1  # it has its time, and takes more
             await stream
             assert await fleet.drain() == 0
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import HANG_S
+
 ROOT = Path(__file__).parents[2]
 GUARD = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from llmops.serve.guard import main; main()"
 
@@ -44,7 +46,7 @@ time.sleep(600)
 
 
 def processes(folder: Path) -> list[int]:
-    until = time.monotonic() + 10
+    until = time.monotonic() + HANG_S
     while time.monotonic() < until:
         found = [int(one) for name in ("server", "grandchild") for one in _read(folder / name).split()]
         if len(found) == 3:
@@ -64,7 +66,7 @@ def alive(process: int) -> bool:
         return False
 
 
-def all_end(numbers: list[int], *, seconds: float = 15) -> bool:
+def all_end(numbers: list[int], *, seconds: float = HANG_S) -> bool:
     until = time.monotonic() + seconds
     while any(map(alive, numbers)) and time.monotonic() < until:
         time.sleep(0.02)
@@ -118,7 +120,7 @@ def test_when_the_server_ends_what_it_leaves_ends_and_its_status_is_told(
         started = processes(tmp_path)
         if signalled:
             os.kill(started[0], signalled)
-        assert guard.wait(timeout=15) == status
+        assert guard.wait(timeout=HANG_S) == status
     assert all_end(started, seconds=0)
     os.close(reading)
     os.close(writing)

@@ -21,7 +21,8 @@ from llmops.serve.hooks import Now, ReplicaNow
 from llmops.serve.ledger import LedgerStatus
 from llmops.serve.metrics import MOST_SERIES, SECONDS, Metrics
 from tests.local_server import free_port
-from tests.serve.entries import an_entry, wait_until
+from tests.patience import wait_until
+from tests.serve.entries import an_entry
 
 NOW = Now(
     draining=False,
@@ -206,7 +207,7 @@ def test_a_real_prometheus_reads_it(prometheus: str) -> None:
         except OSError:
             return []
 
-    wait_until(lambda: [one["value"][1] for one in ask("up")] == ["1"], seconds=60)
+    wait_until(lambda: [one["value"][1] for one in ask("up")] == ["1"])
     found = ask("sum(llmops_requests_total)by(status)")
     assert {one["metric"]["status"]: one["value"][1] for one in found} == {"200": "1", "401": "1"}
     (half,) = ask("histogram_quantile(0.5,sum(llmops_request_seconds_bucket)by(le))")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,10 +11,11 @@ import openai
 import pytest
 
 from llmops.serve.targets import Replica, Target
+from tests.patience import once_in_three, wait_until
 from tests.real_vllm import WITH_VLLM
 from tests.serve.fake_engine import plain, saying, speaking
 from tests.serve.gateways import Running, running, settings
-from tests.serve.test_exchange import WORDS, stream
+from tests.serve.test_exchange import WORDS, entry_of, stream
 from tests.serve.vllm_server import NAME, vllm_server
 
 HI: Any = [{"role": "user", "content": "hello there"}]
@@ -92,9 +92,7 @@ def test_its_own_retries_are_each_one_row_of_the_ledger() -> None:
     with running({"small": [saying(plain(503, {}))]}, settings(limits={"retry_share": 0})) as gateway:
         with client(gateway.url, max_retries=1) as asking, pytest.raises(openai.InternalServerError):
             asking.chat.completions.create(model="m", messages=HI)
-        until = time.monotonic() + 5
-        while len(gateway.notes.entries) < 2 and time.monotonic() < until:
-            time.sleep(0.01)
+        wait_until(lambda: len(gateway.notes.entries) >= 2)
         assert [(one.status, one.retries) for one in gateway.notes.entries] == [(503, 0)] * 2
 
 
@@ -149,13 +147,12 @@ class TestAgainstVllm:
     def test_usage_of_a_stream_is_written_down_and_shown_as_asked(self, both: Any, options: Any) -> None:
         gateway, through, _ = both
         extra = {"stream_options": options} if options else {}
-        parts = list(through.chat.completions.create(model="m", messages=HI, stream=True, max_tokens=9, **extra))
+        got = through.chat.completions.create(model="m", messages=HI, stream=True, max_tokens=9, **extra)
+        parts = list(got)
         shown = [part.usage for part in parts if part.usage is not None]
         assert len(shown) == (1 if options else 0)
         assert all(part.choices for part in parts if part.usage is None)
-        until = time.monotonic() + 5
-        while not (entry := gateway.notes.entries[-1]).stream and time.monotonic() < until:
-            time.sleep(0.01)
+        entry = entry_of(gateway, got.response.headers)
         assert entry.completion_tokens <= 9
         if options:
             assert (entry.prompt_tokens, entry.completion_tokens) == (
@@ -223,15 +220,19 @@ class TestAgainstVllm:
 
     def test_leaving_frees_the_engine(self, both: Any) -> None:
         gateway, through, _ = both
-        got = through.chat.completions.create(
-            model="m", messages=HI, stream=True, max_tokens=100, extra_body={"ignore_eos": True}
-        )
-        next(iter(got))
-        got.close()
+
+        @once_in_three
+        def leave() -> None:
+            got = through.chat.completions.create(
+                model="m", messages=HI, stream=True, max_tokens=100, extra_body={"ignore_eos": True}
+            )
+            next(iter(got))
+            got.close()
+            # Not because it had said all; how soon is held in test_leaving.py.
+            assert entry_of(gateway, got.response.headers).error == "client_left"
+
+        leave()
         (target,) = gateway.targets.of("small")
-        until = time.monotonic() + 1
-        while target.replica.in_flight and time.monotonic() < until:
-            time.sleep(0.01)
         assert target.replica.in_flight == 0
 
 

@@ -11,7 +11,6 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import threading
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ import pytest
 from llmops.errors import InputError
 from llmops.serve.control import ask
 from llmops.workspace import Workspace
+from tests.patience import HANG_S
 from tests.serve.stand_in import MakeModel, Vllm
 from tests.serve.test_guard import alive, all_end
 
@@ -124,26 +124,17 @@ def test_it_is_asked_told_drained_and_leaves_nothing(
         ask("reload", workspace=here)
     running.until("no `keys`: everybody on this machine may ask")
 
-    # Draining lets a stream end.
-    answers: list[bytes] = []
-    stream = threading.Thread(target=lambda: answers.append(urllib.request.urlopen(f"{url}/stream").read()))
-    stream.start()
-    while not answers and stream.is_alive() and not _under_way(url):
-        pass
-    ask("drain", workspace=here)
-    running.until("ending: ")
-    stream.join()
-    assert answers == [b".........." + b"end"]
-    assert running.process.wait(timeout=30) == 0
+    # Draining lets a stream end that has begun.
+    with urllib.request.urlopen(f"{url}/stream") as stream:
+        begun = stream.read(1)
+        ask("drain", workspace=here)
+        running.until("ending: ")
+        assert re.fullmatch(rb"\.{6,}end", begun + stream.read())
+    assert running.process.wait(timeout=HANG_S) == 0
     assert not any(map(alive, vllm.processes()))
     assert not control.exists()
     with pytest.raises(InputError, match="no gateway of this workspace runs"):
         ask("status", workspace=here)
-
-
-def _under_way(url: str) -> bool:
-    with urllib.request.urlopen(f"{url}/health") as answer:
-        return bool(answer.status == 200)
 
 
 def test_killed_it_leaves_no_engine_and_no_lock(running: Running, start: Start, vllm: Vllm, here: Workspace) -> None:
@@ -158,7 +149,7 @@ def test_killed_it_leaves_no_engine_and_no_lock(running: Running, start: Start, 
     again = start()
     again.until("ready: r on ")
     again.process.send_signal(signal.SIGINT)
-    assert again.process.wait(timeout=30) == 0
+    assert again.process.wait(timeout=HANG_S) == 0
     assert not any(map(alive, vllm.processes()))
 
 
@@ -205,7 +196,7 @@ def test_the_command_answers_through_the_whole_gateway_and_ends_on_sigterm(
     assert ask("status", workspace=here)["engines"][0]["state"] == "ready"
     gateway.process.send_signal(signal.SIGTERM)
     gateway.until("ending: 0 requests under way")
-    assert gateway.process.wait(timeout=30) == 0
+    assert gateway.process.wait(timeout=HANG_S) == 0
     assert not any(map(alive, vllm.processes()))
     with sqlite3.connect(here.home / "llmops.db") as database:
         ((engine, status),) = database.execute("SELECT engine, status FROM requests").fetchall()

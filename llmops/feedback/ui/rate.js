@@ -24,6 +24,7 @@ let current = null; // the task on the page
 let upcoming = []; // tasks that are here already, the next one first
 let last = null; // what was submitted last, for as long as it can be undone
 let busy = false;
+let wording = null; // the rubric by which the server takes ratings, once it has refused one by another
 let stopCounting = () => {};
 let undoTimer = 0;
 let failures = 0;
@@ -170,6 +171,7 @@ async function submit(skip = null) {
     place.querySelector("#wrong")?.replaceChildren(`This browser could not keep the rating (${error}). Nothing was sent; try again.`);
   } finally {
     busy = false;
+    reword();
   }
 }
 
@@ -377,13 +379,20 @@ outbox.addEventListener("added", ({ detail }) => {
 outbox.addEventListener("needing", async ({ detail }) => {
   upcoming = [];
   const item = (await store.outbox()).find((one) => one.id === detail.id);
-  const reworded = item?.reason?.rubric;
-  if (!reworded || !current || current.rubric === reworded || busy) return;
-  // What is on the page asks by the old words too.
-  const answer = await asked("GET", `/api/assignments/${encodeURIComponent(current.assignment)}`);
-  if (answer) await show({ html: answer.html, got: performance.now() });
-  tell("The guideline has changed. Open it with G; a rating you gave waits for you, see above.");
+  wording = item?.reason?.rubric ?? wording;
+  await reword();
 });
+
+// Where what is on the page asks by the old words, it is asked anew. While another task is on its way, that waits.
+async function reword() {
+  if (!wording || !current || current.rubric === wording || busy) return;
+  const during = current;
+  const answer = await asked("GET", `/api/assignments/${encodeURIComponent(during.assignment)}`);
+  if (!answer || current !== during || busy) return; // the rater has gone on meanwhile
+  await show({ html: answer.html, got: performance.now() });
+  wording = current?.rubric ?? wording;
+  tell("The guideline has changed. Open it with G; a rating you gave waits for you, see above.");
+}
 
 addEventListener("pageshow", (event) => event.persisted && location.reload());
 

@@ -55,10 +55,13 @@ class Store {
 
   // Only while it is not submitted: another tab may have done that.
   async keep(draft) {
-    return this.#together(async (outbox, drafts) => {
+    let input;
+    await this.#together(async (outbox, drafts) => {
       const there = await settled(drafts.get(draft.assignment));
       if (there?.id === draft.id) drafts.put(draft);
-    }).then(() => (draft.kept = true));
+      ({ input } = draft);
+    });
+    draft.kept = draft.input === input; // more may have been written meanwhile
   }
 
   // A page that is being left has no time for the database; what it keeps here is taken up by the next one.
@@ -89,7 +92,10 @@ class Store {
     return this.#together(async (outbox, drafts) => {
       const drafted = await settled(drafts.get(given.assignment));
       if (drafted?.id === given.id) drafts.delete(given.assignment);
-      outbox.put({ id: given.id, given, at: Date.now(), state: "waiting", tries: 0 });
+      // After all that wait, also where the clock of this computer stands or is set back.
+      const before = await settled(outbox.getAll());
+      const at = before.reduce((latest, one) => Math.max(latest, one.at + 1), Date.now());
+      outbox.put({ id: given.id, given, at, state: "waiting", tries: 0 });
     });
   }
 

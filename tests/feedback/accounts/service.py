@@ -26,6 +26,7 @@ from llmops.feedback.openid import Provider
 from llmops.feedback.passwords import Passwords
 from llmops.feedback.settings import FeedbackService
 from llmops.feedback.visitor import EVERY, Role
+from tests.prompt_server import Prompt
 
 PORT = 8400
 ORIGIN = f"http://127.0.0.1:{PORT}"
@@ -167,7 +168,7 @@ def served(
             routers=lambda accounts: [*pages_of(engine, accounts), *routers(accounts)],
             **more,
         )
-        server = uvicorn.Server(uvicorn.Config(house.app, lifespan="off", log_config=None, ws="none"))
+        server = Prompt(uvicorn.Config(house.app, lifespan="off", log_config=None, ws="none"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

@@ -16,6 +16,7 @@ from llmops.feedback.settings import FeedbackService, Limits
 from llmops.feedback.tables import metadata
 from tests.feedback.accounts.service import Browser, Service, service
 from tests.feedback.accounts.world import World
+from tests.patience import HANG_S
 
 JSON = {"accept": "application/json"}
 
@@ -127,17 +128,21 @@ def test_a_public_service_is_called_by_its_public_name_alone(engine: Engine) -> 
 # Bodies.
 
 
-@pytest.fixture
-def small(engine: Engine) -> Service:
-    """A service that takes bodies of 100 kB within half a second, and repeats what it got."""
+def small_service(engine: Engine, body_s: float) -> Service:
+    """A service that takes bodies of 100 kB within some seconds, and tells their length."""
     router = APIRouter()
 
     @router.post("/login/echo")
     async def echo(request: Request) -> dict[str, int]:
         return {"bytes": len(await request.body())}
 
-    settings = FeedbackService(limits=Limits(body_kb=100, body_s=0.5))
+    settings = FeedbackService(limits=Limits(body_kb=100, body_s=body_s))
     return service(engine, settings, routers=lambda accounts: [router], elsewhere=("/login/echo",))
+
+
+@pytest.fixture
+def small(engine: Engine) -> Service:
+    return small_service(engine, HANG_S)
 
 
 def sent(house: Service, content: bytes | AsyncIterator[bytes], kind: str = "application/json") -> int:
@@ -163,13 +168,13 @@ def test_a_body_without_a_length_is_cut_while_it_comes(small: Service) -> None:
     assert pieces <= 12, "not read to its end, which there is none of"
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(small: Service) -> None:
+def test_a_body_that_does_not_come_is_not_waited_for(engine: Engine) -> None:
     async def slow() -> AsyncIterator[bytes]:
         yield b"{"
-        await asyncio.sleep(5)
+        await asyncio.sleep(HANG_S)
         yield b"}"
 
-    assert sent(small, slow()) == 408
+    assert sent(small_service(engine, 0.2), slow()) == 408
 
 
 @pytest.mark.parametrize(

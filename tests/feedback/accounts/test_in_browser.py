@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from llmops.feedback.invitations import Invitations
 from tests.chromium import chromium_browser
 from tests.feedback.accounts.service import PASSWORD, served
+from tests.patience import HANG_S
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def page() -> Iterator[tuple[Any, list[str]]]:
     """A tab of a browser that runs no scripts, and what its console complains of."""
     with chromium_browser() as browser:
         tab = browser.new_context(java_script_enabled=False).new_page()
-        tab.set_default_timeout(8000)
+        tab.set_default_timeout(1000 * HANG_S)
         said: list[str] = []
         tab.on("console", lambda line: said.append(line.text))
         yield tab, said

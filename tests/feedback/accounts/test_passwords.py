@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import Literal
 
 import pytest
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from llmops.errors import InputError
 from llmops.feedback.passwords import LONGEST, SHORTEST, Passwords, check_new
 from llmops.feedback.refused import Refused
+from tests.patience import HANG_S, wait_until
 
 CHEAP = Passwords(PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
 
@@ -82,7 +82,7 @@ class Slow(PasswordHasher):
     def verify(self, hash: str | bytes, password: str | bytes) -> Literal[True]:  # noqa: A002 (argon2's own word)
         self.busy += 1
         self.most = max(self.most, self.busy)
-        self.go.wait(10)
+        assert self.go.wait(HANG_S)
         self.busy -= 1
         return super().verify(hash, password)
 
@@ -102,9 +102,7 @@ def test_a_flood_of_sign_ins_leaves_threads_to_raters() -> None:
     threads = [threading.Thread(target=check) for _ in range(20)]
     for thread in threads:
         thread.start()
-    until = time.monotonic() + 10
-    while len(said) < 12 and time.monotonic() < until:
-        time.sleep(0.01)
+    wait_until(lambda: len(said) >= 12)
     assert said == [(503, 2)] * 12, "eight wait, the others are told at once"
     slow.go.set()
     for thread in threads:

@@ -18,6 +18,7 @@ import pytest
 from llmops.errors import EnvironmentFault
 from llmops.feedback.settings import FeedbackService
 from llmops.listening import bound
+from tests.patience import HANG_S
 
 ROOT = Path(__file__).parents[3]
 
@@ -50,7 +51,7 @@ class Running:
     def end(self, number: int = signal.SIGTERM) -> tuple[int, str]:
         """Its status, and all it said."""
         self.process.send_signal(number)
-        rest, _ = self.process.communicate(timeout=20)
+        rest, _ = self.process.communicate(timeout=HANG_S)
         return self.process.returncode, "\n".join([*self.lines, rest])
 
 
@@ -73,7 +74,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def read(url: str) -> tuple[int, str]:
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=HANG_S) as answer:
         return answer.status, answer.read().decode()
 
 
@@ -124,7 +125,7 @@ def test_a_port_in_use_is_said_in_two_lines(start: Start) -> None:
         taken.listen(1)
         port = taken.getsockname()[1]
         service = start("--listen", f"127.0.0.1:{port}")
-        said, _ = service.process.communicate(timeout=30)
+        said, _ = service.process.communicate(timeout=HANG_S)
     assert service.process.returncode == 2
     assert said.splitlines() == [
         f"error: 127.0.0.1:{port} is in use by another program",

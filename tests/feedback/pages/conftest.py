@@ -11,6 +11,7 @@ import pytest
 from tests.chromium import chromium_browser
 from tests.feedback.pages.hands import opened
 from tests.feedback.pages.site import FakeDesk, Site, running
+from tests.patience import HANG_S
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def browse(chromium: Any) -> Iterator[Callable[..., Any]]:
 
     def new(**options: Any) -> Any:
         context = chromium.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
-        context.set_default_timeout(8000)
+        context.set_default_timeout(1000 * HANG_S)
         context.on("weberror", lambda error: errors.append(str(error.error)))
         contexts.append(context)
         return context

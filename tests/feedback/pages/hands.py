@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 from tests.feedback.pages.site import FakeDesk, Site
+from tests.patience import wait_until
 
 
 def opened(context: Any, site: Site) -> Any:
@@ -21,6 +20,12 @@ def ready(tab: Any) -> None:
     tab.locator("html[data-ready]").wait_for()
 
 
+def next_is_here(tab: Any) -> None:
+    """The page has fetched the task after the one it shows."""
+    fetched = "performance.getEntriesByType('resource').some(e => e.name.endsWith('ahead') && e.responseEnd)"
+    wait_until(lambda: tab.evaluate(fetched), "the next one is not asked for")
+
+
 def press(tab: Any, *keys: str) -> None:
     for key in keys:
         tab.keyboard.press(key)
@@ -28,15 +33,8 @@ def press(tab: Any, *keys: str) -> None:
 
 def stored(desk: FakeDesk, count: int = 1) -> list[Any]:
     """Ratings in the order they were stored, once there are so many."""
-    until(lambda: len(desk.ratings) >= count, f"{count} ratings")
+    wait_until(lambda: len(desk.ratings) >= count, f"there are no {count} ratings")
     return list(desk.ratings.values())
-
-
-def until(happened: Callable[[], bool], what: str, *, s: float = 10) -> None:
-    deadline = time.monotonic() + s
-    while not happened():
-        assert time.monotonic() < deadline, f"after {s} s: no {what}"
-        time.sleep(0.01)
 
 
 def on_task(tab: Any, number: int) -> None:

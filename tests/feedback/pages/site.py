@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,8 @@ from llmops.feedback.rating_pages import rating_routes
 from llmops.feedback.tasks import NoTask, Progress, Stored, Task
 from llmops.feedback.verdicts import Given
 from llmops.rubric import Rubric
+from tests.local_server import free_port
+from tests.prompt_server import Prompt
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
@@ -133,9 +134,7 @@ class Site:
         self.csrf = CSRF
         self.name = "rater"
         self.reports: list[str] = []
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         self.app = self._app()
 
@@ -179,7 +178,7 @@ class Site:
         config = uvicorn.Config(
             self.app, port=self.port, log_level="error", timeout_graceful_shutdown=1, ws="none", lifespan="off"
         )
-        self._server = uvicorn.Server(config)
+        self._server = Prompt(config)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._server.serve()))
         self._thread.start()
         while not self._server.started:

@@ -11,10 +11,11 @@ from playwright.sync_api import expect
 from llmops.feedback.pages import Offered
 from llmops.feedback.tasks import Progress
 from llmops.rubric import Rubric
-from tests.feedback.pages.hands import opened, press, ready, saved_mark, until
+from tests.feedback.pages.hands import opened, press, ready, saved_mark
 from tests.feedback.pages.payloads import MARKS, PAYLOADS
 from tests.feedback.pages.site import FakeDesk, Site
 from tests.feedback.pages.tasks_shown import task
+from tests.patience import wait_until
 
 pytestmark = pytest.mark.xdist_group("rating-page")
 ALL = "\n\n".join(PAYLOADS)
@@ -74,7 +75,7 @@ def test_a_policy_that_is_broken_is_reported(serve: Any, browse: Any) -> None:
     site = serve(FakeDesk([task("pairwise")]))
     tab = opened(browse(), site)
     tab.evaluate("document.body.insertAdjacentHTML('beforeend', '<b style=\"color: red\">x</b>')")
-    until(lambda: bool(site.reports), "report")
+    wait_until(lambda: bool(site.reports), "nothing is reported")
 
 
 @pytest.mark.parametrize("kind", ["pairwise", "correction"])

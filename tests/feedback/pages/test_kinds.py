@@ -11,6 +11,7 @@ from playwright.sync_api import expect
 from tests.feedback.pages.hands import on_task, press, ready, stored
 from tests.feedback.pages.site import FakeDesk
 from tests.feedback.pages.tasks_shown import ANSWERS, CHECKED, tasks
+from tests.patience import wait_until
 
 pytestmark = pytest.mark.xdist_group("rating-page")
 Rate = Callable[..., Any]
@@ -226,11 +227,11 @@ def test_views_raw_difference_guideline_and_linked_scroll(rate: Rate) -> None:
     assert tab.locator("ins:visible").all_text_contents() == ["41"]
     press(tab, "d", "r")
     texts.first.evaluate("element => { element.scrollTop = 600 }")
-    tab.wait_for_timeout(200)
-    assert texts.nth(1).evaluate("element => element.scrollTop") == pytest.approx(600, abs=2)
+    wait_until(lambda: texts.nth(1).evaluate("element => element.scrollTop") == pytest.approx(600, abs=2))
     press(tab, "l")
     texts.first.evaluate("element => { element.scrollTop = 0 }")
-    tab.wait_for_timeout(200)
+    # What follows a scroll has happened when a frame is shown after it.
+    tab.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     assert texts.nth(1).evaluate("element => element.scrollTop") == pytest.approx(600, abs=2)
     tab.locator("summary").press("Enter")
     expect(tab.locator(".turn")).to_be_hidden()

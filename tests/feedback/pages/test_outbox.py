@@ -9,9 +9,10 @@ import pytest
 from playwright.sync_api import expect
 
 from llmops.rubric import Rubric
-from tests.feedback.pages.hands import on_task, opened, press, ready, saved_mark, stored, until
+from tests.feedback.pages.hands import next_is_here, on_task, opened, press, ready, saved_mark, stored
 from tests.feedback.pages.site import FakeDesk, Site
 from tests.feedback.pages.tasks_shown import HELPFUL, task, tasks
+from tests.patience import wait_until
 
 pytestmark = pytest.mark.xdist_group("rating-page")
 KINDER = Rubric.model_validate({**HELPFUL.model_dump(), "version": 2, "question": "Which is kinder?"})
@@ -28,7 +29,7 @@ def once_each(desk: FakeDesk, steps: list[int]) -> None:
 def test_ratings_given_offline_wait_and_are_sent_when_the_network_is_back(rate: Rate) -> None:
     desk = FakeDesk(tasks("pairwise", 5))
     _, tab = rate(desk)
-    until(lambda: tab.evaluate("performance.getEntriesByType('resource').some(e => e.name.endsWith('ahead'))"), "ahead")
+    next_is_here(tab)
     tab.context.set_offline(True)
     saved_mark(tab, "Offline")
     press(tab, "1", "Enter")
@@ -77,8 +78,10 @@ def test_a_server_killed_with_the_answer_on_its_way_gets_the_rating_once(rate: R
     desk = FakeDesk(tasks("pairwise"))
     site, tab = rate(desk)
     site.swallowing = 2
+    next_is_here(tab)
     press(tab, "6", "Enter")
-    until(lambda: len(desk.arrivals) >= 1, "arrival")
+    wait_until(lambda: len(desk.arrivals) >= 1, "nothing arrives")
+    on_task(tab, 1)
     site.kill()
     press(tab, "5", "Enter")
     saved_mark(tab, "2 waiting")
@@ -158,6 +161,7 @@ def test_the_browser_warns_on_leaving_only_while_something_is_unsent(rate: Rate)
 
     def noted(dialog: Any) -> None:
         asked.append(dialog.type)
+        site.answering = True  # not before, since then the page would send what is unsent
         dialog.accept()
 
     tab.on("dialog", noted)
@@ -168,7 +172,6 @@ def test_the_browser_warns_on_leaving_only_while_something_is_unsent(rate: Rate)
     site.answering = False
     press(tab, "Enter")
     saved_mark(tab, "1 waiting")
-    site.answering = True
     tab.reload()
     ready(tab)
     assert asked == ["beforeunload"]
@@ -220,6 +223,76 @@ def test_what_was_chosen_by_the_new_words_stays_when_the_rater_asks_to_rate_agai
     press(tab, "Enter")
     once_each(desk, [-3])
     saved_mark(tab, "Saved")
+
+
+LATE = """
+let refused;
+const refusal = new Promise((resolve) => (refused = resolve));
+const { getAll } = IDBObjectStore.prototype, { postMessage } = BroadcastChannel.prototype;
+BroadcastChannel.prototype.postMessage = function (said) {
+  postMessage.call(this, said);
+  if (said.kind === "needing") setTimeout(refused, 50);
+};
+IDBObjectStore.prototype.getAll = function () {
+  const real = getAll.call(this);
+  if (!window.late || !new Error().stack.includes("recall")) return real;
+  const late = {};
+  real.onsuccess = () => refusal.then(() => { late.result = real.result; late.onsuccess(); });
+  return late;
+};
+"""
+"""After `late` is set, the page shows a task only when another rating was refused."""
+
+
+def test_a_refusal_that_comes_before_the_next_task_is_shown_gives_that_the_new_words(serve: Any, browse: Any) -> None:
+    desk = FakeDesk(tasks("pairwise"))
+    context = browse()
+    context.add_init_script(LATE)
+    tab = opened(context, serve(desk))
+    next_is_here(tab)
+    desk.rubric = KINDER
+    tab.evaluate("window.late = true")
+    press(tab, "1", "Enter")
+    on_task(tab, 1)
+    expect(tab.locator("#question")).to_have_text("Which is kinder?")
+    expect(tab.locator("#told")).to_contain_text("The guideline has changed")
+
+
+def test_new_words_for_a_task_that_the_rater_has_left_do_not_bring_it_back(rate: Rate) -> None:
+    desk = FakeDesk(tasks("pairwise"))
+    _, tab = rate(desk)
+    next_is_here(tab)
+    desk.rubric = KINDER
+    held: list[Any] = []
+    tab.route("**/api/assignments/*", lambda route: held.append(route))
+    press(tab, "1", "Enter")
+    on_task(tab, 1)
+    wait_until(lambda: tab.evaluate("1") and held, "the new words are not asked for")
+    press(tab, "2", "Enter")
+    on_task(tab, 0)  # refused too, and this one is the next again
+    with tab.expect_response("**/api/assignments/assignment-1") as answer:
+        held[0].continue_()
+    answer.value.finished()
+    tab.wait_for_timeout(300)
+    on_task(tab, 0)
+
+
+def test_ratings_arrive_in_their_order_though_the_clock_is_set_back(rate: Rate) -> None:
+    desk = FakeDesk(tasks("pairwise"))
+    site, tab = rate(desk)
+    next_is_here(tab)
+    site.answering = False
+    tab.evaluate("let now = Date.now(); Date.now = () => (now -= 60_000)")
+    press(tab, "1", "Enter")
+    on_task(tab, 1)
+    press(tab, "u")
+    on_task(tab, 0)
+    press(tab, "7", "Enter")
+    saved_mark(tab, "2 waiting")
+    site.answering = True
+    tab.evaluate("dispatchEvent(new Event('online'))")
+    first, second = stored(desk, 2)
+    assert (first.verdict.step, second.verdict.step, second.supersedes) == (3, -3, first.id)
 
 
 def test_a_rating_is_kept_when_rating_again_finds_the_server_away(rate: Rate) -> None:
@@ -284,7 +357,7 @@ def test_a_lease_is_extended_while_the_rater_is_at_work(rate: Rate) -> None:
     real = desk._seen
     desk._seen = lambda task: _ending(real(task))  # type: ignore[method-assign]
     _, tab = rate(desk)
-    until(lambda: "assignment-0" in desk.extended, "extension")
+    wait_until(lambda: "assignment-0" in desk.extended, "it is not extended")
     press(tab, "1", "Enter")
     once_each(desk, [3])
 

@@ -46,7 +46,7 @@ def test_a_campaign_is_rated_to_its_end_through_kills_of_server_and_browser(
             tab.close(run_before_unload=False)
             tab = opened(context, site)
         expect(tab.locator("#place:not([aria-busy])")).to_be_attached()
-        expect(tab.locator("[data-state='away']")).to_have_count(0, timeout=10_000)
+        expect(tab.locator("[data-state='away']")).to_have_count(0)
         expect(tab.get_by_role("heading", level=1)).to_be_visible()
     # One that was on its way when the browser was killed may come once more.
     while tab.locator(".task").count():

@@ -69,7 +69,9 @@ def theirs() -> Theirs:
 WORDS = st.sampled_from([*EASY, *HARD, "Red", "CAT", "dog,", "ünïcode", "İ", "ß", "12", "x", "a_b", "café", "\u0130I"])
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=150
+)
 @given(text=st.one_of(st.lists(WORDS, max_size=60).map(" ".join), st.text(max_size=300)))
 def test_chances_are_those_of_predict_proba(theirs: Theirs, text: str) -> None:
     ours = theirs.ours.chances(features_of_text(text))
