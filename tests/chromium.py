@@ -11,15 +11,21 @@ from typing import Any
 import pytest
 
 
-@contextmanager
-def chromium_browser() -> Iterator[Any]:
-    """A browser; while its driver lives, an event loop counts as running, so that it is started once a module."""
+def chromium_program() -> str:
+    """Where it is; the test is skipped without it, on CI it fails."""
     path = shutil.which("chromium")
     if path is None:
         missing = "chromium is not installed; `make debian` installs it"
         if os.environ.get("CI"):
             pytest.fail(missing)
         pytest.skip(missing)
+    return path
+
+
+@contextmanager
+def chromium_browser() -> Iterator[Any]:
+    """A browser; while its driver lives, an event loop counts as running, so that it is started once a module."""
+    path = chromium_program()
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
