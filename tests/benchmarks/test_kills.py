@@ -19,7 +19,7 @@ from llmops.workspace import Workspace
 from tests.chromium import chromium_program
 from tests.feedback.kill_run import rated_through_kills
 
-pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(3600)]
 
 RATINGS, KILLS = 5_000, 200
 ON_POSTGRESQL = 5

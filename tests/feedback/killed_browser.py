@@ -12,7 +12,7 @@ from typing import Any
 
 from playwright.sync_api import Error, Page, Playwright
 
-_START_S = 60
+_START_S = 120
 
 
 class KilledBrowser:
@@ -40,7 +40,10 @@ class KilledBrowser:
         self.close()
         self.killed = False
         self._context = self._driver.chromium.launch_persistent_context(
-            str(self._profile), executable_path=self._program, args=["--no-sandbox"]
+            str(self._profile),
+            executable_path=self._program,
+            args=["--no-sandbox"],
+            viewport={"width": 1000, "height": 600},
         )
         self._group = self._process_group()
         self.there.set()

@@ -17,7 +17,7 @@ from typing import Self
 from llmops.processes import end_with_parent
 from tests.local_server import end, free_port
 
-_START_S = 60
+_START_S = 120
 
 
 class KilledService:

@@ -18,19 +18,35 @@ from tests.feedback.killed_service import KilledService
 from tests.feedback.strikes import Strike
 
 PASSWORD = "four plain words together"
-_PATIENCE_S = 60
+_PATIENCE_S = 120
+_LOAD_S = 15
+"""After which a page whose scripts did not come, as when the server was killed meanwhile, is opened again."""
 
-# What stands on the page, once it is another thing than the task `before`; null until then.
-_SEEN = """before => {
-  const [place, mark] = [document.getElementById("place"), document.getElementById("saved")];
-  if (!document.documentElement.dataset.ready) return null;
-  const wrong = place.querySelector("#wrong")?.textContent || (mark.dataset.state === "needing" && mark.textContent);
-  if (wrong) return { wrong };
-  const task = place.querySelector("article.task");
-  if (task) return task.dataset.assignment === before ? null : { task: task.dataset.assignment };
-  const state = place.querySelector("section.state");
-  return state && { state: state.dataset.state ?? state.textContent };
-}"""
+# What stands on the page, as soon as it is another thing than the task `before`. Nothing is looked at in between: a
+# look at each frame would cost more than the rating.
+_SEEN = """([before, patience]) => new Promise(done => {
+  function found() {
+    if (!document.documentElement.dataset.ready) return null;
+    const [place, mark] = [document.getElementById("place"), document.getElementById("saved")];
+    const wrong = place.querySelector("#wrong")?.textContent || (mark.dataset.state === "needing" && mark.textContent);
+    if (wrong) return { wrong };
+    const task = place.querySelector("article.task");
+    if (task) return task.dataset.assignment === before ? null : { task: task.dataset.assignment };
+    const state = place.querySelector("section.state");
+    return state && { state: state.dataset.state ?? state.textContent };
+  }
+  function look() {
+    const seen = found();
+    if (!seen) return;
+    observer.disconnect();
+    clearTimeout(timer);
+    done(seen);
+  }
+  const observer = new MutationObserver(look);
+  const timer = setTimeout(() => done({ wrong: `nothing more in ${document.body.innerText}` }), 1000 * patience);
+  observer.observe(document, { subtree: true, childList: true, attributeFilter: ["data-ready", "data-state"] });
+  look();
+})"""
 _UNSENT = """() => new Promise((done, failed) => {
   const asked = indexedDB.open(`llmops-rating-${document.body.dataset.mine}`);
   asked.onerror = failed;
@@ -114,8 +130,6 @@ class PersistentRater:
             except Error:
                 if not self._browser.killed:
                     raise
-            if self._faults:
-                raise self._faults[0]
 
     # ── the page ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -141,22 +155,22 @@ class PersistentRater:
         self.loads += 1
         try:
             page.goto(self._service.address + self._path, wait_until="commit")
-            page.wait_for_selector("html[data-ready], #login", state="attached", timeout=5000)
+            page.wait_for_selector("html[data-ready], #login", state="attached", timeout=_LOAD_S * 1000)
             if page.query_selector("#login"):
                 self.logins += 1
                 for field, text in (("login", self.login), ("password", PASSWORD)):
                     page.focus(f"#{field}")
                     page.keyboard.insert_text(text)
                 page.keyboard.press("Enter")
-                page.wait_for_selector("html[data-ready]", state="attached", timeout=5000)
+                page.wait_for_selector("html[data-ready]", state="attached", timeout=_LOAD_S * 1000)
         except Error:
             if self._browser.killed:
                 raise
             return False
         return True
 
-    def _seen(self, before: str | None = None, *, within_s: float = _PATIENCE_S) -> dict[str, str]:
-        found: dict[str, str] = self._page.wait_for_function(_SEEN, arg=before, timeout=within_s * 1000).json_value()
+    def _seen(self, before: str | None = None) -> dict[str, str]:
+        found: dict[str, str] = self._page.evaluate(_SEEN, [before, _PATIENCE_S])
         assert "wrong" not in found, found
         return found
 
@@ -246,5 +260,7 @@ class PersistentRater:
         """Wait until the strike before is over; where it has killed the browser, that has to be opened first."""
         while self._striking is not None and self._striking.is_alive() and not self._browser.killed:
             self._striking.join(0.02)
+        if self._faults:
+            raise self._faults[0]
         if self._browser.killed:
             raise Error("the browser was killed")

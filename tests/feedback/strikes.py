@@ -39,11 +39,13 @@ def strikes(draw: Random, *, ratings: int, kills: int) -> list[Strike]:
     both: tuple[Target, ...] = ("server", "browser")
     while any(left.values()):
         first = draw.choice([target for target, number in left.items() if number])
-        targets, second = draw.choices(
-            [((first,), "at once"), (both, "at once"), (both, "while the server is away"),
-             ((first, first), "when it is back")],
-            weights=[5, 1, 1, 1],
-        )[0]  # fmt: skip
+        ways: list[tuple[tuple[Target, ...], After]] = [
+            ((first,), "at once"),
+            (both, "at once"),
+            (both, "while the server is away"),
+            ((first, first), "when it is back"),
+        ]
+        targets, second = draw.choices(ways, weights=[5, 1, 1, 1])[0]
         if any(targets.count(target) > number for target, number in left.items()):
             continue
         for target in targets:

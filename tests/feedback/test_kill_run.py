@@ -61,12 +61,14 @@ def test_what_is_as_it_was_pressed_has_no_fault(sqlite: Engine, pressed: list[Pr
 
 def test_a_rating_that_is_gone_or_says_something_else_is_lost(sqlite: Engine, pressed: list[Pressed]) -> None:
     pressed[0] = replace(pressed[0], verdict={**VERDICT, "step": -3})
-    with sqlite.begin() as connection:
-        connection.execute(text("DELETE FROM ratings WHERE assignment = :one"), {"one": pressed[1].assignment})
-    lost, doubled, standing = compared(sqlite, pressed)
+    lost, doubled, standing = compared(sqlite, [*pressed, Pressed("not stored", VERDICT, taken=True)])
     assert len(lost) == 2
-    assert (doubled, standing) == ([], 2)
-    assert overlap_faults(sqlite, 3, 1)
+    assert (doubled, standing) == ([], 3)
+
+
+def test_an_item_that_lacks_a_rating_is_a_fault(sqlite: Engine, pressed: list[Pressed]) -> None:
+    assert len(overlap_faults(sqlite, 3, 2)) >= 3
+    assert len(compared(sqlite, pressed)[0]) == 0
 
 
 def test_a_verdict_nobody_saw_taken_may_stand_and_an_earlier_one_may_not(
