@@ -13,15 +13,21 @@ import pytest
 from tests.patience import HANG_S
 
 
-@contextmanager
-def chromium_browser() -> Iterator[Any]:
-    """A browser; while its driver lives, an event loop counts as running, so that it is started once a module."""
+def chromium_program() -> str:
+    """Where it is; the test is skipped without it, on CI it fails."""
     path = shutil.which("chromium")
     if path is None:
         missing = "chromium is not installed; `make debian` installs it"
         if os.environ.get("CI"):
             pytest.fail(missing)
         pytest.skip(missing)
+    return path
+
+
+@contextmanager
+def chromium_browser() -> Iterator[Any]:
+    """A browser; while its driver lives, an event loop counts as running, so that it is started once a module."""
+    path = chromium_program()
     from playwright.sync_api import expect, sync_playwright
 
     expect.set_options(timeout=1000 * HANG_S)

@@ -25,6 +25,7 @@ let upcoming = []; // tasks that are here already, the next one first
 let last = null; // what was submitted last, for as long as it can be undone
 let busy = false;
 let wording = null; // the rubric by which the server takes ratings, once it has refused one by another
+let turn = 0; // of what is on its way to the page; only the newest gets there
 let stopCounting = () => {};
 let undoTimer = 0;
 let failures = 0;
@@ -64,12 +65,14 @@ function tell(words) {
 // Puts a task, or the words in its place, on the page. What has to be waited for comes first: as soon as a task can be
 // seen, keys mean it, and before that they mean nothing.
 async function show(item, { filled = null, supersedes = null } = {}) {
+  const now = ++turn;
   stopCounting();
   const holder = document.createElement("template");
   holder.innerHTML = item.html;
   const task = holder.content.querySelector(".task");
   if (current?.draft.input) await store.keep(current.draft);
   const kept = task && (await recall(task, filled, supersedes));
+  if (now !== turn) return;
   current?.clock.stop();
   current?.lease.stop();
   current = null;
@@ -89,10 +92,15 @@ async function recall(task, filled, supersedes) {
   const { assignment } = task.dataset;
   const given = task.dataset.given ? JSON.parse(task.dataset.given) : null;
   // One that this browser has not sent yet stands before what the server knows.
-  const unsent = (await store.outbox()).findLast((one) => one.state === "waiting" && one.given.assignment === assignment);
+  const unsent = await unsentOf(assignment);
   const draft = await store.draft(assignment);
   draft.supersedes = supersedes ?? unsent?.id ?? given?.id ?? null;
   return { draft, input: draft.input ?? filled ?? (unsent ? fields(unsent.given) : given ? fields(given) : {}) };
+}
+
+// The newest rating of a task that is still on its way, if there is one.
+async function unsentOf(assignment) {
+  return (await store.outbox()).findLast((one) => one.state === "waiting" && one.given.assignment === assignment);
 }
 
 function adopt(task, item, { draft, input: written }) {
@@ -185,11 +193,19 @@ async function advance() {
     return;
   }
   place.setAttribute("aria-busy", "true");
-  await outbox.wake();
-  const answer = await asked("POST", `${api}/next`);
-  if (!answer) return;
-  await show({ html: answer.html, got: performance.now() });
-  fetchAhead();
+  const now = ++turn;
+  for (let tries = 0; tries < 2; tries++) {
+    await outbox.wake();
+    const answer = await asked("POST", `${api}/next`);
+    if (!answer || now !== turn) return;
+    // A server that came back between the two gives out again what it does not know to be rated.
+    if (!(await unsentOf(answer.assignment))) {
+      await show({ html: answer.html, got: performance.now() });
+      fetchAhead();
+      return;
+    }
+  }
+  await show({ html: away(3) });
 }
 
 // What the server answers; where it does not, the page says why and null is given.

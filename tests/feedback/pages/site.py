@@ -124,13 +124,14 @@ class Site:
     Attributes:
         logged_in: False answers 401 and sends pages to the login.
         answering: False makes it answer 503, as behind a proxy whose service is away.
+        taking: False answers 503 to ratings alone, as a server that comes back just after they were tried.
         swallowing: the next so many ratings are stored, and their answers lost.
         reports: what browsers reported against the page's policy.
     """
 
     def __init__(self, desk: Any, offered: Sequence[Offered] = ()) -> None:
         self.desk, self.offered = desk, offered
-        self.logged_in, self.answering, self.swallowing = True, True, 0
+        self.logged_in, self.answering, self.taking, self.swallowing = True, True, True, 0
         self.csrf = CSRF
         self.name = "rater"
         self.reports: list[str] = []
@@ -149,7 +150,7 @@ class Site:
             if request.url.path == "/csp-reports":
                 self.reports.append((await request.body()).decode())
                 return Response(status_code=204)
-            if not self.answering:
+            if not self.answering or (request.url.path == "/api/ratings" and not self.taking):
                 return Response(status_code=503)
             token = request.headers.get("x-csrf-token")
             if (

@@ -92,6 +92,55 @@ def test_a_server_killed_with_the_answer_on_its_way_gets_the_rating_once(rate: R
     assert len(set(desk.arrivals)) == 2
 
 
+def test_a_task_is_not_asked_for_again_while_its_rating_waits(rate: Rate) -> None:
+    desk = FakeDesk(tasks("pairwise"))
+    site, tab = rate(desk)
+    until(lambda: tab.evaluate("performance.getEntriesByType('resource').some(e => e.name.endsWith('ahead'))"), "ahead")
+    site.taking = False
+    press(tab, "6", "Enter")
+    on_task(tab, 1)
+    press(tab, "5", "Enter")
+    expect(tab.get_by_role("heading", name="The server is away")).to_be_visible()
+    site.taking = True
+    press(tab, "Enter")  # ask now
+    on_task(tab, 2)
+    once_each(desk, [-2, -1])
+
+
+def test_an_answer_that_comes_after_its_task_was_rated_is_not_shown(rate: Rate) -> None:
+    desk = FakeDesk(tasks("pairwise"))
+    site, tab = rate(desk)
+    site.answering = False
+    press(tab, "1", "Enter")
+    tab.wait_for_selector("#place:not([aria-busy])")
+    if tab.locator(".task").count():  # it was fetched before
+        press(tab, "1", "Enter")
+    expect(tab.get_by_role("heading", name="The server is away")).to_be_visible()
+    site.answering = True
+    late: list[Any] = []
+
+    def hold_the_first(route: Any) -> None:
+        answer = route.fetch()
+        if late:
+            route.fulfill(response=answer)
+        else:
+            late.append(lambda: route.fulfill(response=answer))
+
+    tab.route("**/next", hold_the_first)
+    press(tab, "Enter")  # ask now
+    until(lambda: tab.evaluate("1") and late, "first answer")
+    press(tab, "Enter")  # and now
+    expect(tab.locator(".task")).to_be_visible()
+    held = tab.locator(".task").get_attribute("data-assignment")
+    press(tab, "1", "Enter")
+    expect(tab.locator(f".task[data-assignment='{held}']")).to_have_count(0)
+    saved_mark(tab, "Saved")
+    late[0]()
+    tab.wait_for_timeout(200)
+    expect(tab.locator(f".task[data-assignment='{held}']")).to_have_count(0)
+    saved_mark(tab, "Saved")
+
+
 def test_a_session_that_ended_keeps_the_outbox_until_after_the_login(rate: Rate) -> None:
     desk = FakeDesk(tasks("pairwise"))
     site, tab = rate(desk)
