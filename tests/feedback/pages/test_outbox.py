@@ -95,7 +95,7 @@ def test_a_server_killed_with_the_answer_on_its_way_gets_the_rating_once(rate: R
 def test_a_task_is_not_asked_for_again_while_its_rating_waits(rate: Rate) -> None:
     desk = FakeDesk(tasks("pairwise"))
     site, tab = rate(desk)
-    until(lambda: tab.evaluate("performance.getEntriesByType('resource').some(e => e.name.endsWith('ahead'))"), "ahead")
+    next_is_here(tab)
     site.taking = False
     press(tab, "6", "Enter")
     on_task(tab, 1)
@@ -128,7 +128,7 @@ def test_an_answer_that_comes_after_its_task_was_rated_is_not_shown(rate: Rate) 
 
     tab.route("**/next", hold_the_first)
     press(tab, "Enter")  # ask now
-    until(lambda: tab.evaluate("1") and late, "first answer")
+    wait_until(lambda: tab.evaluate("1") and late, "the first answer does not come")
     press(tab, "Enter")  # and now
     expect(tab.locator(".task")).to_be_visible()
     held = tab.locator(".task").get_attribute("data-assignment")
