@@ -49,7 +49,7 @@ def rows(file: Path, *numbers: int) -> Path:
 
 
 @pytest.fixture
-def campaign(workspace: Path, tmp_path: Path) -> Path:
+def campaign(workspace: Path, home: Workspace, tmp_path: Path) -> Path:
     file = tmp_path / "small.yaml"
     file.write_text(
         f"name: small\nkind: pairwise\nrubric: {FEEDBACK}/rubrics/helpfulness.yaml\n"
@@ -88,7 +88,7 @@ def test_a_campaign_from_its_file_to_rows_and_back(campaign: Path, workspace: Pa
     sheet = tmp_path / "ratings.csv"
     found = told("report", "small", "--sheet", str(sheet))
     assert (found["complete"], found["ratings"]) == (5, 5)
-    assert [row["verdict"] for row in csv.DictReader(sheet.open())] == ["+2"] * 5
+    assert [row["verdict"] for row in csv.DictReader(sheet.read_text().splitlines())] == ["+2"] * 5
     about = told("export", "small", "--for", "dpo", "--validation", "0", "--out", str(tmp_path / "out"))
     assert (about["rows"], about["raters"]) == ({"train": 5}, ["r-ann"])
     done = told("erase-rater", "r-ann", "--drop-ratings", "--yes")

@@ -467,6 +467,7 @@ def test_what_one_reads_and_may_can_be_added_and_opens_campaigns_that_ask_for_it
     assert (refused.status_code, "&#39;German&#39; is no language" in refused.text) == (422, True)
     assert admin.submit("/people", {"languages": "en, de"}, to=path).status_code == 303
     assert desk.next("c", rater) == NoTask("training")
+    house.clock.now += 1
     assert admin.submit("/people", {"languages": "de", "qualifications": "law"}, to=path).status_code == 303
     assert isinstance(desk.next("c", rater), Task)
     assert 'value="law"' in admin.get("/people").text
