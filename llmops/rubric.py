@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from llmops.config import Settings, load
+from llmops.config import Settings, load, refuse
 from llmops.files import digest_of
 
 Choice = Literal["A", "B", "TIE"]
@@ -62,19 +62,32 @@ class Likert(Settings):
 
 class Attribute(Settings):
     question: Label
-    """What is asked, to be answered with yes or no."""
+    """What is asked, to be answered with yes or no, or by a step of the scale's `labels`."""
     good: Literal["yes", "no"] = "yes"
-    """The answer that speaks for the text."""
+    """The answer that speaks for the text; with `labels` the last of them does."""
 
 
 class Attributes(Settings):
-    """One answer by itself, on questions with yes or no."""
+    """One answer by itself, on several questions, with yes or no or all on the same steps."""
 
     kind: Literal["attributes"]
     attributes: Annotated[
         dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], Attribute], Field(min_length=1, max_length=20)
     ]
     """The questions by name, in the order they are asked."""
+    labels: Annotated[list[Label], Field(min_length=2, max_length=11)] | None = None
+    """What each step of a question's answer is called, the worst first; null asks for yes or no."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        turned = [name for name, one in self.attributes.items() if self.labels is not None and one.good == "no"]
+        refuse({f"attributes.{name}.good": "the last of `labels` is good; ask the other way round" for name in turned})
+        return self
+
+    @property
+    def answers(self) -> tuple[str, ...] | tuple[int, ...]:
+        """What each question can be answered with, from the worst step to the best, or `yes` and `no`."""
+        return ("yes", "no") if self.labels is None else tuple(range(1, len(self.labels) + 1))
 
 
 class Rubric(Settings):
@@ -97,12 +110,17 @@ class Rubric(Settings):
     @cached_property
     def digest(self) -> str:
         """sha256 over all of it."""
-        return digest_of(self.model_dump(mode="json"))
+        return digest_of(self.model_dump(mode="json", exclude_none=True))
 
     @property
     def identity(self) -> dict[str, Any]:
         """How records name it."""
         return {"name": self.name, "version": self.version, "digest": self.digest}
+
+
+def has_steps(scale: Pairwise | Likert | Attributes) -> bool:
+    """Whether ratings of one answer are steps in an order, so that two may be nearer to each other than others are."""
+    return isinstance(scale, Likert) or (isinstance(scale, Attributes) and scale.labels is not None)
 
 
 def load_rubric(path: Path) -> Rubric:
@@ -115,12 +133,15 @@ def choice_of(step: int) -> Choice:
     return "A" if step > 0 else "B" if step < 0 else "TIE"
 
 
-def value_of(scale: Likert | Attributes, rating: int | Mapping[str, str]) -> float:
-    """A rating as a number from 0 (worst) to 1: the step's place on the scale, or the share of attributes that are
-    good."""
+def value_of(scale: Likert | Attributes, rating: int | Mapping[str, str | int]) -> float:
+    """A rating as a number from 0 (worst) to 1: the step's place on the scale; of attributes the mean of theirs, or the
+    share of those that are good."""
     if isinstance(scale, Likert):
         assert isinstance(rating, int)
         return (rating - 1) / (len(scale.labels) - 1)
     assert isinstance(rating, Mapping)
+    if scale.labels is not None:
+        places = [(int(rating[name]) - 1) / (len(scale.labels) - 1) for name in scale.attributes]
+        return sum(places) / len(places)
     good = [rating[name] == attribute.good for name, attribute in scale.attributes.items()]
     return sum(good) / len(good)

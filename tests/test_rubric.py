@@ -43,6 +43,10 @@ def test_a_rating_is_a_number_from_nothing_to_one() -> None:
     )
     assert value_of(attributes, {"right": "yes", "rude": "no"}) == 1.0
     assert value_of(attributes, {"right": "yes", "rude": "yes"}) == 0.5
+    several = load_rubric(SHIPPED / "quality.yaml").scale
+    assert isinstance(several, Attributes)
+    assert several.answers == (1, 2, 3, 4, 5)
+    assert value_of(several, {"correct": 5, "complete": 3, "clear": 1}) == 0.5, "of several steps the mean"
 
 
 def test_other_words_are_another_rubric() -> None:
@@ -59,6 +63,11 @@ def test_other_words_are_another_rubric() -> None:
         pytest.param("{kind: pairwise, labels: [a, b]}", "at least 7", id="two of seven labels"),
         pytest.param("{kind: attributes, attributes: {}}", "at least 1", id="no attribute"),
         pytest.param("{kind: attributes, attributes: {a: {question: x, good: maybe}}}", "'yes' or 'no'", id="maybe"),
+        pytest.param(
+            "{kind: attributes, labels: [bad, good], attributes: {a: {question: x, good: no}}}",
+            "ask the other way",
+            id="steps turned around",
+        ),
         pytest.param("{kind: stars}", "kind", id="an unknown kind"),
     ],
 )

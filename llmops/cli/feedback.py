@@ -54,6 +54,7 @@ def serve(
 def widget_key(
     campaign: Annotated[str, typer.Argument(metavar="CAMPAIGN", help="A thumbs campaign's name.")],
     config: Config = None,
+    as_json: Json = False,
 ) -> None:
     """Print the key with which another site's server makes tokens for the thumbs widget; keep it secret."""
     from llmops.database import open_database
@@ -73,7 +74,8 @@ def widget_key(
             f"the campaign {campaign!r} takes no thumbs from other sites",
             fix="make one with `kind: thumbs` and `widget_origins`",
         )
-    typer.echo(key_of(service.secret, campaign))
+    key = key_of(service.secret, campaign)
+    typer.echo(json.dumps({"campaign": campaign, "key": key}, indent=2) if as_json else key)
 
 
 @feedback.command()
@@ -133,6 +135,8 @@ def people(as_json: Json = False) -> None:
                 "name": one.name,
                 "role": one.role,
                 "campaigns": sorted(one.campaigns),
+                "languages": list(one.languages),
+                "qualifications": list(one.qualifications),
                 "rater": one.rater,
                 "openid": one.vouched,
                 "since": one.at,
@@ -142,13 +146,14 @@ def people(as_json: Json = False) -> None:
         ]
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    head = ("login", "name", "role", "campaigns", "rater", "since", "state")
+    head = ("login", "name", "role", "campaigns", "skills", "rater", "since", "state")
     table = [
         (
             one.login,
             one.name,
             one.role,
             "all" if EVERY in one.campaigns or one.role == "admin" else ", ".join(sorted(one.campaigns)) or "none",
+            ", ".join((*one.languages, *one.qualifications)) or "–",
             one.rater,
             _day(one.at),
             "open" if one.ended is None else f"closed {_day(one.ended)}",
@@ -159,6 +164,40 @@ def people(as_json: Json = False) -> None:
     for row in (head, *table):
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     typer.echo("next: llmops feedback invite --role rater --campaign NAME")
+
+
+@feedback.command()
+def qualify(
+    login: Annotated[str, typer.Argument(help="The login of an account.")],
+    language: Annotated[list[str] | None, typer.Option(help="They read it, such as en; may be repeated.")] = None,
+    qualification: Annotated[list[str] | None, typer.Option(help="They have it; may be repeated.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say anew which languages somebody reads, or which qualifications they have; '' takes all of them away."""
+    from llmops.feedback.assembly import opened
+    from llmops.feedback.raters import change_rater
+    from llmops.feedback.settings import FeedbackService
+    from llmops.workspace import Workspace
+
+    if language is None and qualification is None:
+        raise InputError("nothing is to be changed", fix="give --language or --qualification")
+    accounts, _ = opened(FeedbackService(), Workspace.current())
+    rater = accounts.called(login).rater
+    change_rater(
+        accounts.engine,
+        rater,
+        languages=None if language is None else [one for one in language if one],
+        qualifications=None if qualification is None else [one for one in qualification if one],
+        actor=CONSOLE,
+    )
+    person = accounts.person(rater)
+    if as_json:
+        told = {"login": person.login, "languages": person.languages, "qualifications": person.qualifications}
+        typer.echo(json.dumps(told, indent=2))
+        return
+    typer.echo(f"{person.login} reads {', '.join(person.languages) or 'no language in particular'}")
+    typer.echo(f"{person.login} has {', '.join(person.qualifications) or 'no qualification'}")
+    typer.echo("next: llmops feedback people")
 
 
 def _settings(file: Path | None, listen: str | None) -> FeedbackService:

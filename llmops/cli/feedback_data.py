@@ -1,4 +1,4 @@
-"""Commands on what people rate and what they said: create, import, list, report, export, erase-rater."""
+"""Commands on what people rate and what they said: create, import, list, reword, report, export, erase-rater."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(create)
     app.command("import")(import_items)
     app.command("list")(list_campaigns)
+    app.command()(reword)
     app.command()(report)
     app.command()(export)
     app.command("import-thumbs")(import_thumbs)
@@ -93,6 +94,9 @@ def import_items(
     model: Annotated[
         list[str] | None, typer.Option(help="Who gave the answer, a template; once for each answer, in their order.")
     ] = None,
+    language: Annotated[str | None, typer.Option(help="The item's language, a template, such as '{lang}'.")] = None,
+    priority: Annotated[str | None, typer.Option(help="A whole number, a template; higher comes first.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Put more items into a campaign."""
     from llmops.cli.progress import watching
@@ -109,9 +113,15 @@ def import_items(
         prompt=prompt,
         responses=response,
         models=list(model or []) or None,
+        language=language,
+        priority=priority,
     )
     with watching() as listener:
         made = add(campaign, rows, workspace=Workspace.current(), listener=listener)
+    if as_json:
+        told = {"campaign": campaign, "items": made.items, "left_out": list(made.left_out), "notes": list(made.notes)}
+        typer.echo(json.dumps(told, indent=2))
+        return
     for note in made.notes:
         typer.echo(note)
     typer.echo(f"{made.items} items added to {campaign}")
@@ -146,13 +156,40 @@ def list_campaigns(as_json: Json = False) -> None:
     typer.echo(f"next: llmops feedback report {known[0].campaign.name}")
 
 
+def reword(
+    campaign: Name,
+    rubric: Annotated[Path, typer.Argument(metavar="RUBRIC", help="A file of feedback/rubrics/, its version raised.")],
+    as_who: Annotated[str, typer.Option("--as", help="Who changes it; stands in the record.")] = "console",
+    as_json: Json = False,
+) -> None:
+    """Ask by other words from now on; what was said so far stays said of the old ones."""
+    from llmops.database import open_database
+    from llmops.feedback.store import reword as run
+    from llmops.feedback.store import rubrics
+    from llmops.rubric import load_rubric
+    from llmops.workspace import Workspace
+
+    engine = open_database(Workspace.current())
+    changed = run(engine, campaign, load_rubric(rubric), actor=as_who)
+    known = rubrics(engine, campaign)
+    if as_json:
+        typer.echo(json.dumps({"changed": changed, "versions": [one.identity for one in known]}, indent=2))
+        return
+    now = f"{known[-1].name} version {known[-1].version}"
+    typer.echo(f"{campaign} asks by {now} from now on" if changed else f"{campaign} asks by {now} already")
+    if changed:
+        typer.echo("ratings that are on their way answer the old words; their raters see both and decide")
+    typer.echo(f"next: llmops feedback report {campaign}")
+
+
 def import_thumbs(campaign: Name, as_json: Json = False) -> None:
     """Take over thumbs from /v1/feedback and the widget as ratings; again, it takes what has come since."""
     from llmops.database import open_database
     from llmops.lifecycle.thumbs_import import import_thumbs as run
     from llmops.workspace import Workspace
 
-    taken = run(open_database(Workspace.current()), campaign)
+    workspace = Workspace.current()
+    taken = run(open_database(workspace), campaign, workspace=workspace)
     if as_json:
         typer.echo(json.dumps({"items": taken.items, "ratings": taken.ratings}))
         return

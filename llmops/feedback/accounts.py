@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 import unicodedata
@@ -18,7 +19,7 @@ from llmops.feedback.visitor import EVERY, Role
 from llmops.feedback.writing import writing
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine, Row
+    from sqlalchemy import Connection, Engine, Row, Select
 
 _LOGIN = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,99}")
 _TURNS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -32,6 +33,7 @@ class Person:
     Attributes:
         rater: the pseudonym that ratings carry.
         campaigns: names of those they may rate in, or own; may hold `EVERY`.
+        languages, qualifications: what they read and may, as campaigns ask for it.
         vouched: an OpenID provider says who they are.
         ended: when it was closed, in seconds since 1970; None while it is open.
     """
@@ -41,6 +43,8 @@ class Person:
     name: str
     role: Role
     campaigns: frozenset[str]
+    languages: tuple[str, ...]
+    qualifications: tuple[str, ...]
     vouched: bool
     at: float
     ended: float | None
@@ -103,7 +107,7 @@ class Accounts:
 
         people, memberships = table("people"), table("memberships")
         with self.engine.connect() as connection:
-            rows = connection.execute(select(people).order_by(people.c.at, people.c.rater)).all()
+            rows = connection.execute(_with_skills().order_by(people.c.at, people.c.rater)).all()
             members: dict[str, set[str]] = {}
             for row in connection.execute(select(memberships.c.rater, memberships.c.campaign)):
                 members.setdefault(row.rater, set()).add(row.campaign)
@@ -119,7 +123,7 @@ class Accounts:
 
         people, memberships = table("people"), table("memberships")
         with self.engine.connect() as connection:
-            row = connection.execute(select(people).where(people.c.rater == rater)).one_or_none()
+            row = connection.execute(_with_skills().where(people.c.rater == rater)).one_or_none()
             if row is None:
                 raise InputError("there is no such person", fix="see `llmops feedback people`")
             campaigns = connection.execute(select(memberships.c.campaign).where(memberships.c.rater == rater)).scalars()
@@ -339,6 +343,13 @@ def end_sessions(connection: Connection, rater: str, *, but: str | None = None) 
     connection.execute(delete(sessions).where(sessions.c.rater == rater, sessions.c.digest != (but or "")))
 
 
+def _with_skills() -> Select[Any]:
+    from sqlalchemy import select
+
+    people, raters = table("people"), table("raters")
+    return select(people, raters.c.languages, raters.c.qualifications).join(raters, raters.c.id == people.c.rater)
+
+
 def _person(row: Row[Any], campaigns: set[str]) -> Person:
     return Person(
         rater=row.rater,
@@ -346,6 +357,8 @@ def _person(row: Row[Any], campaigns: set[str]) -> Person:
         name=row.name,
         role=row.role,
         campaigns=frozenset(campaigns),
+        languages=tuple(json.loads(row.languages)),
+        qualifications=tuple(json.loads(row.qualifications)),
         vouched=row.subject is not None,
         at=row.at,
         ended=row.ended,

@@ -41,6 +41,9 @@ class Question:
     position: int | None = None
 
 
+_YES_NO = (Option("yes", "Yes", "1"), Option("no", "No", "2"))
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     role: str
@@ -84,7 +87,7 @@ def _of_each(task: Task) -> Iterator[Question]:
             yield Question(f"score-{position}", name, _numbered(scale.labels), position)
         elif isinstance(scale, Attributes):
             for key, attribute in scale.attributes.items():
-                options = (Option("yes", "Yes", "1"), Option("no", "No", "2"))
+                options = _YES_NO if scale.labels is None else _numbered(scale.labels)
                 yield Question(f"score-{position}-{key}", f"{name}: {attribute.question}", options, position)
         else:
             raise ValueError(f"the rubric {task.rubric.name} compares two answers; it cannot rate one by itself")

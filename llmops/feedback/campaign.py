@@ -22,8 +22,10 @@ from llmops.data.section import Origin
 
 Kind = Literal["pairwise", "rating", "ranking", "thumbs", "correction"]
 Share = Annotated[float, Field(ge=0, lt=1)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
-Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]+)*$")]
+NAME = r"^[a-z0-9][a-z0-9._-]*$"
+LANGUAGE = r"^[a-z]{2,3}(-[A-Za-z0-9]+)*$"
+Name = Annotated[str, Field(pattern=NAME, max_length=100)]
+Language = Annotated[str, Field(pattern=LANGUAGE)]
 
 
 class AskedJudge(Settings):
@@ -166,6 +168,8 @@ class FromRows(Settings):
     known."""
     language: str | None = None
     """Template with the item's language; null: none."""
+    priority: str | None = None
+    """Template with a whole number: items with a higher one are given out first; null: 0 for all."""
     tags: list[str] = Field(default_factory=list)
     """Templates with tags of the item."""
     ratings: list[str] = Field(default_factory=list)
@@ -196,7 +200,8 @@ class Gold(Settings):
     share: Share = 0.05
     """Of a rater's tasks that are such items."""
     source: str
-    """A jsonl of them: `prompt`, `responses` and `expected`, which is a verdict as a rater would give it."""
+    """A jsonl of them: `prompt`, `responses` and `expected`, which is a verdict as a rater would give it; with a
+    `language` it goes only to those who read it."""
     shown: bool = False
     """Whether raters see how often they agreed with them."""
     training: NonNegativeInt = 0

@@ -13,7 +13,7 @@ from llmops.agreement import cohen_kappa
 from llmops.feedback.campaign import Campaign
 from llmops.feedback.events import events
 from llmops.feedback.items import Item, Rated, Rating
-from llmops.feedback.labels import first_preferred, is_scale, labels_of, longer_preferred, side_of, spoken
+from llmops.feedback.labels import first_preferred, labels_of, longer_preferred, side_of, spoken
 from llmops.feedback.opinions import comparisons
 from llmops.feedback.pace import Pace, pace_of
 from llmops.feedback.ratings import rated
@@ -23,7 +23,7 @@ from llmops.feedback.store import campaign_named, campaigns, rubrics
 from llmops.paired_ranking import Ranking, ranking
 from llmops.rater_report import RaterReport, rater_reports
 from llmops.reliability import Reliability, reliability
-from llmops.rubric import Rubric
+from llmops.rubric import Rubric, has_steps
 from llmops.stats import Proportion
 from llmops.votes import votes_of
 
@@ -235,7 +235,7 @@ class _Seen:
     def report(self, *, items: int, wanted: int, left: int, now: float, disagreements: int) -> CampaignReport:
         agreement: dict[str, Reliability | None] = {}
         for name, column in self.columns.items():
-            level: Any = "ordinal" if is_scale(name, self.rubric) else "nominal"
+            level: Any = "ordinal" if self.campaign.kind == "rating" and has_steps(self.rubric.scale) else "nominal"
             votes = votes_of(column.items, column.raters, column.labels, categories=column.categories)
             agreement[name] = reliability(votes, level=level, clusters=self.cluster_of)
         main = next(iter(self.columns.values()), None)

@@ -65,8 +65,11 @@ def verdict_fault(
         for score in verdict.scores:
             if isinstance(scale, Likert) and score not in scale.steps:
                 return f"the scale has no step {score!r}"
-            if isinstance(scale, Attributes) and (not isinstance(score, dict) or set(score) != set(scale.attributes)):
-                return f"each of {', '.join(scale.attributes)} wants an answer"
+            if isinstance(scale, Attributes):
+                if not isinstance(score, dict) or set(score) != set(scale.attributes):
+                    return f"each of {', '.join(scale.attributes)} wants an answer"
+                if wrong := [one for one in score.values() if one not in scale.answers]:
+                    return f"the scale has no answer {wrong[0]!r}"
     elif isinstance(verdict, Ranking):
         named = sum(len(group) for group in verdict.groups) + len(verdict.invalid)
         if named != responses:

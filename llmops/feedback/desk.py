@@ -191,11 +191,20 @@ class Desk:
         right, of = (0, 0) if totals is None else (totals.gold_right, totals.gold_of)
         return Progress(
             wanted=wanted,
-            done=int(done),
+            done=self._told(settings, int(done), wanted, totals),
             mine=0 if totals is None else totals.rated,
             gold=(right, of) if shown else None,
             median_s=median(times) if times else None,
         )
+
+    def _told(self, campaign: Campaign, done: int, wanted: int, mine: Row[Any] | None) -> int:
+        """How many ratings there are, as a rater is told: of their own, as many as the shares of gold and repeats let
+        expect. The number itself stands still after each of those, and who looks would know which they were."""
+        mixed_in = campaign.repeat + (campaign.gold.share if campaign.gold else 0.0)
+        if mine is None or not mixed_in or done >= wanted:
+            return done
+        expected = int(max(0, mine.rated - mine.training) * (1 - mixed_in))
+        return min(done - mine.counted + expected, wanted - 1)
 
     def _campaign_of(self, assignment: str, rater: str) -> Campaign:
         with self._engine.connect() as connection:

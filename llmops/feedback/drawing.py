@@ -33,6 +33,7 @@ def item_of(
     probability: float = 1.0,
     kind: ItemKind = "normal",
     language: str | None = None,
+    priority: int = 0,
     tags: Sequence[str] = (),
     expected: Mapping[str, Any] | None = None,
 ) -> NewItem:
@@ -40,7 +41,7 @@ def item_of(
     digest = prompt_digest(prompt)
     return NewItem(
         tuple(prompt), tuple(responses), digest, digest, source, probability, kind,
-        language=language, tags=tuple(tags), expected=expected,
+        priority=priority, language=language, tags=tuple(tags), expected=expected,
     )  # fmt: skip
 
 
@@ -54,23 +55,34 @@ def prompt_digest(prompt: Sequence[Mapping[str, Any]]) -> str:
     return hashlib.sha256(prompt_text(prompt).encode()).hexdigest()
 
 
-def clustered(items: Iterable[NewItem]) -> Iterator[NewItem]:
+def clustered(
+    items: Iterable[NewItem], known: Iterable[tuple[Sequence[Mapping[str, Any]], str]] = ()
+) -> Iterator[NewItem]:
     """The items, each with its cluster: the digest of the first prompt that is nearly the same.
 
     Clusters keep items of one prompt on one side of a split, and together when intervals are computed. Of the items
     one text each stays in memory.
+
+    Args:
+        known: prompts of items that the campaign has already, with their clusters.
     """
     texts: list[str] = []
     near = NearDuplicates(SIMILARITY, text_of=texts.__getitem__)
     exact: dict[str, str] = {}
-    for item in items:
-        digest = item.prompt_digest
+
+    def cluster(prompt: Sequence[Mapping[str, Any]], own: str) -> str:
+        text = prompt_text(prompt)
+        digest = hashlib.sha256(text.encode()).hexdigest()
         if digest not in exact:
-            text = prompt_text(item.prompt)
             first = near.first(text, len(texts))
             texts.append(text)
-            exact[digest] = digest if first is None else exact[hashlib.sha256(texts[first].encode()).hexdigest()]
-        yield replace(item, cluster=exact[digest])
+            exact[digest] = own if first is None else exact[hashlib.sha256(texts[first].encode()).hexdigest()]
+        return exact[digest]
+
+    for prompt, own in known:
+        cluster(prompt, own)
+    for item in items:
+        yield replace(item, cluster=cluster(item.prompt, item.prompt_digest))
 
 
 def drawn(weights: Sequence[float], sample: int | None, draw: random.Random) -> list[tuple[int, float]]:

@@ -63,7 +63,10 @@ def erase_rater(engine: Engine, rater: str, *, drop: bool, actor: str, at: float
         happened = table("rating_events")
         before = connection.execute(select(happened.c.kind).where(happened.c.subject == rater)).scalars().all()
         if not any(known) and ("erased" not in before or not drop or "dropped" in before):
-            raise NotThere(f"there is no rater {rater!r} to erase", fix="`llmops feedback raters` lists them")
+            raise NotThere(
+                f"there is no rater {rater!r} to erase",
+                fix="`llmops feedback people` lists accounts, `llmops feedback report` the raters of a campaign",
+            )
         _hand_back_leases(connection, engine, rater, now)
         if drop:
             _hand_back_ratings(connection, engine, rater, now)

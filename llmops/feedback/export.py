@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal
 
 from llmops.data import privacy
@@ -19,6 +20,7 @@ from llmops.feedback.drawing import NOT_TEXT
 from llmops.feedback.items import Item, Rated, Rating
 from llmops.feedback.opinions import edits
 from llmops.feedback.settled import Excluded, Question, Settled, counted, settle
+from llmops.feedback.sides import MASK
 from llmops.rubric import Rubric
 
 Purpose = Literal["sft", "dpo", "kto", "reward"]
@@ -29,6 +31,7 @@ _NO_TARGET = "the answer is not good enough to be learned by itself"
 
 SPLIT = "raters disagree: no side has the most"
 UNSURE = "raters are not sure enough"
+MASKED = f"what was written holds {MASK}, which hides a part of the answer"
 _NO_PAIR: dict[str | None, str] = {
     "tie": "the answers are alike: no pair",
     "both bad": "both answers are bad: no pair",
@@ -102,6 +105,11 @@ class Exporting:
             [Excluded(one.id, item.id, why.get(one.id, nothing)) for one in used if one.id not in cited]
         )
 
+    def without(self, replaced: Iterable[tuple[str, str]]) -> Iterator[Excluded]:
+        """Ratings that were corrected since, so that every rating there is can be found."""
+        for rating, item in replaced:
+            yield from self._noted([Excluded(rating, item, "replaced by what the same rater said later")])
+
     def _noted(self, excluded: list[Excluded]) -> list[Excluded]:
         self.reasons.update(one.reason for one in excluded)
         return excluded
@@ -112,7 +120,7 @@ class Exporting:
         match self.purpose:
             case "dpo" | "reward":
                 yield from self._pairs(item, why)
-                yield from self._edited_pairs(item, used)
+                yield from self._edited_pairs(item, used, why)
             case "kto":
                 yield from self._labels(item, why)
             case "sft":
@@ -144,23 +152,34 @@ class Exporting:
                 },
             )
 
-    def _edited_pairs(self, item: Item, used: list[Rating]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    def _written(self, item: Item, used: list[Rating], why: dict[str, str]) -> Iterator[tuple[Rating, int, str]]:
+        """What people wrote in an answer's place. Who rewrote a masked answer did not see all of it, and what they
+        left of the mask is nothing to learn."""
         for one in used:
             for place, text in edits(one.content, one.shown):
-                yield (
-                    (one.id,),
-                    {
-                        "prompt": _turns(item),
-                        "chosen": _answer(text),
-                        "rejected": _answer(item.responses[place].text),
-                        "margin": 1.0,
-                        "raters": 1,
-                        "agreement": 1.0,
-                        "confidence": 1.0,
-                        "chosen_model": "a person",
-                        "rejected_model": item.responses[place].model,
-                    },
-                )
+                if MASK in text and MASK not in item.responses[place].text:
+                    _blame(why, [one.id], MASKED)
+                else:
+                    yield one, place, text
+
+    def _edited_pairs(
+        self, item: Item, used: list[Rating], why: dict[str, str]
+    ) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+        for one, place, text in self._written(item, used, why):
+            yield (
+                (one.id,),
+                {
+                    "prompt": _turns(item),
+                    "chosen": _answer(text),
+                    "rejected": _answer(item.responses[place].text),
+                    "margin": 1.0,
+                    "raters": 1,
+                    "agreement": 1.0,
+                    "confidence": 1.0,
+                    "chosen_model": "a person",
+                    "rejected_model": item.responses[place].model,
+                },
+            )
 
     def _labels(self, item: Item, why: dict[str, str]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
         """Answers that are good or bad by themselves; where they were compared, those that win or lose more often."""
@@ -219,10 +238,9 @@ class Exporting:
         self, item: Item, used: list[Rating], why: dict[str, str]
     ) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
         """What people wrote, and answers that are good by themselves: one that is better may still be bad."""
-        for one in used:
-            for _, text in edits(one.content, one.shown):
-                messages = [*_turns(item), *_answer(text)]
-                yield (one.id,), {"messages": messages, "raters": 1, "agreement": 1.0, "model": "a person"}
+        for one, _, text in self._written(item, used, why):
+            messages = [*_turns(item), *_answer(text)]
+            yield (one.id,), {"messages": messages, "raters": 1, "agreement": 1.0, "model": "a person"}
         for place, response in enumerate(item.responses):
             question: Question = (item.id, place)
             if question not in self.settled.said:
@@ -291,15 +309,17 @@ def export(
     sure: float = 0.5,
     held_out: Callable[[str], bool] = lambda cluster: False,
     personal_data: bool = False,
+    replaced: Iterable[tuple[str, str]] = (),
 ) -> tuple[Exporting, Iterator[Row | Excluded]]:
     """What the numbers are gathered in, and the rows themselves, which must be read to their end first.
 
     Args:
         ratings: all of the campaign, those of an item beside each other; read at once.
         rated: the same with their items, in the order rows are to have; read as rows are.
+        replaced: ratings that do not stand any more, `(id, item)`; read last.
     """
     made = Exporting(purpose, rubric, settle(ratings, rubric), sure, held_out, personal_data)
-    return made, (one for item in rated for one in made.of(item))
+    return made, chain((one for item in rated for one in made.of(item)), made.without(replaced))
 
 
 def _blame(why: dict[str, str], ratings: Iterable[str], reason: str) -> None:

@@ -13,6 +13,7 @@ from llmops.errors import InputError
 from llmops.feedback.accounts import Accounts, Person, add_person, check_login, check_name, end_sessions
 from llmops.feedback.events import SERVICE, write_event
 from llmops.feedback.passwords import check_new
+from llmops.feedback.raters import check_skills
 from llmops.feedback.refused import Refused
 from llmops.feedback.sessions import digest
 from llmops.feedback.tables import table
@@ -71,11 +72,12 @@ class Invitations:
         """A new link's secret, which is kept nowhere.
 
         Raises:
-            InputError: a name in it is no name.
+            InputError: a campaign's name in it is none, or no campaign can ask for such a language or qualification.
         """
         from sqlalchemy import insert
 
-        for word in (*campaigns, *languages, *qualifications):
+        check_skills(languages, qualifications)
+        for word in campaigns:
             if word != EVERY and not (0 < len(word) <= 100 and word.isprintable() and " " not in word):
                 raise InputError(
                     f"{word[:40]!r} is no name", fix="write names without spaces, with commas between them"

@@ -22,7 +22,7 @@ def labels_of(verdict: Mapping[str, Any], rubric: Rubric) -> Iterable[tuple[str,
             assert isinstance(rubric.scale, Attributes)
             for place, score in enumerate(verdict["scores"]):
                 for name in rubric.scale.attributes:
-                    yield _of(name, place, verdict), score[name], ("yes", "no")
+                    yield _of(name, place, verdict), score[name], rubric.scale.answers
         case "ranking":
             for first, second, better, _ in comparisons(verdict, rubric):
                 yield f"{first + 1} against {second + 1}", better, ("first", "tie", "second", "both bad")
@@ -62,10 +62,6 @@ def _of(name: str, place: int, verdict: Mapping[str, Any]) -> str:
 
 def _score(score: Any) -> str:
     return str(score) if isinstance(score, int) else "/".join(f"{name} {said}" for name, said in score.items())
-
-
-def is_scale(name: str, rubric: Rubric) -> bool:
-    return name.startswith("score") and isinstance(rubric.scale, Likert)
 
 
 def first_preferred(verdict: Mapping[str, Any], shown: tuple[int, ...]) -> bool | None:

@@ -9,6 +9,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from llmops.errors import InputError
 from llmops.feedback.entrance import Entrance, field, link_to, signed_in
+from llmops.feedback.raters import change_rater
 from llmops.feedback.refused import forbidden, not_yours
 from llmops.feedback.visitor import EVERY, ROLES, Role, Visitor
 
@@ -60,6 +61,22 @@ def people_routes(entrance: Entrance, *, port: int) -> APIRouter:
         def change() -> None:
             here.accounts.person(rater)
             here.accounts.set_campaigns(rater, names, by=visitor.rater)
+
+        return _done(change, people, visitor)
+
+    @router.post("/people/{rater}/skills")
+    def skills(request: Request, rater: str) -> Response:
+        visitor = admin(request)
+
+        def change() -> None:
+            change_rater(
+                here.accounts.engine,
+                here.accounts.person(rater).rater,
+                languages=words(field(request, "languages")),
+                qualifications=words(field(request, "qualifications")),
+                actor=visitor.rater,
+                at=here.accounts.clock(),
+            )
 
         return _done(change, people, visitor)
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
+from llmops.errors import InputError
+from llmops.feedback.campaign import LANGUAGE, NAME
 from llmops.feedback.events import write_event
 from llmops.feedback.faults import NotThere
 from llmops.feedback.items import Rater, RaterState
@@ -85,29 +88,47 @@ def rater_named(connection: Connection, rater: str) -> Rater | None:
     return Rater(row.id, tuple(json.loads(row.languages)), tuple(json.loads(row.qualifications)), row.consent)
 
 
+def check_skills(languages: Collection[str], qualifications: Collection[str]) -> None:
+    """Raises InputError for a language or qualification that no campaign can ask for, as it would never fit one."""
+    for kind, words, pattern, such in (
+        ("language", languages, LANGUAGE, "en or de-CH"),
+        ("qualification", qualifications, NAME, "medicine"),
+    ):
+        wrong = [word for word in words if len(word) > 100 or not re.fullmatch(pattern, word)]
+        if wrong:
+            raise InputError(f"{wrong[0][:40]!r} is no {kind}", fix=f"write it as campaigns do, such as {such}")
+
+
 def change_rater(
     engine: Engine,
     rater: str,
     *,
-    languages: Sequence[str] | None = None,
-    qualifications: Sequence[str] | None = None,
+    languages: Collection[str] | None = None,
+    qualifications: Collection[str] | None = None,
     consent: str | None = None,
     actor: str,
     at: float | None = None,
 ) -> None:
-    """Say anew what a rater reads, may and agreed to; None leaves it. Raises NotThere."""
+    """Say anew what a rater reads, may and agreed to; None leaves it.
+
+    Raises:
+        NotThere: there is no such rater.
+        InputError: no campaign can ask for such a language or qualification.
+    """
     from sqlalchemy import update
+
+    check_skills(languages or (), qualifications or ())
 
     raters = table("raters")
     given: dict[str, Any] = {"languages": languages, "qualifications": qualifications, "consent": consent}
     changes = {name: value for name, value in given.items() if value is not None}
     if not changes:
         return
-    kept = {name: value if isinstance(value, str) else json.dumps(list(value)) for name, value in changes.items()}
+    kept = {name: value if isinstance(value, str) else json.dumps(sorted(value)) for name, value in changes.items()}
     with writing(engine) as connection:
         done = connection.execute(update(raters).where(raters.c.id == rater).values(**kept))
         if done.rowcount != 1:
-            raise NotThere(f"there is no rater {rater!r}", fix="`llmops feedback raters` lists them")
+            raise NotThere(f"there is no rater {rater!r}", fix="`llmops feedback people` lists those with an account")
         write_event(
             connection, "changed", rater, at=time.time() if at is None else at, actor=actor, detail={"to": changes}
         )
@@ -213,4 +234,4 @@ def resume(engine: Engine, campaign: str, rater: str, *, actor: str, reason: str
 
 def _known(connection: Connection, rater: str) -> None:
     if rater_named(connection, rater) is None:
-        raise NotThere(f"there is no rater {rater!r}", fix="`llmops feedback raters` lists them")
+        raise NotThere(f"there is no rater {rater!r}", fix="`llmops feedback people` lists those with an account")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
@@ -65,10 +65,42 @@ def items(engine: Engine, campaign: str) -> Iterator[Item]:
             last = found[-1].place
 
 
+def prompts(engine: Engine, campaign: str) -> Iterator[tuple[Sequence[Mapping[str, Any]], str]]:
+    """Each prompt that a campaign asks about, with its cluster, in the order they came in; gold items have none."""
+    from sqlalchemy import select
+
+    kept = table("rated_items")
+    wanted = (
+        select(kept.c.prompt, kept.c.cluster)
+        .where(kept.c.campaign == campaign, kept.c.kind == "normal")
+        .order_by(kept.c.place)
+    )
+    with engine.connect() as connection:
+        for row in connection.execution_options(yield_per=_AT_ONCE).execute(wanted):
+            yield json.loads(row.prompt), row.cluster
+
+
 def item_named(engine: Engine, item: str) -> Item | None:
     """One item; None where there is none."""
     with engine.connect() as connection:
         return next(iter(_items(connection, [item])), None)
+
+
+def replaced(engine: Engine, campaign: str) -> Iterator[tuple[str, str]]:
+    """`(rating, item)` of all that a later rating of the same assignment replaced."""
+    from sqlalchemy import select
+
+    kept = table("ratings")
+    later = kept.alias("later")
+    wanted = (
+        select(kept.c.id, kept.c.item)
+        .where(kept.c.campaign == campaign, ~kept.c.rater.in_(select(_dropped())))
+        .where(select(later.c.id).where(later.c.supersedes == kept.c.id).exists())
+        .order_by(kept.c.at, kept.c.id)
+    )
+    with engine.connect() as connection:
+        for row in connection.execution_options(yield_per=_AT_ONCE).execute(wanted):
+            yield row.id, row.item
 
 
 def history(engine: Engine, assignment: str) -> list[Rating]:

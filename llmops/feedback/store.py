@@ -18,7 +18,7 @@ from llmops.feedback.faults import NotThere
 from llmops.feedback.items import NewItem
 from llmops.feedback.tables import table
 from llmops.feedback.writing import alone, writing
-from llmops.rubric import Rubric
+from llmops.rubric import Attributes, Rubric
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -143,7 +143,8 @@ def reword(engine: Engine, campaign: str, rubric: Rubric, *, actor: str, at: flo
     """Ask by another rubric from now on; whether it is another. What was said so far stays said of the old one.
 
     Raises:
-        InputError: the words were changed without raising the version, or the scale is another kind of scale.
+        InputError: the words were changed without raising the version, or answers to the one would be no answers to the
+            other: its scale has other steps or attributes.
     """
     from sqlalchemy import func, select
 
@@ -154,6 +155,12 @@ def reword(engine: Engine, campaign: str, rubric: Rubric, *, actor: str, at: flo
         current = current_rubric(connection, campaign)
         if current.digest == rubric.digest:
             return False
+        if _answers(current) != _answers(rubric):
+            raise InputError(
+                f"the scale of {rubric.name} version {rubric.version} is another than that of {current.name} version "
+                f"{current.version}, by which {campaign!r} was rated",
+                fix="begin another campaign with it",
+            )
         if (current.name, current.version) == (rubric.name, rubric.version):
             raise InputError(
                 f"the words of rubric {rubric.name!r} were changed, its version is still {rubric.version}",
@@ -165,6 +172,14 @@ def reword(engine: Engine, campaign: str, rubric: Rubric, *, actor: str, at: flo
             connection, "reworded", campaign, at=now, campaign=campaign, actor=actor, detail=dict(rubric.identity)
         )
     return True
+
+
+def _answers(rubric: Rubric) -> object:
+    """What can be answered, whatever it is called: ratings by rubrics that differ here cannot be put together."""
+    scale = rubric.scale
+    if isinstance(scale, Attributes):
+        return scale.answers, {name: one.good for name, one in scale.attributes.items()}
+    return scale.kind, scale.steps
 
 
 def rubrics(engine: Engine, campaign: str) -> list[Rubric]:

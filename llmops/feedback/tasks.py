@@ -72,7 +72,8 @@ class Progress:
 
     Attributes:
         wanted: ratings the campaign needs in all (normal items times overlap).
-        done: of those, ratings there are.
+        done: of those, ratings there are; where known items are mixed in, what the rater's own add is estimated, so
+            that it does not say which those were.
         mine: ratings of this rater, skipped ones not counted.
         gold: how many of this rater's gold items agreed, and of how many; None where the campaign does not show it.
         median_s: this rater's median active time an item; None before the first.

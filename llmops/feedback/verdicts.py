@@ -36,10 +36,10 @@ class Pair(_Said):
 
 
 class Scores(_Said):
-    """Each answer by itself: a step of the rubric's scale, or its attributes by name (`yes`, `no`)."""
+    """Each answer by itself: a step of the rubric's scale, or its attributes by name (`yes`, `no`, or a step each)."""
 
     kind: Literal["rating"]
-    scores: Annotated[list[int | dict[Short, Literal["yes", "no"]]], Field(min_length=1, max_length=9)]
+    scores: Annotated[list[int | dict[Short, int | Literal["yes", "no"]]], Field(min_length=1, max_length=9)]
 
 
 class Ranking(_Said):

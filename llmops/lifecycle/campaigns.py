@@ -10,12 +10,14 @@ from pathlib import Path
 from llmops.config import load
 from llmops.database import open_database
 from llmops.events import Listener
-from llmops.feedback.campaign import Campaign, FromRows
+from llmops.feedback.campaign import Campaign, FromLedger, FromRows
 from llmops.feedback.drawing import clustered
 from llmops.feedback.finished import import_finished
 from llmops.feedback.items import NewItem
+from llmops.feedback.ratings import prompts
 from llmops.feedback.store import add_items, campaign_named, check_scale, create_campaign, rubrics
 from llmops.lifecycle.rated_items import Made, gold_of, items_of, named
+from llmops.lifecycle.rated_models import with_records
 from llmops.rubric import Rubric, load_rubric
 from llmops.workspace import Workspace
 
@@ -49,7 +51,8 @@ def create(file: Path, *, workspace: Workspace, listener: Listener, dry_run: boo
     check_scale(campaign, rubric)
     engine = open_database(workspace)
     made = items_of(campaign, rubric, engine, random.SystemRandom(), listener=listener)
-    items = list(_told(clustered(made.items), len(made.items), listener))
+    asked = with_records(made.items, workspace) if isinstance(campaign.items, FromLedger) else made.items
+    items = list(_told(clustered(asked), len(made.items), listener))
     gold = [] if campaign.gold is None else list(gold_of(campaign.gold.source, campaign.kind))
     ratings = 0
     if not dry_run:
@@ -73,7 +76,8 @@ def add(name: str, source: FromRows, *, workspace: Workspace, listener: Listener
     campaign = campaign_named(engine, name)
     rubric = rubrics(engine, name)[-1]
     made = items_of(campaign.model_copy(update={"items": source}), rubric, engine, random.SystemRandom())
-    items = list(_told(clustered(made.items), len(made.items), listener))
+    # What is nearly the same as a prompt that is there already shares its cluster, or a split would part the two.
+    items = list(_told(clustered(made.items, prompts(engine, name)), len(made.items), listener))
     if any(made.ratings):
         made = replace(made, ratings=(), notes=(*made.notes, "ratings in the file are not taken: the campaign goes on"))
     add_items(engine, name, items)

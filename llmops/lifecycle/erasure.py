@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 
 from llmops.database import open_database
 from llmops.feedback.erasing import erase_rater
-from llmops.feedback.events import events, write_event
+from llmops.feedback.events import SERVICE, events, write_event
 from llmops.feedback.items import Event
 from llmops.feedback.tables import table
 from llmops.feedback.writing import writing
 from llmops.files import write_json
 from llmops.lifecycle.exports import EXPORTED
 from llmops.lifecycle.lineage import every_version
+from llmops.records import RunManifest
+from llmops.registry.decisions import chain
 from llmops.registry.lineage import descendants
 from llmops.registry.promote import mark_erased
 from llmops.registry.run_records import manifest_of
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 MARK = "ERASED.json"
 """Beside the rows of an export: which raters in it were erased since."""
+TOMBSTONED = "tombstoned"
+"""The kind of event that says so of an export."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +69,32 @@ def erase(rater: str, *, drop: bool, actor: str, workspace: Workspace) -> Erasur
     for one in exports:
         _mark_export(engine, one, pseudonym, drop=drop, actor=actor)
     for version in models:
-        reason = f"rater {pseudonym}: ratings {'dropped' if drop else 'kept under the pseudonym'}"
-        mark_erased(version, actor, reason=reason, workspace=workspace)
+        mark_erased(version, actor, reason=_reason(pseudonym, drop=drop), workspace=workspace)
     folders = tuple(dict.fromkeys(str(one.detail["folder"]) for one in exports))
     return Erasure(pseudonym, done.ratings, folders, tuple(one.reference for one in models))
+
+
+def mark_new(version: ModelVersion, manifest: RunManifest, *, workspace: Workspace) -> tuple[str, ...]:
+    """Mark a version that was trained on an export after raters in it were erased; their pseudonyms. Once for each,
+    however often the version is registered."""
+    engine = open_database(workspace)
+    used = {source["digest"] for source in manifest.lineage.get("sources", ())}
+    found: dict[str, str] = {}
+    for exported in events(engine, kind=EXPORTED):
+        if used & set(exported.detail["files"].values()):
+            for mark in events(engine, kind=TOMBSTONED, subject=exported.subject):
+                found[mark.detail["rater"]] = _reason(mark.detail["rater"], drop=mark.detail["dropped"])
+    told = {
+        link.reason for link in chain(engine, version.name) if (link.kind, link.version) == ("erase", version.version)
+    }
+    for reason in found.values():
+        if reason not in told:
+            mark_erased(version, SERVICE, reason=reason, workspace=workspace)
+    return tuple(found)
+
+
+def _reason(rater: str, *, drop: bool) -> str:
+    return f"rater {rater}: ratings {'dropped' if drop else 'kept under the pseudonym'}"
 
 
 def _pseudonym(engine: Engine, name: str) -> str:
@@ -82,11 +108,11 @@ def _pseudonym(engine: Engine, name: str) -> str:
 def _mark_export(engine: Engine, exported: Event, rater: str, *, drop: bool, actor: str) -> None:
     folder = Path(exported.detail["folder"])
     if (folder / "export.json").is_file():
-        known = [one.detail["rater"] for one in events(engine, kind="tombstoned", subject=exported.subject)]
+        known = [one.detail["rater"] for one in events(engine, kind=TOMBSTONED, subject=exported.subject)]
         write_json(folder / MARK, {"export": exported.subject, "raters": sorted({*known, rater})})
     with writing(engine, campaign=exported.campaign or ()) as connection:
         write_event(
-            connection, "tombstoned", exported.subject, at=time.time(), campaign=exported.campaign, actor=actor,
+            connection, TOMBSTONED, exported.subject, at=time.time(), campaign=exported.campaign, actor=actor,
             detail={"rater": rater, "dropped": drop},
         )  # fmt: skip
 

@@ -13,7 +13,7 @@ from llmops.feedback.events import write_event
 from llmops.feedback.export import Exporting, Purpose, fraction
 from llmops.feedback.export import export as rows_of
 from llmops.feedback.export_files import FileFormat, write
-from llmops.feedback.ratings import rated, ratings
+from llmops.feedback.ratings import rated, ratings, replaced
 from llmops.feedback.store import campaign_named, rubrics
 from llmops.feedback.writing import writing
 from llmops.files import file_digest
@@ -60,6 +60,7 @@ def export(
             sure=sure,
             held_out=held_out,
             personal_data=personal_data,
+            replaced=replaced(engine, campaign),
         )
         whole = {"name": campaign, "kind": settings.kind, "rubric": rubric.identity}
         return made, write(out, made, rows, file_format=file_format, campaign=whole)

@@ -29,6 +29,7 @@ from llmops.finetune.plan import Plan, gib
 from llmops.finetune.recipe import Recipe
 from llmops.finetune.run import Finished, Tokens, check_base, encode_dataset, identify, plan_run, train_run
 from llmops.lifecycle.beside import beside
+from llmops.lifecycle.erasure import mark_new
 from llmops.lifecycle.gate import Judged, verdict_of
 from llmops.lifecycle.measure import measure, subject
 from llmops.lifecycle.prepare import gate_of, suites_of
@@ -146,7 +147,7 @@ def finetune(
         facts = CardFacts(manifest, reports, licences, [verdict] if verdict else [])
         write_card(finished.artifact, facts)
         write_bom(finished.artifact, facts)
-        version, fault = _registered(recipe.name, finished, reports, verdict, licences, workspace, tracker)
+        version, fault = _registered(recipe.name, finished, reports, verdict, licences, workspace, tracker, listener)
     if tracker is not None:
         _record_result(tracker, finished, manifest, dataset, tokens, reports)
         for line in tracker.finish("FINISHED").lines():
@@ -357,6 +358,7 @@ def _registered(
     licences: Chain,
     workspace: Workspace,
     tracker: Tracker | None,
+    listener: Listener,
 ) -> tuple[ModelVersion | None, LlmopsError | None]:
     """The version in the registry; a registry that is away loses nothing, the same command later registers it."""
     run_id = tracker.wait_for_id() if tracker is not None else None
@@ -371,6 +373,8 @@ def _registered(
             facts={TAG: json.dumps(to_plain(licences))},
         )
         registered(version, verdict, workspace=workspace)
+        if erased := mark_new(version, finished.manifest, workspace=workspace):
+            listener.say(f"marked: {version.reference} was trained on ratings of {', '.join(erased)}, erased before")
         return version, None
     except (InputError, Interrupted):
         raise

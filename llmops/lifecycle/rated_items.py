@@ -19,7 +19,7 @@ from llmops.data.templates import UnusableCell, columns_in, fill
 from llmops.errors import InputError, nearest
 from llmops.eval import measured
 from llmops.events import Listener, Silent
-from llmops.feedback.campaign import ByJudges, Campaign, FromLedger, FromReports, FromRows, Kind, Part
+from llmops.feedback.campaign import LANGUAGE, ByJudges, Campaign, FromLedger, FromReports, FromRows, Kind, Part
 from llmops.feedback.drawing import NOT_TEXT, drawn, item_of, with_probability
 from llmops.feedback.items import NewItem, Response
 from llmops.feedback.verdicts import Pair, Scores, Thumb, Verdict
@@ -185,7 +185,14 @@ def _row_item(wanted: FromRows, row: Mapping[str, Any], where: str, kind: Kind) 
     language = None if wanted.language is None else fill(wanted.language, row).strip() or None
     tags = tuple(tag for template in wanted.tags if (tag := fill(template, row).strip()))
     source = {"row": where, "policy": "uniform"}
-    return item_of(prompt, responses, source, language=language, tags=tags)
+    return item_of(prompt, responses, source, language=language, priority=_priority(wanted.priority, row), tags=tags)
+
+
+def _priority(template: str | None, row: Mapping[str, Any]) -> int:
+    text = "0" if template is None else fill(template, row).strip()
+    if not re.fullmatch(r"[+-]?\d{1,9}", text):
+        raise UnusableCell(f"the priority {text[:40]!r} is no whole number")
+    return int(text)
 
 
 def _prompt(template: str, row: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
@@ -222,7 +229,7 @@ def _model(where: str | Part, row: Mapping[str, Any]) -> str:
 
 def _check_there(wanted: FromRows, row: Mapping[str, Any], problem: str) -> None:
     """A column that no row can have is the file's fault, not the row's."""
-    templates = [wanted.prompt, *wanted.responses, *wanted.tags, *([wanted.language] if wanted.language else [])]
+    templates = [wanted.prompt, *wanted.responses, *wanted.tags, *filter(None, [wanted.language, wanted.priority])]
     named = [name for template in templates for name in columns_in(template)]
     named += [one.column for one in wanted.models or () if isinstance(one, Part)] + wanted.ratings
     for name in named:
@@ -249,7 +256,9 @@ def verdict_of(written: str, means: Mapping[str, str], kind: Kind, rubric: Rubri
                     return Pair(kind="pairwise", both_bad=True).model_dump(mode="json")
                 return Pair(kind="pairwise", step=words[word] if word in words else int(said)).model_dump(mode="json")
             case "rating":
-                steps = rubric.scale.steps if isinstance(rubric.scale, Likert) else ()
+                if not isinstance(rubric.scale, Likert):
+                    raise ValueError("several attributes do not fit into one column")
+                steps = rubric.scale.steps
                 if int(said) not in steps:
                     raise ValueError(f"not one of {', '.join(map(str, steps))}")
                 return Scores(kind="rating", scores=[int(said)]).model_dump(mode="json")
@@ -267,7 +276,8 @@ def verdict_of(written: str, means: Mapping[str, str], kind: Kind, rubric: Rubri
 
 
 def gold_of(source: str, kind: Kind) -> Iterator[NewItem]:
-    """Gold items out of a file of rows with `prompt`, `responses` and `expected`.
+    """Gold items out of a file of rows with `prompt`, `responses`, `expected` and, where some raters cannot read them,
+    `language`.
 
     Raises:
         InputError: the file cannot be read, or a row is none; all faults of a row are named.
@@ -280,6 +290,9 @@ def gold_of(source: str, kind: Kind) -> Iterator[NewItem]:
             if not isinstance(responses, list) or not all(isinstance(one, str) for one in responses):
                 raise ValueError("`responses` is no list of texts")
             prompt = row["prompt"]
+            language = row.get("language") or None
+            if language is not None and not re.fullmatch(LANGUAGE, str(language)):
+                raise ValueError(f"`language` is {language!r}; write it as en or de-CH")
             turns = prompt if isinstance(prompt, list) else [{"role": "user", "content": str(prompt)}]
         except (KeyError, TypeError, ValueError) as problem:
             told = f"`{problem.args[0]}` is missing" if isinstance(problem, KeyError) else str(problem)
@@ -293,6 +306,7 @@ def gold_of(source: str, kind: Kind) -> Iterator[NewItem]:
             [Response(text) for text in responses],
             {"row": where, "policy": "gold"},
             kind="gold",
+            language=language,
             expected=expected.model_dump(mode="json"),
         )
 

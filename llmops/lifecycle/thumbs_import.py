@@ -14,13 +14,15 @@ from llmops.feedback.campaign import FromLedger
 from llmops.feedback.drawing import clustered
 from llmops.feedback.items import NewItem
 from llmops.feedback.raters import add_rater
-from llmops.feedback.ratings import items
+from llmops.feedback.ratings import items, prompts
 from llmops.feedback.rebuilding import rebuild
 from llmops.feedback.store import add_items, campaign_named, reopen, rubrics
 from llmops.feedback.tables import table
 from llmops.feedback.verdicts import Given
 from llmops.feedback.writing import writing
 from llmops.lifecycle.rated_ledger import thumbs_given
+from llmops.lifecycle.rated_models import with_records
+from llmops.workspace import Workspace
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -38,7 +40,7 @@ class Taken:
     ratings: int
 
 
-def import_thumbs(engine: Engine, name: str) -> Taken:
+def import_thumbs(engine: Engine, name: str, *, workspace: Workspace) -> Taken:
     """Take over all thumbs that are not in the campaign yet; again, it takes what has come since.
 
     Whoever left a thumb (a key, or a token of the widget) is a rater of their own; a later thumb of the same on the
@@ -60,7 +62,8 @@ def import_thumbs(engine: Engine, name: str) -> Taken:
             said.append(row)
     known = _by_request(engine, name)
     new = [item for request, item in found.items() if request not in known]
-    add_items(engine, name, clustered(new))
+    if new:
+        add_items(engine, name, clustered(with_records(new, workspace), prompts(engine, name)))
     stored = _store(engine, name, said, _by_request(engine, name))
     rebuild(engine, name)
     return Taken(len(new), stored)

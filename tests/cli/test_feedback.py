@@ -67,8 +67,8 @@ def test_people_are_listed_with_what_they_may(invitations: Invitations) -> None:
                              login="ann", name="Ann", password=PASSWORD)  # fmt: skip
     assert "$argon2" not in run("people")
     lines = run("people").splitlines()
-    assert lines[0].split() == ["login", "name", "role", "campaigns", "rater", "since", "state"]
-    assert lines[1].split()[:5] == ["ann", "Ann", "rater", "a", one]
+    assert lines[0].split() == ["login", "name", "role", "campaigns", "skills", "rater", "since", "state"]
+    assert lines[1].split()[:6] == ["ann", "Ann", "rater", "a", "–", one]
     (plain,) = json.loads(run("people", "--json"))
     assert (plain["login"], plain["campaigns"], plain["rater"], plain["closed"]) == ("ann", ["a"], one, None)
     assert "password" not in plain
@@ -81,12 +81,26 @@ def test_a_forgotten_password_is_set_anew_by_a_link(invitations: Invitations) ->
     assert invitations.accept_password(secret_of(link), password="another four words") == rater
 
 
+def test_what_somebody_reads_and_may_can_be_said_anew(invitations: Invitations) -> None:
+    secret = secret_of(json.loads(run("invite", "--language", "en", "--json"))["link"])
+    invitations.accept(secret, login="ann", name="Ann", password=PASSWORD)
+    said = run("qualify", "ann", "--language", "de-CH", "--language", "en", "--qualification", "law")
+    assert said.splitlines()[:2] == ["ann reads de-CH, en", "ann has law"]
+    told = json.loads(run("qualify", "ann", "--language", "", "--json"))
+    assert told == {"login": "ann", "languages": [], "qualifications": ["law"]}
+    (ann,) = json.loads(run("people", "--json"))
+    assert (ann["languages"], ann["qualifications"]) == ([], ["law"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("invite", "--role", "rator"), "did you mean `rater`"),
         (("invite", "--reset", "nobody"), "nobody has the login"),
         (("invite", "--campaign", "two words"), "is no name"),
+        (("invite", "--language", "English"), "'English' is no language"),
+        (("qualify", "nobody", "--language", "en"), "nobody has the login"),
+        (("qualify", "nobody"), "nothing is to be changed"),
         (("serve", "--listen", "0.0.0.0:8400"), "others can reach it"),
         (("serve", "none.yaml"), "there is no file"),
     ],

@@ -20,6 +20,7 @@ from llmops.rubric import Rubric, load_rubric
 REPOSITORY = Path(__file__).parents[2]
 HELPFULNESS = load_rubric(REPOSITORY / "feedback/rubrics/helpfulness.yaml")
 FLUENCY = load_rubric(REPOSITORY / "feedback/rubrics/fluency.yaml")
+QUALITY = load_rubric(REPOSITORY / "feedback/rubrics/quality.yaml")
 FIRST = {"kind": "pairwise", "step": 3}
 """A verdict: the first answer by far."""
 START = 1_700_000_000.0

@@ -14,6 +14,7 @@ from llmops.feedback.items import Rated
 from llmops.feedback.report_json import to_json
 from llmops.rubric import Rubric
 from tests.feedback.rated_items import LIKERT, PAIRWISE, item, pair, said
+from tests.feedback.small_campaigns import QUALITY
 
 
 def report(
@@ -102,6 +103,20 @@ def test_scores_of_several_answers_are_questions_of_their_own_on_an_ordinal_scal
         assert one is not None
         assert one.level == "ordinal"
         assert one.alpha.value == pytest.approx(1.0)
+
+
+def test_several_attributes_are_questions_of_their_own_on_an_ordinal_scale() -> None:
+    scores = [{"correct": step, "complete": 6 - step, "clear": 3} for step in (1, 2, 3, 4, 5)]
+    rated = [
+        item(*(said({"kind": "rating", "scores": [one]}, who, shown=(0,)) for who in ("ann", "bob")), answers=["a"])
+        for one in scores
+    ]
+    found = report(*rated, kind="rating", rubric=QUALITY).agreement
+    assert set(found) == {"correct", "complete", "clear"}
+    correct = found["correct"]
+    assert correct is not None
+    assert correct.level == "ordinal"
+    assert correct.alpha.value == pytest.approx(1.0)
 
 
 def test_disagreements_are_listed_the_worst_first() -> None:

@@ -27,9 +27,21 @@ from llmops.feedback.store import add_items, reopen, reword
 from llmops.feedback.tables import table
 from llmops.feedback.tasks import NoTask, Task
 from llmops.rubric import Rubric
-from tests.feedback.small_campaigns import FIRST, FLUENCY, HELPFULNESS, Clock, given, gold, item, standing, start
+from tests.feedback.small_campaigns import (
+    FIRST,
+    FLUENCY,
+    HELPFULNESS,
+    QUALITY,
+    Clock,
+    given,
+    gold,
+    item,
+    standing,
+    start,
+)
 
 SECOND = {"kind": "pairwise", "step": -3}
+SEVERAL = {"correct": 5, "complete": 1, "clear": 3}
 NEW_WORDS = Rubric.model_validate({**HELPFULNESS.model_dump(), "version": 2, "question": "Which is better?"})
 
 
@@ -521,6 +533,9 @@ def test_what_does_not_answer_the_question_is_refused(
         ("rating", FLUENCY, 2, {"scores": [1, 5]}, {"scores": [1]}),
         ("rating", FLUENCY, 1, {"scores": [3]}, {"scores": [6]}),
         ("rating", FLUENCY, 1, {"scores": [3]}, {"scores": [{"true": "yes"}]}),
+        ("rating", QUALITY, 1, {"scores": [SEVERAL]}, {"scores": [3]}),
+        ("rating", QUALITY, 1, {"scores": [SEVERAL]}, {"scores": [{**SEVERAL, "clear": 6}]}),
+        ("rating", QUALITY, 1, {"scores": [SEVERAL]}, {"scores": [{**SEVERAL, "clear": "yes"}]}),
         ("ranking", HELPFULNESS, 3, {"groups": [[2], [0, 1]]}, {"groups": [[0], [1]]}),
         ("thumbs", HELPFULNESS, 1, {"up": True}, None),
         ("correction", HELPFULNESS, 1, {"text": "better"}, None),
@@ -548,6 +563,22 @@ def test_progress_counts_what_is_needed_and_ones_own_pace(sqlite: Engine, desk: 
     progress = desk.progress("c", "ann")
     assert (progress.wanted, progress.done, progress.mine, progress.median_s) == (6, 4, 3, 2.0)
     assert progress.gold is None
+
+
+def test_progress_does_not_say_which_tasks_were_gold_or_repeats(sqlite: Engine, desk: Desk) -> None:
+    golds = [gold(100 + number) for number in range(3)]
+    start(sqlite, [*map(item, range(30)), *golds], raters=["ann"], gold={"share": 0.2, "source": "g"}, repeat=0.2)
+    moved: dict[str, set[int]] = {"normal": set(), "other": set()}
+    before = 0
+    while isinstance(task := desk.next("c", "ann"), Task):
+        desk.submit(given(task), "ann")
+        (kind,) = [one.kind for one in ratings(sqlite, "c") if one.assignment == task.assignment]
+        progress = desk.progress("c", "ann")
+        if progress.done < progress.wanted - 1:
+            moved["normal" if kind == "normal" else "other"].add(progress.done - before)
+        before = progress.done
+    assert moved["normal"] == moved["other"] == {0, 1}, "both kinds move it, or do not, alike"
+    assert (progress.done, progress.wanted) == (30, 30), "at the end it says what is there"
 
 
 def test_what_does_not_exist_is_not_there(sqlite: Engine, desk: Desk) -> None:

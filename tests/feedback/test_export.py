@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from llmops.feedback.export import Purpose, Row, export, fraction
 from llmops.feedback.items import Rated
 from llmops.feedback.settled import Excluded, counted
+from llmops.feedback.sides import MASK
 from llmops.rubric import Rubric
 from tests.feedback.rated_items import LIKERT, PAIRWISE, item, pair, said
 
@@ -92,6 +93,16 @@ def test_an_edit_gives_a_target_and_a_pair() -> None:
         ("another", "one answer"),
         ("as it should be", "another"),
     ], "position 0 was the second answer for this rater"
+
+
+def test_what_still_holds_a_mask_is_not_learned() -> None:
+    masked = item(said(pair(2), edits=[{"position": 0, "text": f"I am {MASK}, at your service"}]))
+    rows, out = exported([masked], "sft")
+    assert (rows, set(out.values())) == ([], {f"what was written holds {MASK}, which hides a part of the answer"})
+    rows, out = exported([masked], "dpo")
+    assert [texts(row["chosen"])[0] for row in rows] == ["one answer"], "the comparison stands"
+    own = item(said(pair(2), edits=[{"position": 0, "text": f"{MASK} 75 %"}]), answers=[f"{MASK} 50 %", "another"])
+    assert len(exported([own], "sft")[0]) == 1, "the answer itself has such signs"
 
 
 def test_a_correction_is_a_target_and_an_answer_that_needs_none_is_one_itself() -> None:

@@ -126,6 +126,9 @@ def test_words_change_with_the_version_alone(sqlite: Engine) -> None:
     assert rubrics(sqlite, "c") == [HELPFULNESS, newer]
     assert reword(sqlite, "c", HELPFULNESS, actor="owner"), "and back"
     assert [one.version for one in rubrics(sqlite, "c")] == [1, 2, 1]
+    forced = {**words, "version": 3, "scale": {"kind": "pairwise", "ties": False}}
+    with pytest.raises(InputError, match="is another than that of"):
+        reword(sqlite, "c", Rubric.model_validate(forced), actor="owner")
 
 
 # ── items ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -6,24 +6,34 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+from sqlalchemy import select
 
+from llmops.data.section import Origin
 from llmops.database import open_database
 from llmops.errors import InputError
 from llmops.events import Silent
+from llmops.feedback.campaign import FromRows
 from llmops.feedback.campaign_report import report_on
+from llmops.feedback.desk import Desk
 from llmops.feedback.faults import NotThere
 from llmops.feedback.items import Rated
+from llmops.feedback.raters import add_rater
 from llmops.feedback.ratings import rated
+from llmops.feedback.tables import table
+from llmops.feedback.tasks import Task
+from llmops.feedback.verdicts import Given
 from llmops.files import file_digest, write_json
-from llmops.lifecycle.campaigns import create
-from llmops.lifecycle.erasure import erase
+from llmops.lifecycle.campaigns import add, create
+from llmops.lifecycle.erasure import erase, mark_new
 from llmops.lifecycle.exports import export
 from llmops.registry.decisions import chain, sentence
 from llmops.registry.promote import aliases_of
 from llmops.registry.store import register
 from llmops.workspace import Workspace
+from tests.feedback.small_campaigns import given
 from tests.registry.artifacts import manifest_of, write_model
 
 REPOSITORY = Path(__file__).parents[2]
@@ -112,6 +122,87 @@ def test_a_model_trained_on_the_ratings_of_who_is_erased_is_marked_and_stays_cha
     assert "erased a rater whose ratings models:/preferred/1 was trained on" in sentence(link)
     assert chain(open_database(place), "other") == []
     assert aliases_of("preferred", workspace=place) == before
+
+
+def test_what_is_trained_on_a_marked_export_later_is_marked_as_well(
+    make_workspace: Callable[[Path], Workspace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    place = make_workspace(tmp_path / "home")
+    create(small(tmp_path), workspace=place, listener=Silent())
+    rows = tmp_path / "out" / "train.jsonl"
+    export("small", "dpo", tmp_path / "out", workspace=place)
+    erase("small.ann", drop=True, actor="admin", workspace=place)
+    used = {"source": str(rows), "digest": file_digest(rows), "rows": 6}
+    made = {}
+    for name, folder, sources in (("late", tmp_path / "late", [used]), ("other", tmp_path / "other", [])):
+        manifest = manifest_of(write_model(folder, len(name)), digest=name[0] * 64, lineage={"sources": sources})
+        write_json(folder / "manifest.json", asdict(manifest))
+        made[name] = (register(name, folder, manifest, workspace=place), manifest)
+    assert mark_new(*made["late"], workspace=place) == ("small.ann",)
+    assert mark_new(*made["late"], workspace=place) == ("small.ann",)
+    assert mark_new(*made["other"], workspace=place) == ()
+    (link,) = chain(open_database(place), "late")
+    assert (link.kind, link.reason) == ("erase", "rater small.ann: ratings dropped")
+    assert chain(open_database(place), "other") == []
+
+
+def test_every_rating_that_was_stored_is_in_a_row_or_has_a_reason(place: Workspace, tmp_path: Path) -> None:
+    create(small(tmp_path), workspace=place, listener=Silent())
+    engine = open_database(place)
+    (first, *_) = rated(engine, "small")
+    (before, *_) = first.ratings
+    verdict = {"kind": "pairwise", "step": 3}
+    after = Given.model_validate(
+        {"id": str(uuid4()), "assignment": before.assignment, "rubric": before.rubric, "verdict": verdict,
+         "supersedes": before.id}
+    )  # fmt: skip
+    Desk(engine).submit(after, before.rater)
+    export("small", "dpo", tmp_path / "out", workspace=place)
+    rows = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text().splitlines()]
+    out = [json.loads(line) for line in (tmp_path / "out" / "excluded.jsonl").read_text().splitlines()]
+    told = {rating for row in rows for rating in row["ratings"]} | {one["rating"] for one in out}
+    with engine.connect() as connection:
+        assert told == set(connection.execute(select(table("ratings").c.id)).scalars())
+    reason = "replaced by what the same rater said later"
+    assert out == [{"rating": before.id, "item": first.item.id, "reason": reason}]
+
+
+def test_no_prompt_is_on_both_sides_of_a_split_however_its_items_came_in(place: Workspace, tmp_path: Path) -> None:
+    """Items of the same and nearly the same prompts, in the campaign's file and imported later, in two files."""
+    base = "please write a short and friendly letter to neighbour {} about the noise of last night in the garden"
+    prompts = [base.format(number) for number in range(12)]
+
+    def file(name: str, asked: list[str]) -> str:
+        data = tmp_path / name
+        data.write_text("".join(json.dumps({"q": q, "a": f"good {q}", "b": f"bad {q}"}) + "\n" for q in asked))
+        return str(data)
+
+    settings = tmp_path / "split.yaml"
+    settings.write_text(
+        "name: split\nkind: pairwise\nrubric: feedback/rubrics/helpfulness.yaml\n"
+        f"items: {{from: rows, rows: {{source: {file('one.jsonl', prompts)}}}, prompt: '{{q}}', "
+        "responses: ['{a}', '{b}']}\n"
+    )
+    create(settings, workspace=place, listener=Silent())
+    for name, asked in (("two.jsonl", [f"{one}!" for one in prompts]), ("three.jsonl", [p.upper() for p in prompts])):
+        source = FromRows(
+            **{"from": "rows"}, rows=Origin(source=file(name, asked)), prompt="{q}", responses=["{a}", "{b}"]
+        )
+        add("split", source, workspace=place, listener=Silent())
+    engine = open_database(place)
+    add_rater(engine, "ann")
+    desk = Desk(engine)
+    while isinstance(task := desk.next("split", "ann"), Task):
+        desk.submit(given(task), "ann")
+    about = export("split", "dpo", tmp_path / "out", workspace=place, validation=0.4)
+    assert about["rows"]["train"] + about["rows"]["validation"] == 36
+    sides = {}
+    for side in ("train", "validation"):
+        rows = [json.loads(line) for line in (tmp_path / "out" / f"{side}.jsonl").read_text().splitlines()]
+        sides[side] = {row["prompt"][0]["content"].casefold().rstrip("!") for row in rows}
+    assert sides["train"].isdisjoint(sides["validation"])
 
 
 @pytest.mark.parametrize("share", [0.0001, 0.5, 0.9999])

@@ -122,6 +122,47 @@ def test_near_duplicate_prompts_share_a_cluster() -> None:
     assert clusters[0] == clusters[1] != clusters[2]
 
 
+def test_prompts_that_come_later_share_the_clusters_that_are_there() -> None:
+    words = "please write a short and friendly letter to my neighbour about the noise last night in the garden"
+
+    def turns(text: str) -> tuple[dict[str, str]]:
+        return ({"role": "user", "content": text},)
+
+    there = [(turns("What is the capital of France?"), "france"), (turns(words), "letter")]
+    later = [words + ", please", words, "What is the capital of Spain?", "What is the  capital of france?"]
+    made = clustered((item_of(turns(text), (Response("a"),), {}) for text in later), there)
+    clusters = [item.cluster for item in made]
+    assert clusters[:2] == ["letter", "letter"]
+    assert clusters[2] not in ("letter", "france")
+    assert clusters[3] == "france"
+
+
+def test_a_row_says_which_comes_first_and_who_can_read_it(tmp_path: Path, engine: Engine) -> None:
+    rows = [{"p": "q1", "a": "x", "b": "y", "how": " 7 ", "in": "de"}, {"p": "q2", "a": "x", "b": "y", "how": "soon"}]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"in": None, **row}) + "\n" for row in rows))
+    wanted = FromRows(**{
+        "from": "rows", "rows": Origin(source=str(file)), "prompt": "{p}", "responses": ["{a}", "{b}"],
+        "priority": "{how}",
+    })  # fmt: skip
+    made = items_of(campaign(wanted), RUBRIC, engine, DRAW)
+    assert [item.priority for item in made.items] == [7]
+    assert "the priority 'soon' is no whole number" in made.left_out[0]
+    named = wanted.model_copy(update={"priority": "{hwo}"})
+    with pytest.raises(InputError, match="no column 'hwo'; did you mean `how`"):
+        items_of(campaign(named), RUBRIC, engine, DRAW)
+
+
+def test_gold_goes_to_those_who_read_it(tmp_path: Path) -> None:
+    good = {"prompt": "q", "responses": ["a", "b"], "expected": {"step": 2}}
+    file = tmp_path / "gold.jsonl"
+    file.write_text(json.dumps({**good, "language": "de-CH"}) + "\n" + json.dumps(good) + "\n")
+    assert [item.language for item in gold_of(str(file), "pairwise")] == ["de-CH", None]
+    file.write_text(json.dumps({**good, "language": "German"}) + "\n")
+    with pytest.raises(InputError, match=r"gold.jsonl:1 is no gold item: `language` is 'German'"):
+        list(gold_of(str(file), "pairwise"))
+
+
 def test_gold_must_hold_a_verdict_of_the_campaigns_kind(tmp_path: Path) -> None:
     file = tmp_path / "gold.jsonl"
     good = {"prompt": "q", "responses": ["a", "b"], "expected": {"step": 2}}

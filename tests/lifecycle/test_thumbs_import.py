@@ -45,6 +45,10 @@ def leave(engine: Engine, request: str, name: str, key: str | None, thumb: str |
         connection.execute(insert(ledger_tables.feedback()).values(**ledger_tables.feedback_row(name, said)))
 
 
+def take(engine: Engine, campaign: str = "thumbs") -> Taken:
+    return import_thumbs(engine, campaign, workspace=Workspace(Path(str(engine.url.database)).parent))
+
+
 def verdicts(engine: Engine) -> list[list[bool]]:
     """By prompt: requests have random ids, and come in their order."""
     found = sorted(rated(engine, "thumbs"), key=lambda one: str(one.item.prompt))
@@ -59,9 +63,9 @@ def test_both_ways_end_in_the_same_campaign_once_however_often_it_is_run(engine:
     leave(engine, two, "f3", "k1", None, now)  # a score alone is no thumb
     widget = kept_in_ledger(engine)
     widget(Thumb("thumbs", two, True, "good", "ab" * 32, now))
-    assert import_thumbs(engine, "thumbs") == Taken(2, 3)
+    assert take(engine) == Taken(2, 3)
     assert verdicts(engine) == [[False, True], [True]]
-    assert import_thumbs(engine, "thumbs") == Taken(0, 0)
+    assert take(engine) == Taken(0, 0)
     found = report_on(engine, "thumbs")
     assert (found.items, found.complete, found.ratings, found.left) == (2, 2, 3, 0)
     add_rater(engine, "ann")
@@ -74,9 +78,9 @@ def test_who_thinks_otherwise_later_is_heard_and_what_was_said_before_stays(engi
     now = time.time()
     request = keep(engine, "q1", "a")
     leave(engine, request, "f1", "k1", "up", now)
-    import_thumbs(engine, "thumbs")
+    take(engine)
     leave(engine, request, "f2", "k1", "down", now + 1)
-    assert import_thumbs(engine, "thumbs") == Taken(0, 1)
+    assert take(engine) == Taken(0, 1)
     (item,) = rated(engine, "thumbs")
     (standing,) = item.ratings
     assert standing.content["verdict"]["up"] is False
@@ -85,4 +89,4 @@ def test_who_thinks_otherwise_later_is_heard_and_what_was_said_before_stays(engi
 
 def test_a_campaign_of_another_kind_takes_none(engine: Engine) -> None:
     with pytest.raises(InputError, match="is of kind pairwise"):
-        import_thumbs(engine, "pairwise")
+        take(engine, "pairwise")

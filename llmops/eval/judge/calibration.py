@@ -20,7 +20,7 @@ from llmops.eval.judge.ratings import Given, Rated, Ratings
 from llmops.eval.judge.reply import Judgement
 from llmops.events import Listener
 from llmops.files import digest_of
-from llmops.rubric import Attributes, Likert, Pairwise, value_of
+from llmops.rubric import Attributes, Likert, Pairwise, has_steps, value_of
 from llmops.stats import Estimate, Resampled, Values, resampled
 
 FORMAT = 1
@@ -112,7 +112,7 @@ def calibrate(judge: Judge, ratings: Ratings, *, unparsed_at_most: float = 0.05,
         for rated, verdict, cluster in zip(ratings.rated, verdicts, clusters, strict=True)
         if verdict is not None
     ]
-    weights: Weights = "quadratic" if isinstance(scale, Likert) else "none"
+    weights: Weights = "quadratic" if has_steps(scale) else "none"
     units = [
         (one, other, cluster)
         for rated, verdict, cluster in known
@@ -182,11 +182,11 @@ def _units(verdict: Any, given: Given) -> list[tuple[Any, Any]]:
 def _agreement(
     units: Sequence[tuple[Any, Any, int]], scale: Pairwise | Likert | Attributes, weights: Weights
 ) -> Agreement:
-    categories: Sequence[Any] = ("yes", "no")
-    if isinstance(scale, Pairwise):
-        categories = ("A", "TIE", "B")
-    elif isinstance(scale, Likert):
+    categories: Sequence[Any] = ("A", "TIE", "B")
+    if isinstance(scale, Likert):
         categories = scale.steps
+    elif isinstance(scale, Attributes):
+        categories = scale.answers
     first, second, clusters = zip(*units, strict=True)
     return agreement(first, second, categories=categories, weights=weights, clusters=clusters)
 

@@ -86,8 +86,11 @@ def scale_text(rubric: Rubric) -> str:
             return f"Say A where answer A is better, B where answer B is.{alike}"
         case Likert(labels=labels):
             return "\n".join(f"{step}: {label}" for step, label in enumerate(labels, 1))
-        case Attributes(attributes=attributes):
-            return "\n".join(f"{name}: {one.question} (yes or no)" for name, one in attributes.items())
+        case Attributes(attributes=attributes, labels=labels):
+            how = " (yes or no)" if labels is None else ""
+            asked = [f"{name}: {one.question}{how}" for name, one in attributes.items()]
+            steps = [f"{step}: {label}" for step, label in enumerate(labels or (), 1)]
+            return "\n".join([*asked, *(["Each is answered with a number:", *steps] if steps else [])])
 
 
 def verdict_text(rubric: Rubric) -> str:
@@ -97,8 +100,10 @@ def verdict_text(rubric: Rubric) -> str:
             return f"VERDICT: {'|'.join(choices)}"
         case Likert(steps=steps):
             return f"VERDICT: {'|'.join(map(str, steps))}"
-        case Attributes(attributes=attributes):
-            inside = ", ".join(f'"{name}": "yes|no"' for name in attributes)
+        case Attributes(attributes=attributes, answers=answers, labels=labels):
+            either = "|".join(map(str, answers))
+            choice = f'"{either}"' if labels is None else either
+            inside = ", ".join(f'"{name}": {choice}' for name in attributes)
             return f"VERDICT: {{{inside}}}"
 
 

@@ -13,7 +13,7 @@ from llmops.errors import InputError, nearest
 from llmops.files import digest_of
 from llmops.rubric import Attributes, Choice, Likert, Pairwise, Rubric, choice_of
 
-Given = Choice | int | Mapping[str, str]
+Given = Choice | int | Mapping[str, str | int]
 _YES_NO = {"yes": "yes", "true": "yes", "no": "no", "false": "no"}
 
 
@@ -160,15 +160,18 @@ def on_scale(cell: Any, rubric: Rubric) -> Given | None:
         case Likert(steps=steps):
             step = _whole(cell)
             return step if step is not None and step in steps else None
-        case Attributes(attributes=attributes):
+        case Attributes(attributes=attributes, answers=answers, labels=labels):
             try:
                 given = json.loads(cell) if isinstance(cell, str) else cell
             except ValueError:
                 return None
             if not isinstance(given, Mapping) or set(given) != set(attributes):
                 return None
-            words = {name: _YES_NO.get(str(value).lower(), "") for name, value in given.items()}
-            return words if all(words.values()) else None
+            if labels is None:
+                words = {name: _YES_NO.get(str(value).lower(), "") for name, value in given.items()}
+                return words if all(words.values()) else None
+            whole = {name: step for name, value in given.items() if (step := _whole(value)) is not None}
+            return whole if [step in answers for step in whole.values()] == [True] * len(attributes) else None
 
 
 def scale_words(rubric: Rubric) -> str:
@@ -178,8 +181,9 @@ def scale_words(rubric: Rubric) -> str:
             return f"{', '.join(choices)}, or {', '.join(map(str, steps))}"
         case Likert(steps=steps):
             return f"{steps[0]} to {steps[-1]}"
-        case Attributes(attributes=attributes):
-            return f"yes or no by {', '.join(attributes)}"
+        case Attributes(attributes=attributes, answers=answers, labels=labels):
+            each = "yes or no" if labels is None else f"{answers[0]} to {answers[-1]}"
+            return f"{each} by {', '.join(attributes)}"
 
 
 def _whole(cell: Any) -> int | None:

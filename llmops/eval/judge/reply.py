@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmops.rubric import Attributes, Likert, Pairwise
 
-Judgement = str | int | Mapping[str, str]
-"""A choice (A, B, TIE), a step, or yes and no by attribute."""
+Judgement = str | int | Mapping[str, str | int]
+"""A choice (A, B, TIE), a step, or by attribute yes and no or a step."""
 
 _LINE = re.compile(r"VERDICT:\s*(\S.*)")
 _FENCE = re.compile(r"```(?:json)?\s*(\{.*\})\s*```", re.DOTALL)
@@ -36,11 +36,15 @@ def _on_scale(given: Any, scale: Pairwise | Likert | Attributes) -> Judgement | 
         case Pairwise():
             return given if isinstance(given, str) and given in scale.choices else None
         case Likert():
-            whole = isinstance(given, int) and not isinstance(given, bool)
-            return given if whole and given in scale.steps else None
+            return given if _is_one_of(given, scale.steps) else None
         case Attributes():
             complete = isinstance(given, dict) and set(given) == set(scale.attributes)
-            return given if complete and all(one in ("yes", "no") for one in given.values()) else None
+            return given if complete and all(_is_one_of(one, scale.answers) for one in given.values()) else None
+
+
+def _is_one_of(given: Any, answers: Sequence[str | int]) -> bool:
+    """True is no 1 here."""
+    return not isinstance(given, bool) and given in answers
 
 
 def _plain(text: str) -> Any:

@@ -72,8 +72,9 @@ export class Input {
     for (const question of this.questions()) {
       const position = Number(question.dataset.of);
       const attribute = question.dataset.question.slice(`score-${position}-`.length);
-      if (attribute) (scores[position] ??= {})[attribute] = chosen(question);
-      else scores[position] = Number(chosen(question));
+      const value = chosen(question);
+      if (attribute) (scores[position] ??= {})[attribute] = /^\d+$/.test(value) ? Number(value) : value;
+      else scores[position] = Number(value);
     }
     return scores;
   }
@@ -185,7 +186,7 @@ export function fields(given) {
   if (verdict.kind === "thumbs") values.thumb = verdict.up ? "up" : "down";
   for (const [position, score] of (verdict.scores ?? []).entries()) {
     if (typeof score === "number") values[`score-${position}`] = String(score);
-    else for (const [name, value] of Object.entries(score)) values[`score-${position}-${name}`] = value;
+    else for (const [name, value] of Object.entries(score)) values[`score-${position}-${name}`] = String(value);
   }
   return {
     ...given,

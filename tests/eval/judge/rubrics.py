@@ -22,6 +22,11 @@ ATTRIBUTES = rubric(
     kind="attributes",
     attributes={"right": {"question": "Is it right?"}, "rude": {"question": "Is it rude?", "good": "no"}},
 )
+SEVERAL = rubric(
+    kind="attributes",
+    labels=["bad", "so-so", "good"],
+    attributes={"right": {"question": "Is it right?"}, "clear": {"question": "Is it clear?"}},
+)
 
 RATING_PROMPT = JudgePrompt(RATE, LIKERT)
 PAIRWISE_PROMPT = JudgePrompt(COMPARE, PAIRWISE)

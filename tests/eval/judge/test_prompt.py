@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from llmops.eval.judge.prompt import JudgePrompt, conversation, load_prompt, ver
 from llmops.eval.judge.reply import verdict_in
 from llmops.rubric import Rubric, load_rubric
 from tests.conftest import REPOSITORY
-from tests.eval.judge.rubrics import ATTRIBUTES, FORCED, LIKERT, PAIRWISE, RATE
+from tests.eval.judge.rubrics import ATTRIBUTES, FORCED, LIKERT, PAIRWISE, RATE, SEVERAL
 
 
 @pytest.mark.parametrize(("prompt", "rubric"), [("rating", "fluency"), ("pairwise", "helpfulness")])
@@ -57,10 +58,10 @@ def test_a_prompt_that_does_not_fit_is_refused(tmp_path: Path, template: str, ru
         load_prompt(tmp_path / "none.md", rubric)
 
 
-@pytest.mark.parametrize("rubric", [LIKERT, PAIRWISE, FORCED, ATTRIBUTES])
+@pytest.mark.parametrize("rubric", [LIKERT, PAIRWISE, FORCED, ATTRIBUTES, SEVERAL])
 def test_the_line_that_is_asked_for_is_one_that_is_understood(rubric: Rubric) -> None:
     shown = verdict_text(rubric)
-    filled = shown.replace("yes|no", "yes").split("|")[0]
+    filled = re.sub(r"(yes|1)(\|\w+)+", r"\1", shown).split("|")[0]
     assert verdict_in(filled, rubric.scale) is not None
     assert verdict_in(shown, rubric.scale) is None  # repeating the form is no verdict
 

@@ -13,7 +13,7 @@ from llmops.data.section import Origin
 from llmops.errors import InputError
 from llmops.eval.judge.ratings import Columns, Rated, Ratings, ratings_in, ratings_of
 from llmops.rubric import Rubric
-from tests.eval.judge.rubrics import ATTRIBUTES, FORCED, LIKERT, PAIRWISE
+from tests.eval.judge.rubrics import ATTRIBUTES, FORCED, LIKERT, PAIRWISE, SEVERAL
 
 PAIR = {"prompt": "p", "first": "one", "second": "two"}
 ONE = {"prompt": "p", "answer": "a"}
@@ -35,6 +35,7 @@ def read(rubric: Rubric, *rows: Mapping[str, Any], **columns: Any) -> Ratings:
         (LIKERT, "4.0", 4),
         (ATTRIBUTES, {"right": "yes", "rude": "no"}, {"right": "yes", "rude": "no"}),
         (ATTRIBUTES, '{"right": true, "rude": false}', {"right": "yes", "rude": "no"}),
+        (SEVERAL, '{"right": 3, "clear": "1.0"}', {"right": 3, "clear": 1}),
     ],
 )
 def test_a_rating_is_a_choice_a_step_of_it_a_mark_or_yes_and_no(rubric: Rubric, cell: Any, rating: Any) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from llmops.eval.judge.reply import Judgement, verdict_in
 from llmops.rubric import Rubric
-from tests.eval.judge.rubrics import ATTRIBUTES, FORCED, LIKERT, PAIRWISE
+from tests.eval.judge.rubrics import ATTRIBUTES, FORCED, LIKERT, PAIRWISE, SEVERAL
 
 BOTH = {"right": "yes", "rude": "no"}
 
@@ -25,6 +25,7 @@ BOTH = {"right": "yes", "rude": "no"}
         ('{"verdict": 4}', LIKERT, 4),
         ('VERDICT: {"right": "yes", "rude": "no"}', ATTRIBUTES, BOTH),
         ('{"verdict": {"rude": "no", "right": "yes"}}', ATTRIBUTES, BOTH),
+        ('VERDICT: {"right": 3, "clear": 1}', SEVERAL, {"right": 3, "clear": 1}),
     ],
 )
 def test_what_is_a_verdict(reply: str, rubric: Rubric, verdict: Judgement) -> None:
@@ -50,6 +51,9 @@ def test_what_is_a_verdict(reply: str, rubric: Rubric, verdict: Judgement) -> No
         pytest.param('VERDICT: {"right": "yes"}', ATTRIBUTES, id="an attribute is left out"),
         pytest.param('VERDICT: {"right": ["yes"], "rude": "no"}', ATTRIBUTES, id="a list for an answer"),
         pytest.param('VERDICT: {"right": "yes", "rude": "perhaps"}', ATTRIBUTES, id="perhaps"),
+        pytest.param('VERDICT: {"right": 4, "clear": 1}', SEVERAL, id="one of several beyond the scale"),
+        pytest.param('VERDICT: {"right": true, "clear": 1}', SEVERAL, id="a truth value among steps"),
+        pytest.param('VERDICT: {"right": "yes", "clear": 1}', SEVERAL, id="a word among steps"),
     ],
 )
 def test_what_is_none(reply: str, rubric: Rubric) -> None:
@@ -58,6 +62,6 @@ def test_what_is_none(reply: str, rubric: Rubric) -> None:
 
 @given(st.text())
 def test_no_text_breaks_it(text: str) -> None:
-    for rubric in (PAIRWISE, LIKERT, ATTRIBUTES):
+    for rubric in (PAIRWISE, LIKERT, ATTRIBUTES, SEVERAL):
         verdict_in(text, rubric.scale)
         verdict_in(f"VERDICT: {text}", rubric.scale)

@@ -36,6 +36,7 @@ MATRIX: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/people"): ADMIN_PAGE,
     ("POST", "/people/{rater}/role"): ADMIN,
     ("POST", "/people/{rater}/campaigns"): ADMIN,
+    ("POST", "/people/{rater}/skills"): ADMIN,
     ("POST", "/people/{rater}/close"): ADMIN,
     ("POST", "/people/{rater}/open"): (401, 403, 403, 403, 422, 403),  # it is open
     ("POST", "/people/{rater}/password"): (401, 403, 403, 403, 200, 403),

@@ -15,12 +15,16 @@ from sqlalchemy import Engine, select
 from llmops.database import open_database
 from llmops.errors import InputError
 from llmops.feedback.accounts import Accounts
+from llmops.feedback.desk import Desk
+from llmops.feedback.events import events
 from llmops.feedback.passwords import Passwords
 from llmops.feedback.refused import Refused
 from llmops.feedback.settings import FeedbackService, Limits
 from llmops.feedback.tables import table
+from llmops.feedback.tasks import NoTask, Task
 from llmops.workspace import Workspace
 from tests.feedback.accounts.service import PASSWORD, Browser, Service, link_in, service, token_in
+from tests.feedback.small_campaigns import start
 from tests.patience import once_in_three
 
 ACCEPTED = {"login": "Ann@Example.org", "name": "Ann", "password": PASSWORD, "again": PASSWORD}
@@ -452,6 +456,26 @@ def test_a_closed_account_can_be_opened_again(house: Service, admin: Browser) ->
     assert log_in(house.browser()) == "401"
     admin.submit("/people", {}, to=f"/people/{rater}/open")
     assert log_in(house.browser()) == "303 /account"
+
+
+def test_what_one_reads_and_may_can_be_added_and_opens_campaigns_that_ask_for_it(
+    house: Service, admin: Browser
+) -> None:
+    start(house.accounts.engine, 1, languages=["de"], requires=["law"])
+    rater = house.person("rater", "c")
+    desk = Desk(house.accounts.engine, clock=house.clock)
+    assert desk.next("c", rater) == NoTask("nothing")
+    path = f"/people/{rater}/skills"
+    refused = admin.submit("/people", {"languages": "German"}, to=path)
+    assert (refused.status_code, "&#39;German&#39; is no language" in refused.text) == (422, True)
+    assert admin.submit("/people", {"languages": "en, de"}, to=path).status_code == 303
+    assert desk.next("c", rater) == NoTask("training")
+    house.clock.now += 1
+    assert admin.submit("/people", {"languages": "de", "qualifications": "law"}, to=path).status_code == 303
+    assert isinstance(desk.next("c", rater), Task)
+    assert 'value="law"' in admin.get("/people").text
+    (one, other) = events(house.accounts.engine, kind="changed", subject=rater)
+    assert (one.actor, other.detail["to"]) == (other.actor, {"languages": ["de"], "qualifications": ["law"]})
 
 
 @pytest.mark.parametrize(("what", "form"), [("role", {"role": "rater"}), ("close", {})])

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
+from llmops.rubric import load_rubric
 from tests.feedback.pages.hands import on_task, press, ready, stored
 from tests.feedback.pages.site import FakeDesk
-from tests.feedback.pages.tasks_shown import ANSWERS, CHECKED, tasks
+from tests.feedback.pages.tasks_shown import ANSWERS, CHECKED, RUBRICS, tasks
 from tests.patience import wait_until
 
 pytestmark = pytest.mark.xdist_group("rating-page")
@@ -106,6 +107,18 @@ def test_attributes_are_answered_with_1_for_yes_and_2_for_no(rate: Rate) -> None
     _, tab = rate(desk)
     press(tab, "1", "2", "2", "1", "Enter")
     assert stored(desk)[0].verdict.scores == [{"true": "yes", "rude": "no"}, {"true": "no", "rude": "yes"}]
+
+
+def test_several_attributes_are_answered_on_the_same_steps(rate: Rate) -> None:
+    desk = FakeDesk(tasks("rating", rubric=load_rubric(RUBRICS / "quality.yaml"), responses=("The pub is cheap.",)))
+    _, tab = rate(desk)
+    press(tab, "5", "3", "Enter")
+    expect(tab.locator("#wrong")).to_have_text("Still open: Response A: Is it easy to follow?")
+    press(tab, "1", "Enter")
+    on_task(tab, 1)
+    assert stored(desk)[0].verdict.scores == [{"correct": 5, "complete": 3, "clear": 1}]
+    press(tab, "u", "4", "Enter")
+    assert stored(desk, 2)[1].verdict.scores == [{"correct": 5, "complete": 3, "clear": 4}], "the rest was there"
 
 
 def test_answers_are_ranked_with_ties_and_unusable_ones(rate: Rate) -> None:
