@@ -111,6 +111,7 @@ def test_the_command_and_the_registry_show_it_where_scores_stand(
         "loss": rewarded.finished.manifest.validation_loss, "loss_unit": "nats per pair", **told
     }  # fmt: skip
     monkeypatch.setenv("LLMOPS_HOME", str(site.workspace.home))
+    monkeypatch.setenv("COLUMNS", "400")
     show(version.name, as_json=False)
     list_models(as_json=False)
     shown = capsys.readouterr().out
@@ -134,7 +135,7 @@ def test_a_gate_on_pairs_it_has_not_seen_lets_it_be_approved(rewarded: Result, s
     """By `llmops eval VERSION SUITE --gate GATE`, as any other model: nobody has to override anything."""
     version = rewarded.version
     assert version is not None
-    with pytest.raises(LlmopsError, match="no verdict"):
+    with pytest.raises(LlmopsError, match="was never judged by a gate"):
         approve(version, "ann", workspace=site.workspace)
     suite = pairs_suite(site)
     asked = [(suite, items_of(suite))]
