@@ -34,8 +34,8 @@ from dataclasses import asdict
 from typing import Any, Protocol
 from urllib.parse import quote
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from pydantic import ValidationError
 
@@ -47,6 +47,8 @@ from llmops.feedback.tasks import NoTask, Progress, Stored, Task
 from llmops.feedback.verdicts import Given
 
 Who = Callable[[Request], Visitor | None]
+_STORING = 8
+"""Threads for ratings alone: what somebody has done waits for none of those who ask for something to do."""
 _FAULTS = (NotThere, Conflict, RubricChanged, InputError)
 
 
@@ -69,6 +71,7 @@ def rating_routes(
     """The routes. `who` gives a request's rater, or None without a session; `campaigns` what a rater may rate;
     `login` is where the page sends a rater whose session has ended, with `?next=` and the way back."""
     router = APIRouter()
+    storing = CapacityLimiter(_STORING)
 
     def asked(work: Callable[[Visitor], dict[str, Any]], request: Request) -> Response:
         visitor = who(request)
@@ -153,7 +156,7 @@ def rating_routes(
             told = kept.expected and pages.expected_html(desk.task(given.assignment, visitor.id), kept.expected)
             return {"id": kept.id, "again": kept.again, "surplus": kept.surplus, "expected_html": told}
 
-        return await run_in_threadpool(asked, stored, request)
+        return await to_thread.run_sync(asked, stored, request, limiter=storing)
 
     @router.get("/static/{version}/{file}")
     async def static(version: str, file: str) -> Response:

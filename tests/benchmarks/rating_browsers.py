@@ -1,4 +1,4 @@
-"""Raters' browsers as the service meets them: each signs in, opens the page, and then asks as the page's scripts do.
+"""Raters' browsers as the service meets them: each opens the page and then asks as its scripts do.
 
 HTTP is spoken by hand over one connection that is kept, all raters in one event loop: little of the cores that are
 shared with the service is taken, and how much is told.
@@ -10,10 +10,10 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import orjson
@@ -21,7 +21,7 @@ import orjson
 from tests.benchmarks.rating_load import Waited
 
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)")
-_COOKIE = re.compile(rb"\r\nset-cookie: ([^=\r\n]+)=([^;\r\n]*)", re.IGNORECASE)
+COOKIE = "llmops-session"
 
 
 @dataclass
@@ -29,35 +29,25 @@ class Browser:
     """One rater's."""
 
     address: str
-    cookies: dict[str, str] = field(default_factory=dict)
+    session: str
     csrf: str = ""
 
-    async def ask(self, method: str, path: str, body: bytes = b"", *, kind: str = "application/json") -> bytes:
+    async def ask(self, method: str, path: str, body: bytes = b"") -> bytes:
         """The body of what is answered, which no refusal may be."""
         if not hasattr(self, "_in"):
             where = urlsplit(self.address)
             self._in, self._out = await asyncio.open_connection(where.hostname, where.port, limit=4_000_000)
         head = f"{method} {path} HTTP/1.1\r\nhost: {urlsplit(self.address).netloc}\r\naccept: application/json\r\n"
-        head += f"cookie: {'; '.join(f'{name}={value}' for name, value in self.cookies.items())}\r\n"
+        head += f"cookie: {COOKIE}={self.session}\r\n"
         if method == "POST":
             head += f"origin: {self.address}\r\nsec-fetch-site: same-origin\r\nx-csrf-token: {self.csrf}\r\n"
-            head += f"content-type: {kind}\r\ncontent-length: {len(body)}\r\n"
+            head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
         self._out.write(f"{head}\r\n".encode() + body)
         answered = await self._in.readuntil(b"\r\n\r\n")
         said = await self._in.readexactly(int(found[1]) if (found := _LENGTH.search(answered)) else 0)
-        if answered[9:12] not in (b"200", b"303"):
+        if answered[9:12] != b"200":
             raise AssertionError(f"{method} {path}: {(answered + said).decode()[:2000]}")
-        for name, value in _COOKIE.findall(answered):
-            self.cookies[name.decode()] = value.decode().strip('"')
         return said
-
-    async def sign_in(self, login: str, password: str) -> None:
-        """Through the form, as people do."""
-        form = await self.ask("GET", "/login")
-        found = re.search(rb'name="csrf" value="([^"]+)"', form)
-        assert found is not None
-        filled = {"csrf": found[1].decode(), "login": login, "password": password, "next": "/"}
-        await self.ask("POST", "/login", urlencode(filled).encode(), kind="application/x-www-form-urlencoded")
 
     async def open(self, campaign: str) -> tuple[str, str]:
         """The page; assignment and rubric of the task on it."""
@@ -91,7 +81,7 @@ class Rater:
     waited: Waited = field(default_factory=Waited)
 
     def __post_init__(self) -> None:
-        self._drawn = Random(str(self.browser.cookies))
+        self._drawn = Random(self.browser.session)
         self._api = f"/api/campaigns/{self.campaign}"
 
     async def rate(self, seconds: float) -> None:
@@ -142,22 +132,15 @@ class Rater:
         assert (stored["id"], stored["again"]) == (rating["id"], False)
 
 
-async def signed_in(address: str, passwords: Mapping[str, str]) -> list[Browser]:
-    """A browser for each login, one after the other."""
-    browsers = [Browser(address) for _ in passwords]
-    for browser, (login, password) in zip(browsers, passwords.items(), strict=True):
-        await browser.sign_in(login, password)
-        browser.close()
-    return browsers
-
-
-async def rate(browsers: Sequence[Browser], campaign: str, *, seconds: float, thinks_s: float) -> tuple[Waited, float]:
-    """Let all rate at once.
+async def rate(
+    address: str, sessions: Sequence[str], campaign: str, *, seconds: float, thinks_s: float
+) -> tuple[Waited, float]:
+    """Let all rate at once, each in a session of their own.
 
     Returns:
         What they waited, and the share of one core that this took by itself.
     """
-    raters = [Rater(Browser(one.address, dict(one.cookies)), campaign, thinks_s) for one in browsers]
+    raters = [Rater(Browser(address, session), campaign, thinks_s) for session in sessions]
     began, used = time.perf_counter(), time.process_time()
     await asyncio.gather(*(rater.rate(seconds) for rater in raters))
     took = time.perf_counter() - began
