@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
 
 from llmops.feedback.entrance import visitor_of
 from llmops.feedback.refused import not_yours
@@ -15,14 +16,14 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 
-def members_only(engine: Engine) -> Callable[[Request], None]:
+def members_only(engine: Engine) -> Callable[[Request], Awaitable[None]]:
     """A dependency for routers: `{campaign}` and `{assignment}` in a path are somebody's own, or not there.
 
     Who is not signed in is left to the route. A rating that arrives is not refused here: it was made while its rater
     was a member, and none is lost.
     """
 
-    def check(request: Request) -> None:
+    async def check(request: Request) -> None:  # only where the database is asked does a thread have to be found
         visitor = visitor_of(request)
         if visitor is None:
             return
@@ -30,7 +31,7 @@ def members_only(engine: Engine) -> Callable[[Request], None]:
         if "campaign" in asked:
             visitor.must_know(asked["campaign"])
         if "assignment" in asked:
-            campaign = _campaign_of(engine, asked["assignment"], visitor.rater)
+            campaign = await run_in_threadpool(_campaign_of, engine, asked["assignment"], visitor.rater)
             if campaign is None:
                 raise not_yours()
             visitor.must_know(campaign)

@@ -94,7 +94,7 @@ class Desk:
             Conflict: it was rated already.
         """
         campaign = self._campaign_of(assignment, rater)
-        with writing(self._engine, campaign=campaign.name, rater=rater) as connection:
+        with writing(self._engine, campaign=campaign.name, rater=rater, brief=True) as connection:
             now = self._clock()
             known = self._book.mine(connection, assignment, rater)
             lease = connection.execute(self._book.sql.lease, {"assignment": assignment}).first()
@@ -130,7 +130,7 @@ class Desk:
     def release(self, assignment: str, rater: str) -> None:
         """Give a task back unrated, for others; this rater is not given it again. Nothing happens the second time."""
         campaign = self._campaign_of(assignment, rater)
-        with writing(self._engine, campaign=campaign.name, rater=rater) as connection:
+        with writing(self._engine, campaign=campaign.name, rater=rater, brief=True) as connection:
             known = self._book.mine(connection, assignment, rater)
             release(connection, self._book.openings, known, now=self._clock(), actor=rater)
 
@@ -139,7 +139,7 @@ class Desk:
         now = self._clock()
         if now >= self._reaped.get(name, float("-inf")) + _REAP_S:
             self._reap(name, now)
-        with writing(self._engine, campaign=name, rater=rater) as connection:
+        with writing(self._engine, campaign=name, rater=rater, brief=True) as connection:
             given = self._giving.give(connection, campaign, rater, nth, now)
         if isinstance(given, NoTask) and given.why == "taken" and self._reap(name, now):
             return self._give(name, rater, nth)
@@ -174,7 +174,7 @@ class Desk:
         with self._engine.connect() as connection:
             known = self._book.mine(connection, given.assignment, rater)
         campaign = self._book.campaign(known.campaign)
-        with writing(self._engine, campaign=campaign.name, rater=rater, urgent=True) as connection:
+        with writing(self._engine, campaign=campaign.name, rater=rater, urgent=True, brief=True) as connection:
             return self._taking.take(connection, campaign, known, given, self._clock(), accept_old=accept_old)
 
     def progress(self, campaign: str, rater: str) -> Progress:

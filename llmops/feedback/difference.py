@@ -81,6 +81,5 @@ def _opcodes(one: list[str], two: list[str]) -> list[tuple[bool, list[str], list
 
 
 def _marked(pieces: _Pieces, name: str) -> Markup:
-    return Markup("").join(
-        raw(text) if same else Markup(f"<{name}>{{}}</{name}>").format(raw(text)) for same, text in pieces if text
-    )
+    shown = ((same, raw(text)) for same, text in pieces if text)
+    return Markup("".join(text if same else f"<{name}>{text}</{name}>" for same, text in shown))

@@ -11,8 +11,8 @@ import traceback
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import Request, Response
-from fastapi.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 
 from llmops.errors import LlmopsError
@@ -50,6 +50,8 @@ HEADERS = {
     "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=(), browsing-topics=()",
     "cache-control": "no-store",
 }
+_LOOKING = 4
+"""Threads in which sessions are looked up: they are there when all others wait for their turn to write."""
 _HTTPS = {"strict-transport-security": "max-age=31536000"}
 
 
@@ -87,6 +89,7 @@ class Door:
         self._tell = tell
         self._without_session = without_session
         self._elsewhere = tuple(elsewhere)
+        self._looking = CapacityLimiter(_LOOKING)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -141,7 +144,7 @@ class Door:
             check_origin(headers, self._known)
         secret = request.cookies.get(self._cookies.session, "")
         if secret and not open_to_others and not path.startswith("/static/"):
-            state["visitor"] = await run_in_threadpool(self._sessions.visitor, secret)
+            state["visitor"] = await to_thread.run_sync(self._sessions.visitor, secret, limiter=self._looking)
         if not change:
             return b""
         # Who is not let in needs no large body.

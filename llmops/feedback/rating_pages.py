@@ -17,7 +17,7 @@ stands in the page's `<meta name="csrf">`; who checks it is the application arou
     POST /api/ratings                        a `Given` → {"id", "again", "surplus", "expected_html"}; with
                                              `?accept_old=1` as an answer to the words the rater saw, though changed
     GET  /api/campaigns/{campaign}/progress  {"wanted", "done", "mine", "gold": [agreed, of] | null, "median_s"}
-    GET  /static/{file}                      stylesheet, scripts, icon
+    GET  /static/{version}/{file}            stylesheet, scripts, icon
 
 A refusal is {"error", "fix", "kind"}: 401 `login` (the page keeps all it has not sent, and offers to log in); 403
 `csrf` (the page fetches a new token and tries again) or `forbidden`; 404; 409 `rubric` with `old_html`, `new_html` and
@@ -34,8 +34,8 @@ from dataclasses import asdict
 from typing import Any, Protocol
 from urllib.parse import quote
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from pydantic import ValidationError
 
@@ -47,6 +47,8 @@ from llmops.feedback.tasks import NoTask, Progress, Stored, Task
 from llmops.feedback.verdicts import Given
 
 Who = Callable[[Request], Visitor | None]
+_STORING = 8
+"""Threads for ratings alone: what somebody has done waits for none of those who ask for something to do."""
 _FAULTS = (NotThere, Conflict, RubricChanged, InputError)
 
 
@@ -69,6 +71,7 @@ def rating_routes(
     """The routes. `who` gives a request's rater, or None without a session; `campaigns` what a rater may rate;
     `login` is where the page sends a rater whose session has ended, with `?next=` and the way back."""
     router = APIRouter()
+    storing = CapacityLimiter(_STORING)
 
     def asked(work: Callable[[Visitor], dict[str, Any]], request: Request) -> Response:
         visitor = who(request)
@@ -153,17 +156,15 @@ def rating_routes(
             told = kept.expected and pages.expected_html(desk.task(given.assignment, visitor.id), kept.expected)
             return {"id": kept.id, "again": kept.again, "surplus": kept.surplus, "expected_html": told}
 
-        return await run_in_threadpool(asked, stored, request)
+        return await to_thread.run_sync(asked, stored, request, limiter=storing)
 
-    @router.get("/static/{file}")
-    def static(request: Request, file: str) -> Response:
-        if file not in pages.static_files():
+    @router.get("/static/{version}/{file}")
+    async def static(version: str, file: str) -> Response:
+        # Kept for good by whoever has it; a page of another version gets nothing, rather than this one's script.
+        if version != pages.static_version() or file not in pages.static_files():
             return Response("there is no such file\n", 404, media_type="text/plain")
-        content, kind, tag = pages.static_files()[file]
-        # Asked for each time and sent again only when changed: a page never meets another version's script.
-        headers = {"etag": tag, "cache-control": "no-cache", "x-content-type-options": "nosniff"}
-        if request.headers.get("if-none-match") == tag:
-            return Response(status_code=304, headers=headers)
+        content, kind = pages.static_files()[file]
+        headers = {"cache-control": "public, max-age=31536000, immutable", "x-content-type-options": "nosniff"}
         return Response(content, media_type=kind, headers=headers)
 
     return router

@@ -7,7 +7,8 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from llmops.feedback.accounts import end_sessions
 from llmops.feedback.settings import Sessions as Lengths
@@ -16,7 +17,7 @@ from llmops.feedback.visitor import Visitor
 from llmops.feedback.writing import writing
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import Engine, Select
 
 _SECRET_BYTES = 32
 _TOUCH_S = 60.0
@@ -39,6 +40,24 @@ class SignedIn:
         self._engine = engine
         self._lengths = lengths
         self._clock = clock
+
+    @cached_property
+    def _whose(self) -> Select[Any]:
+        """A session with its person, once for each campaign of theirs; made once, since every request asks it."""
+        from sqlalchemy import bindparam, select
+
+        sessions, people, memberships = table("people_sessions"), table("people"), table("memberships")
+        return (
+            select(sessions, people.c.login, people.c.name, people.c.role, memberships.c.campaign)
+            .join(people, people.c.rater == sessions.c.rater)
+            .outerjoin(memberships, memberships.c.rater == sessions.c.rater)
+            .where(
+                sessions.c.digest == bindparam("digest"),
+                sessions.c.until > bindparam("now"),
+                sessions.c.seen > bindparam("idle"),
+                people.c.ended.is_(None),
+            )
+        )
 
     @property
     def longest_s(self) -> float:
@@ -73,36 +92,26 @@ class SignedIn:
 
     def visitor(self, secret: str) -> Visitor | None:
         """Whose session it is; None where it is none, or over, or its account is closed."""
-        from sqlalchemy import select, update
+        from sqlalchemy import update
 
-        sessions, people, memberships = table("people_sessions"), table("people"), table("memberships")
         now = self._clock()
+        asked = {"digest": digest(secret), "now": now, "idle": now - self._lengths.idle_hours * 3600}
         with self._engine.connect() as connection:
-            row = connection.execute(
-                select(sessions, people.c.login, people.c.name, people.c.role)
-                .join(people, people.c.rater == sessions.c.rater)
-                .where(
-                    sessions.c.digest == digest(secret),
-                    sessions.c.until > now,
-                    sessions.c.seen > now - self._lengths.idle_hours * 3600,
-                    people.c.ended.is_(None),
-                )
-            ).one_or_none()
-            if row is None:
-                return None
-            campaigns = connection.execute(
-                select(memberships.c.campaign).where(memberships.c.rater == row.rater)
-            ).scalars()
-            found = Visitor(
-                rater=row.rater,
-                login=row.login,
-                name=row.name,
-                role=row.role,
-                campaigns=frozenset(campaigns),
-                csrf=row.csrf,
-                session=row.digest,
-            )
+            rows = connection.execute(self._whose, asked).all()
+        if not rows:
+            return None
+        row = rows[0]
+        found = Visitor(
+            rater=row.rater,
+            login=row.login,
+            name=row.name,
+            role=row.role,
+            campaigns=frozenset(one.campaign for one in rows if one.campaign is not None),
+            csrf=row.csrf,
+            session=row.digest,
+        )
         if now - row.seen > _TOUCH_S:
+            sessions = table("people_sessions")
             with writing(self._engine) as connection:
                 connection.execute(update(sessions).where(sessions.c.digest == row.digest).values(seen=now))
         return found

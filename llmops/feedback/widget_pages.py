@@ -70,7 +70,7 @@ def widget_routes(engine: Engine, secret: str, keep: Keep, *, clock: Callable[[]
 
     @router.get("/widget/thumbs.js")
     def script() -> Response:
-        content, kind, _ = static_files()["thumbs.js"]
+        content, kind = static_files()["thumbs.js"]
         # A module that a page of another site loads has to be open to it; there is nothing secret in it.
         headers = {"access-control-allow-origin": "*", "cross-origin-resource-policy": "cross-origin"}
         return Response(content, media_type=kind, headers=headers)

@@ -51,7 +51,10 @@ class Browser:
         self.address = address
         self.cookies = httpx.Cookies()
 
-    def ask(
+    def ask(self, method: str, path: str, **more: Any) -> httpx.Response:
+        return asyncio.run(self.asked(method, path, **more))
+
+    async def asked(
         self,
         method: str,
         path: str,
@@ -60,17 +63,15 @@ class Browser:
         headers: Mapping[str, str] | None = None,
         **more: Any,
     ) -> httpx.Response:
-        async def once() -> httpx.Response:
-            transport = httpx.ASGITransport(app=self.app, client=(self.address, 40_000))
-            async with httpx.AsyncClient(transport=transport, base_url=self.origin, cookies=self.cookies) as client:
-                sent = {"accept": "text/html"}
-                if method not in ("GET", "HEAD"):
-                    sent |= {"origin": self.origin, "sec-fetch-site": "same-origin"}
-                answer = await client.request(method, path, data=form, headers={**sent, **(headers or {})}, **more)
-                self.cookies = client.cookies
-                return answer
-
-        return asyncio.run(once())
+        """The same beside others."""
+        transport = httpx.ASGITransport(app=self.app, client=(self.address, 40_000))
+        async with httpx.AsyncClient(transport=transport, base_url=self.origin, cookies=self.cookies) as client:
+            sent = {"accept": "text/html"}
+            if method not in ("GET", "HEAD"):
+                sent |= {"origin": self.origin, "sec-fetch-site": "same-origin"}
+            answer = await client.request(method, path, data=form, headers={**sent, **(headers or {})}, **more)
+            self.cookies = client.cookies
+            return answer
 
     def get(self, path: str, **more: Any) -> httpx.Response:
         return self.ask("GET", path, **more)

@@ -21,7 +21,7 @@ OWN = (401, 404, 200, 404, 404, 404)
 MATRIX: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/health"): OPEN,
     ("GET", "/ready"): OPEN,
-    ("GET", "/static/{file}"): OPEN,
+    ("GET", "/static/{version}/{file}"): OPEN,
     ("GET", "/login"): (200, 303, 303, 303, 303, 303),
     ("POST", "/login"): (401,) * 6,  # with a wrong password
     ("POST", "/logout"): (401, 303, 303, 303, 303, 303),

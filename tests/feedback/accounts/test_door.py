@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,9 +12,11 @@ import pytest
 from fastapi import APIRouter, Request
 from sqlalchemy import Engine, select
 
+from llmops.feedback.desk import Desk
 from llmops.feedback.door import HEADERS, SAFE
 from llmops.feedback.settings import FeedbackService, Limits
 from llmops.feedback.tables import metadata
+from llmops.feedback.tasks import NoTask
 from tests.feedback.accounts.service import Browser, Service, service
 from tests.feedback.accounts.world import World
 from tests.patience import HANG_S
@@ -314,3 +317,36 @@ def test_addresses_are_those_that_trusted_proxies_say(engine: Engine) -> None:
     assert seen("10.0.0.1", "198.51.100.7") == "198.51.100.7"
     assert seen("10.0.0.1", "1.2.3.4, 198.51.100.7, 10.0.0.2") == "198.51.100.7", "what a client wrote itself is left"
     assert seen("10.0.0.1", "") == "10.0.0.1"
+
+
+# Many at once.
+
+
+def test_a_rating_is_taken_while_everybody_else_waits_for_something_to_do(
+    everything: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many ask: who they are is looked up, and ratings are stored, in threads that those never take."""
+    given, asked = threading.Event(), threading.Semaphore(0)
+
+    def slow(desk: Desk, campaign: str, rater: str) -> NoTask:
+        asked.release()
+        given.wait(20)
+        return NoTask("finished")
+
+    monkeypatch.setattr(Desk, "next", slow)
+    rater = everything.browsers["rater"]
+    token = {**JSON, "x-csrf-token": everything.token("rater")}
+    path = f"/api/campaigns/{everything.places['campaign']}/next"
+    rating = everything.body("/api/ratings")
+
+    async def crowd() -> list[int]:
+        waiting = [asyncio.create_task(rater.asked("POST", path, headers=token)) for _ in range(60)]
+        await asyncio.to_thread(lambda: [asked.acquire(timeout=20) for _ in range(40)])
+        try:
+            async with asyncio.timeout(10):
+                stored = await rater.asked("POST", "/api/ratings", headers=token, **rating)
+        finally:
+            given.set()
+        return [stored.status_code, *(one.status_code for one in await asyncio.gather(*waiting))]
+
+    assert asyncio.run(crowd()) == [200] * 61

@@ -393,6 +393,15 @@ def test_signing_out_ends_the_session(house: Service) -> None:
     assert house.entrance.sessions.visitor(secret) is None
 
 
+def test_a_session_knows_the_campaigns_of_its_person_and_of_nobody_else(house: Service) -> None:
+    rater, _ = house.person("rater", "a"), house.person("rater", "c")
+    for campaigns in (["a", "b"], [], ["d"]):
+        house.accounts.set_campaigns(rater, campaigns, by="test")
+        visitor = house.entrance.sessions.visitor(house.entrance.sessions.begin(rater))
+        assert visitor is not None
+        assert (visitor.rater, visitor.campaigns) == (rater, frozenset(campaigns))
+
+
 def test_one_can_end_all_other_sessions(house: Service) -> None:
     rater = house.person()
     here, there, other = house.signed_in(rater), house.signed_in(rater), house.signed_in(house.person())

@@ -16,6 +16,7 @@ from llmops.feedback.campaign import Campaign
 from llmops.feedback.desk import Desk
 from llmops.feedback.items import NewItem, Response
 from llmops.feedback.openid import Provider
+from llmops.feedback.pages import static_version
 from llmops.feedback.ratings import items
 from llmops.feedback.settings import FeedbackService, OpenId
 from llmops.feedback.store import add_items, create_campaign
@@ -130,6 +131,7 @@ def populated(engine: Engine) -> dict[str, str]:
         "rater": people["spare"],
         "which": of_owner.digest,
         "secret": made,
+        "version": static_version(),
         "file": "page.css",
         "item": next(items(engine, "whales")).id,
     }

@@ -93,13 +93,43 @@ def test_without_a_session_pages_lead_to_the_login_and_requests_are_refused(site
         assert (answer.status_code, answer.json()["kind"]) == (401, "login"), path
 
 
-def test_static_files_are_ours_alone_and_are_sent_again_only_when_they_changed(client: TestClient) -> None:
-    for name in pages.static_files():
-        answer = client.get(f"/static/{name}")
+def test_static_files_are_ours_alone_and_are_kept_for_good_under_an_address_of_their_version(
+    client: TestClient,
+) -> None:
+    for name, (content, kind) in pages.static_files().items():
+        answer = client.get(pages.static_path(name))
+        assert answer.content == content
+        assert answer.headers["content-type"].startswith(kind)
         assert answer.headers["x-content-type-options"] == "nosniff"
-        assert client.get(f"/static/{name}", headers={"if-none-match": answer.headers["etag"]}).status_code == 304
+        assert "immutable" in answer.headers["cache-control"]
+        assert client.get(f"/static/{'0' * 16}/{name}").status_code == 404, "another version's page gets no script"
     for name in ("rate.html", "__init__.py", "..%2fpages.py", "%2e%2e/%2e%2e/desk.py", "..%5cpages.py"):
+        assert client.get(pages.static_path(name)).status_code == 404
         assert client.get(f"/static/{name}").status_code == 404
+
+
+def test_another_file_is_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, known = pages.static_version(), pages.static_files()
+    pages.static_version.cache_clear()
+    monkeypatch.setattr(pages, "static_files", lambda: {**known, "rate.js": (b"", "text/javascript")})
+    try:
+        assert pages.static_version() != before
+    finally:
+        pages.static_version.cache_clear()
+
+
+def test_a_page_names_all_its_scripts_at_once_and_no_others(client: TestClient) -> None:
+    import re
+
+    for path, script in (("/", "start.js"), ("/rate/help", "rate.js")):
+        named = re.findall(r'(?:modulepreload" href|src)="/static/\w+/([^"]+)', client.get(path).text)
+        wanted, ahead = {script}, [script]
+        while ahead:
+            content = pages.static_files()[ahead.pop()][0].decode()
+            for name in set(re.findall(r'from\s*"\./([^"]+)"', content)) - wanted:
+                wanted.add(name)
+                ahead.append(name)
+        assert sorted(named) == sorted(wanted)
 
 
 def test_pages_hold_no_script_and_no_style_of_their_own_and_load_nothing_from_elsewhere(client: TestClient) -> None:
@@ -110,7 +140,7 @@ def test_pages_hold_no_script_and_no_style_of_their_own_and_load_nothing_from_el
         assert re.findall(r"<script(?![^>]*\ssrc=\"/static/)", page) == []
         assert not re.search(r"<style|\sstyle=|\son\w+=", page)
         assert {one for one in re.findall(r"(?:src|href)=\"([^\"]*)", page) if not one.startswith(("/", "#"))} == set()
-    for name, (content, kind, _) in pages.static_files().items():
+    for name, (content, kind) in pages.static_files().items():
         assert b"http" not in content.replace(b"http://www.w3.org/2000/svg", b""), (name, kind)
 
 
