@@ -382,13 +382,13 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(content=st.dictionaries(st.sampled_from(list(House.model_fields)), ANYTHING))
 def test_a_fault_is_named_whatever_else_is_in_the_file(tmp_path: Path, content: dict[str, object]) -> None:
     assert "rest" in {fault.key for fault in faults(tmp_path, yaml.safe_dump({**content, "rest": 0}))}
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(text=st.text("ab:-[]{}&*!|>'\"#%@`,?\n\t $~1.e<", max_size=40) | st.text(max_size=20) | st.binary(max_size=20))
 def test_any_characters_are_yaml_or_a_named_fault(tmp_path: Path, text: str | bytes) -> None:
     content = text if isinstance(text, bytes) else text.encode("utf-8", "replace")
@@ -396,7 +396,7 @@ def test_any_characters_are_yaml_or_a_named_fault(tmp_path: Path, text: str | by
         house(tmp_path, content.replace(b"name", b""))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     values=st.fixed_dictionaries(
         {"name": st.text("aé \"'#:{}[]\\%", max_size=9), "rooms": st.integers(1, 40), "garden": st.booleans()},
@@ -411,7 +411,7 @@ def test_what_yaml_writes_is_read_back(tmp_path: Path, values: dict[str, object]
     assert house(tmp_path, yaml.safe_dump(values)) == House.model_validate(values)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     content=st.fixed_dictionaries(
         {},

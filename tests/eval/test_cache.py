@@ -51,7 +51,7 @@ KEYS = st.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(KEYS, min_size=2, max_size=12))
 def test_no_answer_is_ever_served_for_another_model_base_engine_decoding_or_prompt(keys: list[Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
