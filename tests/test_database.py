@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,6 @@ from llmops.errors import EnvironmentFault
 from llmops.registry.decisions import append, chain, check_chain
 from llmops.registry.verdicts import attach, sealed, verdicts_of
 from llmops.workspace import Workspace
-from tests.local_server import free_port
 
 AT_ONCE = 8
 
@@ -140,10 +140,13 @@ def test_the_usual_ways_to_write_the_address_are_taken(
 
 
 def test_a_server_that_is_down_is_named_without_the_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    port = free_port()
-    monkeypatch.setenv("LLMOPS_DATABASE_URL", f"postgres://ann:se%40cret@127.0.0.1:{port}/team?application_name=hidden")
-    with pytest.raises(EnvironmentFault) as told:
-        open_database(Workspace(tmp_path))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens there, nor can begin to
+        port = taken.getsockname()[1]
+        address = f"postgres://ann:se%40cret@127.0.0.1:{port}/team?application_name=hidden"
+        monkeypatch.setenv("LLMOPS_DATABASE_URL", address)
+        with pytest.raises(EnvironmentFault) as told:
+            open_database(Workspace(tmp_path))
     assert told.value.problem.startswith(f"the database team on 127.0.0.1:{port} cannot be used: ")
     assert "\n" not in told.value.problem
     for secret in ("se%40cret", "se@cret", "hidden"):

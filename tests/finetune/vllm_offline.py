@@ -37,7 +37,7 @@ def complete(
     prompts: Sequence[Sequence[int]],
     folder: Path,
     *,
-    seconds: float = 240,
+    seconds: float = 450,
 ) -> dict[str, list[Completion]]:
     """What each of `models` (name → folder) makes of `prompts`, in their order; at most 24 tokens each."""
     # The process itself imports nothing of the tests.
