@@ -16,6 +16,8 @@ KILLABLE = pytest.mark.xdist_group("killable")
 
 _LOADED = [
     "torch",
+    "torch.distributed.fsdp",
+    "accelerate",
     "peft",
     "transformers.models.llama.modeling_llama",
     "llmops.finetune.launch",
@@ -26,6 +28,7 @@ _LOADED = [
     "mlflow.tracking",
     "alembic.command",
     "sqlalchemy",
+    "psycopg",
     "llmops.registry.promote",
     "llmops.registry.store",
 ]

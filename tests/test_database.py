@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ from llmops.errors import EnvironmentFault
 from llmops.registry.decisions import append, chain, check_chain
 from llmops.registry.verdicts import attach, sealed, verdicts_of
 from llmops.workspace import Workspace
+from tests.killable import KILLABLE, killable
+from tests.newcomers import newcomer
 
 AT_ONCE = 8
 
@@ -29,60 +30,33 @@ def place(each_database: str, tmp_path: Path) -> Workspace:
 
 ON_SERVER = pytest.mark.parametrize("each_database", ["postgresql"], indirect=True)
 
-TOGETHER = """
-import sys
-from pathlib import Path
-from llmops.database import open_database
-from llmops.errors import LlmopsError
-from llmops.registry.decisions import append, chain
-from llmops.registry.verdicts import attach, sealed
-from llmops.workspace import Workspace
-import alembic.command, sqlalchemy  # loaded before the start, so that all come at once
-me = int(sys.argv[2])
-print("ready", flush=True)
-sys.stdin.readline()
-engine = open_database(Workspace(Path(sys.argv[1])))
-attach(engine, sealed({"result": "PASS", "gate": f"g{me}", "model_digest": "a", "against": None, "confidence": 0.95,
-                       "rules": [], "reports": [], "code_version": "1"}))
-try:
-    append(engine, [], "promote", model="m", version=me, artifact="a", actor="ann")
-except LlmopsError as error:
-    print(error.problem)
-    sys.exit(2)
-"""
 
-
+@KILLABLE
 def test_of_eight_who_open_a_new_database_and_decide_at_once_one_wins_and_all_verdicts_stay(place: Workspace) -> None:
-    command = [sys.executable, "-W", "error", "-c", TOGETHER]
-    children = [
-        # Workspaces of their own where they share a server, as machines have.
-        subprocess.Popen(
-            [*command, str(place.home if "LLMOPS_DATABASE_URL" not in os.environ else place.home / str(me)), str(me)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for me in range(AT_ONCE)
-    ]
+    # Workspaces of their own where they share a server, as machines have.
+    homes = [place.home if "LLMOPS_DATABASE_URL" not in os.environ else place.home / str(me) for me in range(AT_ONCE)]
+    pairs = [Pipe() for _ in homes]
+    children = [killable(newcomer, homes[me], me, there) for me, (_, there) in enumerate(pairs)]
+    for _, there in pairs:
+        there.close()  # of one that ends, nothing is waited for
     try:
+        for here, _ in pairs:
+            assert here.recv() == "ready"
+        for here, _ in pairs:
+            here.send("go")
+        said = [here.recv() for here, _ in pairs]
         for child in children:
-            assert child.stdout is not None
-            assert child.stdout.readline() == "ready\n"
-        for child in children:
-            assert child.stdin is not None
-            child.stdin.write("go\n")
-            child.stdin.flush()
-        said = [child.communicate(timeout=60)[0] for child in children]
+            child.join()
     finally:
         for child in children:
             child.kill()
-            child.wait()
-    assert sorted(child.returncode for child in children) == [0] + [2] * (AT_ONCE - 1)
-    assert sorted(said)[1:] == ["another decision on m was made at the same moment\n"] * (AT_ONCE - 1)
+            child.join()
+    assert sorted(child.exitcode or 0 for child in children) == [0] + [2] * (AT_ONCE - 1)
+    assert sorted(said)[1:] == ["another decision on m was made at the same moment"] * (AT_ONCE - 1)
     engine = open_database(place)
     (link,) = chain(engine, "m")
     check_chain([link])
-    assert children[link.version].returncode == 0
+    assert children[link.version].exitcode == 0
     assert {one.gate for one in verdicts_of(engine, "a")} == {f"g{me}" for me in range(AT_ONCE)}
     with engine.connect() as connection:
         places = connection.execute(text("SELECT place FROM verdicts ORDER BY place")).scalars().all()
