@@ -63,17 +63,17 @@ def test_of_eight_who_open_a_new_database_and_decide_at_once_one_wins_and_all_ve
     assert places == list(range(1, AT_ONCE + 1))
 
 
-@pytest.mark.parametrize("table", ["decisions", "verdicts"])
-@pytest.mark.parametrize("change", ["UPDATE {} SET artifact = 'b'", "DELETE FROM {}", "TRUNCATE {}"])
-def test_rows_can_only_be_added(place: Workspace, table: str, change: str) -> None:
+def test_rows_can_only_be_added(place: Workspace) -> None:
     engine = open_database(place)
-    if change.startswith("TRUNCATE") and engine.dialect.name == "sqlite":
-        change = "DELETE FROM {} WHERE true"  # the only way there to empty a table
     content: dict[str, Any] = {"result": "PASS", "gate": "g", "model_digest": "a", "against": None, "confidence": 0.95}
     attach(engine, sealed({**content, "rules": [], "reports": [], "code_version": "1"}))
     append(engine, [], "register", model="m", version=1, artifact="a", actor="ann", override=True)
-    with pytest.raises(DatabaseError, match=f"rows of {table} can only be added"), engine.begin() as connection:
-        connection.execute(text(change.format(table)))
+    # The only way to empty a table in SQLite.
+    empty = "DELETE FROM {} WHERE true" if engine.dialect.name == "sqlite" else "TRUNCATE {}"
+    for table in ("decisions", "verdicts"):
+        for change in ("UPDATE {} SET artifact = 'b'", "DELETE FROM {}", empty):
+            with pytest.raises(DatabaseError, match=f"rows of {table} can only be added"), engine.begin() as connection:
+                connection.execute(text(change.format(table)))
     assert [(one.artifact, one.override) for one in chain(engine, "m")] == [("a", True)]
     assert len(verdicts_of(engine, "a")) == 1
 
