@@ -80,7 +80,10 @@ def test_the_suites_decoding_and_the_key_are_sent_and_the_key_is_written_nowhere
 
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_so_many_requests_are_under_way_at_a_time_and_no_more(items: list[Item], concurrency: int) -> None:
+    all_there = threading.Barrier(concurrency)
+
     def says(number: int, body: dict[str, Any]) -> Reply:
+        all_there.wait(60)
         time.sleep(0.05)
         return chat("x")
 
