@@ -50,7 +50,7 @@ def complete(
     with (folder / "offline.log").open("wb") as output, TemporaryDirectory(prefix="vllm-") as temporary:
         done = subprocess.run(
             command,
-            env=environment(folder / "cache", temporary),
+            env=environment(temporary),
             stdout=output,
             stderr=subprocess.STDOUT,
             timeout=seconds,

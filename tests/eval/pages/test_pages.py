@@ -172,6 +172,7 @@ def opened(chromium: Any, tmp_path: Path) -> Iterator[Callable[[str], Any]]:
     requests: list[str] = []
     errors: list[str] = []
     tab = chromium.new_page(viewport={"width": 390, "height": 800})
+    tab.set_default_timeout(120_000)
     tab.on("request", lambda request: requests.append(request.url))
     tab.on("console", lambda message: errors.append(message.text))
     tab.on("pageerror", lambda error: errors.append(str(error)))
