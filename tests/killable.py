@@ -15,6 +15,7 @@ KILLABLE = pytest.mark.xdist_group("killable")
 """For tests that use it: the process with all that is loaded is one for them all."""
 
 _LOADED = [
+    "pytest",
     "torch",
     "torch.distributed.fsdp",
     "accelerate",
