@@ -15,7 +15,10 @@ KILLABLE = pytest.mark.xdist_group("killable")
 """For tests that use it: the process with all that is loaded is one for them all."""
 
 _LOADED = [
+    "pytest",
     "torch",
+    "torch.distributed.fsdp",
+    "accelerate",
     "peft",
     "transformers.models.llama.modeling_llama",
     "llmops.finetune.launch",
@@ -26,6 +29,7 @@ _LOADED = [
     "mlflow.tracking",
     "alembic.command",
     "sqlalchemy",
+    "psycopg",
     "llmops.registry.promote",
     "llmops.registry.store",
 ]

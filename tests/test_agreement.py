@@ -102,7 +102,7 @@ def test_nineteen_of_twenty_intervals_cover_the_true_kappa() -> None:
     covered = 0
     for seed in range(200):
         first, second = judging(80, 0.8, seed)
-        low, high = agreement(first, second, categories=(0, 1)).kappa.interval(0.95)
+        low, high = agreement(first, second, categories=(0, 1), resamples=2000).kappa.interval(0.95)
         covered += low <= 0.6 <= high
     # 190 expected; 200 draws of 0.95 are at least 181 with a chance of 0.998.
     assert covered >= 181

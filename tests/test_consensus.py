@@ -87,7 +87,7 @@ def test_the_confusion_matrix_is_what_the_rater_does() -> None:
     assert matrix == pytest.approx(np.array([[1, 0, 0], [0, 1, 0], [0, 1, 0]]), abs=0.01)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.1, 1.0]))
 def test_the_objective_never_falls_and_all_are_distributions(seed: int, smoothing: float) -> None:
     votes, _ = crowd(12, [0.9, 0.6, 0.3], seed)
@@ -97,7 +97,7 @@ def test_the_objective_never_falls_and_all_are_distributions(seed: int, smoothin
         assert np.asarray(table).sum(-1) == pytest.approx(1)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000))
 def test_names_and_order_of_raters_items_and_labels_change_nothing(seed: int) -> None:
     votes, _ = crowd(20, [0.9, 0.8, 0.6], seed)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import socket
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from llmops.errors import EnvironmentFault
 from llmops.registry.decisions import append, chain, check_chain
 from llmops.registry.verdicts import attach, sealed, verdicts_of
 from llmops.workspace import Workspace
-from tests.local_server import free_port
+from tests.killable import KILLABLE, killable
+from tests.newcomers import newcomer
 
 AT_ONCE = 8
 
@@ -29,77 +30,50 @@ def place(each_database: str, tmp_path: Path) -> Workspace:
 
 ON_SERVER = pytest.mark.parametrize("each_database", ["postgresql"], indirect=True)
 
-TOGETHER = """
-import sys
-from pathlib import Path
-from llmops.database import open_database
-from llmops.errors import LlmopsError
-from llmops.registry.decisions import append, chain
-from llmops.registry.verdicts import attach, sealed
-from llmops.workspace import Workspace
-import alembic.command, sqlalchemy  # loaded before the start, so that all come at once
-me = int(sys.argv[2])
-print("ready", flush=True)
-sys.stdin.readline()
-engine = open_database(Workspace(Path(sys.argv[1])))
-attach(engine, sealed({"result": "PASS", "gate": f"g{me}", "model_digest": "a", "against": None, "confidence": 0.95,
-                       "rules": [], "reports": [], "code_version": "1"}))
-try:
-    append(engine, [], "promote", model="m", version=me, artifact="a", actor="ann")
-except LlmopsError as error:
-    print(error.problem)
-    sys.exit(2)
-"""
 
-
+@KILLABLE
 def test_of_eight_who_open_a_new_database_and_decide_at_once_one_wins_and_all_verdicts_stay(place: Workspace) -> None:
-    command = [sys.executable, "-W", "error", "-c", TOGETHER]
-    children = [
-        # Workspaces of their own where they share a server, as machines have.
-        subprocess.Popen(
-            [*command, str(place.home if "LLMOPS_DATABASE_URL" not in os.environ else place.home / str(me)), str(me)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for me in range(AT_ONCE)
-    ]
+    # Workspaces of their own where they share a server, as machines have.
+    homes = [place.home if "LLMOPS_DATABASE_URL" not in os.environ else place.home / str(me) for me in range(AT_ONCE)]
+    pairs = [Pipe() for _ in homes]
+    children = [killable(newcomer, homes[me], me, there) for me, (_, there) in enumerate(pairs)]
+    for _, there in pairs:
+        there.close()  # of one that ends, nothing is waited for
     try:
+        for here, _ in pairs:
+            assert here.recv() == "ready"
+        for here, _ in pairs:
+            here.send("go")
+        said = [here.recv() for here, _ in pairs]
         for child in children:
-            assert child.stdout is not None
-            assert child.stdout.readline() == "ready\n"
-        for child in children:
-            assert child.stdin is not None
-            child.stdin.write("go\n")
-            child.stdin.flush()
-        said = [child.communicate(timeout=60)[0] for child in children]
+            child.join()
     finally:
         for child in children:
             child.kill()
-            child.wait()
-    assert sorted(child.returncode for child in children) == [0] + [2] * (AT_ONCE - 1)
-    assert sorted(said)[1:] == ["another decision on m was made at the same moment\n"] * (AT_ONCE - 1)
+            child.join()
+    assert sorted(child.exitcode or 0 for child in children) == [0] + [2] * (AT_ONCE - 1)
+    assert sorted(said)[1:] == ["another decision on m was made at the same moment"] * (AT_ONCE - 1)
     engine = open_database(place)
     (link,) = chain(engine, "m")
     check_chain([link])
-    assert children[link.version].returncode == 0
+    assert children[link.version].exitcode == 0
     assert {one.gate for one in verdicts_of(engine, "a")} == {f"g{me}" for me in range(AT_ONCE)}
     with engine.connect() as connection:
         places = connection.execute(text("SELECT place FROM verdicts ORDER BY place")).scalars().all()
     assert places == list(range(1, AT_ONCE + 1))
 
 
-@pytest.mark.parametrize("table", ["decisions", "verdicts"])
-@pytest.mark.parametrize("change", ["UPDATE {} SET artifact = 'b'", "DELETE FROM {}", "TRUNCATE {}"])
-def test_rows_can_only_be_added(place: Workspace, table: str, change: str) -> None:
+def test_rows_can_only_be_added(place: Workspace) -> None:
     engine = open_database(place)
-    if change.startswith("TRUNCATE") and engine.dialect.name == "sqlite":
-        change = "DELETE FROM {} WHERE true"  # the only way there to empty a table
     content: dict[str, Any] = {"result": "PASS", "gate": "g", "model_digest": "a", "against": None, "confidence": 0.95}
     attach(engine, sealed({**content, "rules": [], "reports": [], "code_version": "1"}))
     append(engine, [], "register", model="m", version=1, artifact="a", actor="ann", override=True)
-    with pytest.raises(DatabaseError, match=f"rows of {table} can only be added"), engine.begin() as connection:
-        connection.execute(text(change.format(table)))
+    # The only way to empty a table in SQLite.
+    empty = "DELETE FROM {} WHERE true" if engine.dialect.name == "sqlite" else "TRUNCATE {}"
+    for table in ("decisions", "verdicts"):
+        for change in ("UPDATE {} SET artifact = 'b'", "DELETE FROM {}", empty):
+            with pytest.raises(DatabaseError, match=f"rows of {table} can only be added"), engine.begin() as connection:
+                connection.execute(text(change.format(table)))
     assert [(one.artifact, one.override) for one in chain(engine, "m")] == [("a", True)]
     assert len(verdicts_of(engine, "a")) == 1
 
@@ -140,10 +114,13 @@ def test_the_usual_ways_to_write_the_address_are_taken(
 
 
 def test_a_server_that_is_down_is_named_without_the_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    port = free_port()
-    monkeypatch.setenv("LLMOPS_DATABASE_URL", f"postgres://ann:se%40cret@127.0.0.1:{port}/team?application_name=hidden")
-    with pytest.raises(EnvironmentFault) as told:
-        open_database(Workspace(tmp_path))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens there, nor can begin to
+        port = taken.getsockname()[1]
+        address = f"postgres://ann:se%40cret@127.0.0.1:{port}/team?application_name=hidden"
+        monkeypatch.setenv("LLMOPS_DATABASE_URL", address)
+        with pytest.raises(EnvironmentFault) as told:
+            open_database(Workspace(tmp_path))
     assert told.value.problem.startswith(f"the database team on 127.0.0.1:{port} cannot be used: ")
     assert "\n" not in told.value.problem
     for secret in ("se%40cret", "se@cret", "hidden"):

@@ -125,7 +125,7 @@ def test_being_shown_first_is_told_from_being_better() -> None:
     assert taken_out.shown_first.value == pytest.approx(2 / 3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(ratings_of_four, st.booleans(), st.permutations(range(4)), st.randoms(use_true_random=False))
 def test_any_ratings_give_finite_strengths_whatever_the_names_and_order(
     ratings: list[Rating], shown_first: bool, names: list[int], random: Random
@@ -142,7 +142,7 @@ def test_any_ratings_give_finite_strengths_whatever_the_names_and_order(
         assert standing.ranks[0] <= standing.rank <= standing.ranks[1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ratings_of_four)
 def test_strengths_are_held_exactly_where_fords_condition_fails(ratings: list[Rating]) -> None:
     # Ford 1957: without ties a finite maximum exists where, however compared models are parted in two, some of each
@@ -161,7 +161,7 @@ def test_strengths_are_held_exactly_where_fords_condition_fails(ratings: list[Ra
     assert found.held is not finite
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(ratings_of_four)
 def test_to_turn_all_results_round_turns_the_ranking_round(ratings: list[Rating]) -> None:
     one, other = ranked(ratings), ranked([(a, b, -outcome) for a, b, outcome in ratings])

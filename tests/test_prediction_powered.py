@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.prediction_powered import corrected_mean, tuned_power
@@ -46,7 +46,6 @@ def slow(human: Values, judge: Values, alone: Values, given: float | None = None
 numbers = st.integers(0, 8).map(lambda eighths: eighths / 8)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(numbers, numbers), min_size=2, max_size=30),
     st.lists(numbers, min_size=2, max_size=60),

@@ -54,7 +54,7 @@ def asking(url: str, handler: Handler = hello, **how: object) -> tuple[Answer | 
     async def both() -> tuple[Answer | Exception, list[str]]:
         async with serving(handler) as (port, asked):
             try:
-                known = {"longest_bytes": 1000, "seconds": 5.0, **how}
+                known = {"longest_bytes": 1000, "seconds": 60.0, **how}
                 return await fetch(url.replace("PORT", str(port)), **known), asked  # type: ignore[arg-type]
             except (InputError, EnvironmentFault) as error:
                 return error, asked
@@ -333,7 +333,7 @@ def file_server() -> Iterator[str]:
 
 def test_a_file_is_there_once_it_is_whole(file_server: str, tmp_path: Path) -> None:
     to = tmp_path / "rows.jsonl"
-    assert download(f"{file_server}/rows", to, longest_bytes=10, seconds=5, private=True) == f"{file_server}/rows"
+    assert download(f"{file_server}/rows", to, longest_bytes=10, seconds=60, private=True) == f"{file_server}/rows"
     assert to.read_bytes() == b"0123456789"
 
 
@@ -342,5 +342,5 @@ def test_a_file_is_there_once_it_is_whole(file_server: str, tmp_path: Path) -> N
 )
 def test_otherwise_nothing_is_left(file_server: str, tmp_path: Path, path: str, longest: int, private: bool) -> None:
     with pytest.raises(InputError):
-        download(file_server + path, tmp_path / "rows", longest_bytes=longest, seconds=5, private=private)
+        download(file_server + path, tmp_path / "rows", longest_bytes=longest, seconds=60, private=private)
     assert list(tmp_path.iterdir()) == []

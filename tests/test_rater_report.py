@@ -40,7 +40,7 @@ def counted(share: Proportion | None) -> tuple[float, int]:
     return (share.successes, share.clusters) if share else (0, 0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows)
 def test_each_figure_is_what_a_count_by_hand_gives(rated: list[tuple[Any, ...]]) -> None:
     items, raters, labels, seconds, first, longer, gold, before = map(list, zip(*rated, strict=True))

@@ -44,7 +44,7 @@ def known(found: Reliability | None) -> Reliability:
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(grids, st.sampled_from(["nominal", "ordinal", "interval"]))
 def test_alpha_is_that_of_the_krippendorff_package(grid: list[list[int]], level: Level) -> None:
     found = reliability_in(grid, level)
@@ -61,7 +61,7 @@ def test_alpha_is_that_of_the_krippendorff_package(grid: list[list[int]], level:
     assert alpha == pytest.approx(theirs, abs=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), min_size=2, max_size=12))
 def test_fleiss_is_that_of_statsmodels(grid: list[list[int]]) -> None:
     found = known(reliability_in(grid)).fleiss.value
@@ -97,7 +97,7 @@ def test_krippendorffs_own_example() -> None:
     assert (found["nominal"].items, found["nominal"].alone) == (11, 1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(grids, st.randoms(use_true_random=False))
 def test_who_is_called_what_and_in_which_order_changes_nothing(grid: list[list[int]], random: Random) -> None:
     shuffled = [list(row) for row in grid]
@@ -113,7 +113,7 @@ def test_who_is_called_what_and_in_which_order_changes_nothing(grid: list[list[i
             assert getattr(one, name).value == pytest.approx(getattr(other, name).value, nan_ok=True, abs=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(grids, st.sampled_from(["nominal", "ordinal", "interval"]))
 def test_alpha_is_one_where_all_agree_and_only_there(grid: list[list[int]], level: Level) -> None:
     found = reliability_in(grid, level)

@@ -104,7 +104,7 @@ def test_models_that_agree_on_few_items_are_not_proven_equal() -> None:
 
 
 @given(st.integers(20, 60), st.integers(0, 1000))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_the_interval_of_a_mean_is_as_wide_as_students(n: int, seed: int) -> None:
     values = np.random.default_rng(seed).normal(3, 2, n)
     low, high = of_mean(values).interval(0.95)

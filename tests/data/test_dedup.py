@@ -58,7 +58,7 @@ vocabulary = st.sampled_from(["the", "cat", "sat", "on", "a", "mat", "and", "dog
 sentences = st.lists(vocabulary, min_size=5, max_size=14).map(" ".join)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(sentences, max_size=12), st.sampled_from([0.3, 0.6, 0.9]))
 def test_what_is_called_near_is_as_near_as_asked_by_the_slow_way(texts: list[str], similarity: float) -> None:
     for at, first in enumerate(near(texts, similarity)):

@@ -170,7 +170,7 @@ prompts_of = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(prompts_of, st.floats(0, 0.99), st.randoms(use_true_random=False))
 def test_a_prompt_is_on_one_side_whatever_the_order_of_the_rows(
     pairs: list[tuple[str, str]], share: float, shuffled: random.Random
@@ -420,7 +420,7 @@ Sides = list[tuple[str, bool]]
 sides = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.booleans()), min_size=1, max_size=10)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(sides, sides)
 def test_a_difference_accounts_for_every_row_of_both(
     one: list[tuple[str, bool]], other: list[tuple[str, bool]]

@@ -17,7 +17,7 @@ from llmops.eval.cache import AnswerCache, Kept, prompt_digest
 from llmops.eval.engines.engine import Answer
 from llmops.eval.items import Item
 from llmops.eval.suite import Generation
-from tests.eval.asking import asked, asked_slowly
+from tests.eval.asking import asked, asked_halfway
 from tests.killable import KILLABLE, killable
 from tests.listener import Heard
 
@@ -51,7 +51,7 @@ KEYS = st.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(KEYS, min_size=2, max_size=12))
 def test_no_answer_is_ever_served_for_another_model_base_engine_decoding_or_prompt(keys: list[Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -131,7 +131,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_an_evaluation_killed_in_the_middle_goes_on_where_it_stopped(lively_model: Path, tmp_path: Path) -> None:
     whole = asked(lively_model, tmp_path / "whole", Heard())
     here, there = Pipe()
-    killed = killable(asked_slowly, lively_model, tmp_path / "kept", there)
+    killed = killable(asked_halfway, lively_model, tmp_path / "kept", there)
     while here.recv() != ("answers", 4, 8):
         pass
     killed.kill()

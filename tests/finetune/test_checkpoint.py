@@ -127,9 +127,7 @@ class TestARestoredRun:
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     progress=st.builds(
         Progress,

@@ -76,7 +76,7 @@ def test_values_and_gradients_are_those_of_torch(chunk: int, divergence: Directi
     assert all(parameter.grad is None for parameter in taught.head.parameters())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     alpha=st.floats(0.01, 1.0),
     temperature=st.floats(0.5, 8.0),

@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from llmops.errors import InputError, Interrupted
+from llmops.errors import InputError
 from llmops.files import folder_digest
 from llmops.finetune.model import Placement
 from llmops.finetune.recipe import Recipe
 from llmops.finetune.teacher import TeacherModel, check_tokenizer, load_teacher
+from tests.finetune.runs_alike import assert_resumes_exactly, assert_split_makes_no_difference
 from tests.finetune.small_models import make_random_base, make_tokenizer
 from tests.finetune.small_runs import (
     ALONE,
     Stores,
     a_recipe,
     as_source,
-    largest_difference,
     make_stores,
     run_here,
-    stop_after,
 )
 
-# A rate at which AdamW does not blow rounding of near-zero gradients up into whole steps.
-CALM: dict[str, Any] = {"optimizer": {"learning_rate": 1e-4, "epsilon": 1e-6}}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -59,31 +50,14 @@ def a_student(**changes: Any) -> Recipe:
 def test_a_split_or_packed_batch_gives_the_same_losses_norms_and_weights(
     random_base: Path, teacher: Path, stores: Stores, tmp_path: Path, split: dict[str, Any]
 ) -> None:
-    common: dict[str, Any] = {**CALM, "schedule": {"steps": 3}}
-    packed = "packing" in split
-    whole = a_student(batch={"per_device": 8, "packing": packed}, **common)
-    parts = a_student(batch={"per_device": 2, **split}, **common)
-    one = run_here(whole, random_base, stores, tmp_path / "one", teacher=teacher)
-    other = run_here(parts, random_base, stores, tmp_path / "other", teacher=teacher)
-    for left, right in zip(one.steps, other.steps, strict=True):
-        assert left.loss == pytest.approx(right.loss, abs=1e-5)
-        assert left.grad_norm == pytest.approx(right.grad_norm, abs=1e-5)
-        assert left.measures == pytest.approx(right.measures, abs=1e-5)
-    assert one.steps[-1].validation_measures == pytest.approx(other.steps[-1].validation_measures, abs=1e-5)
-    assert largest_difference(one.weights, other.weights) <= 1e-5
+    assert_split_makes_no_difference(a_student, split, random_base, stores, tmp_path, teacher=teacher)
 
 
 @pytest.mark.parametrize("adapter", [{"kind": "none"}, {"kind": "lora", "rank": 4, "dropout": 0.1}], ids=str)
 def test_an_interrupted_run_ends_in_the_same_weights_bit_for_bit(
     random_base: Path, teacher: Path, stores: Stores, tmp_path: Path, adapter: dict[str, Any]
 ) -> None:
-    recipe = a_student(adapter=adapter, schedule={"steps": 5}, checkpoints={"every": 2})
-    alone = run_here(recipe, random_base, stores, tmp_path / "alone", teacher=teacher)
-    with pytest.raises(Interrupted):
-        run_here(recipe, random_base, stores, tmp_path / "stopped", teacher=teacher, stop=stop_after(3))
-    resumed = run_here(recipe, random_base, stores, tmp_path / "stopped", teacher=teacher)
-    assert resumed.steps[-1].loss == alone.steps[-1].loss
-    assert largest_difference(alone.weights, resumed.weights) == 0.0
+    assert_resumes_exactly(partial(a_student, adapter=adapter), random_base, stores, tmp_path, teacher=teacher)
 
 
 def test_the_first_loss_is_that_of_the_two_models_asked_one_sequence_at_a_time(

@@ -20,7 +20,7 @@ from pathlib import Path
 from llmops.finetune.hold import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 # A launcher, what it starts (torchrun, which ends for nobody), and what that starts in a session of its own.
@@ -43,7 +43,7 @@ from llmops.processes import end_with_parent
 end_with_parent()
 end_with_launcher(Path(sys.argv[1]))
 print(os.getppid(), os.getpid(), flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -88,7 +88,7 @@ def test_processes_end_with_whoever_started_them(tmp_path: Path, killed: str) ->
         between, worker = map(int, launcher.stdout.readline().split())
         try:
             os.kill(launcher.pid if killed == "launcher" else between, signal.SIGKILL)
-            end = time.monotonic() + 30
+            end = time.monotonic() + 120
             while alive(worker):
                 assert time.monotonic() < end
                 time.sleep(0.01)

@@ -265,7 +265,7 @@ def conversations(draw: st.DrawFn) -> list[dict[str, Any]]:
     return messages
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(conversations())
 def test_marks_and_prefixes_give_the_same_mask_on_a_template_that_allows_both(messages: Any) -> None:
     by_marks = masked(made.make(made.CHATML_MARKED), messages)
@@ -274,7 +274,7 @@ def test_marks_and_prefixes_give_the_same_mask_on_a_template_that_allows_both(me
     assert [one.trained.tolist() for one in by_marks] == [one.trained.tolist() for one in by_prefixes]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(conversations())
 def test_our_mask_is_the_one_transformers_takes_from_the_same_marks(messages: Any) -> None:
     tokenizer = made.make(made.MARKED)
@@ -284,7 +284,7 @@ def test_our_mask_is_the_one_transformers_takes_from_the_same_marks(messages: An
     assert one.trained.tolist() == [bool(mark) for mark in theirs["assistant_masks"]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(conversations(), st.sampled_from([made.MARKED, made.CHATML, made.LLAMA3, made.QWEN3]))
 def test_what_stands_before_an_answer_is_what_the_model_is_asked_with_when_served(messages: Any, template: str) -> None:
     tokenizer = made.make(template)
@@ -301,7 +301,7 @@ def test_what_stands_before_an_answer_is_what_the_model_is_asked_with_when_serve
     assert begun == prompts
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(conversations(), st.sampled_from([made.MARKED, made.CHATML, made.LLAMA3, made.QWEN3]))
 def test_every_answer_is_trained_once_with_its_end(messages: Any, template: str) -> None:
     tokenizer = made.make(template)

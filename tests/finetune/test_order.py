@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.finetune.order import Order
@@ -38,7 +38,6 @@ def an_order(
 rows = st.lists(st.integers(1, 64), min_size=1, max_size=60)
 
 
-@settings(deadline=None)
 @given(lengths=rows, packing=st.booleans(), world=st.sampled_from([1, 2]), seed=st.integers(0, 5))
 def test_every_row_is_in_an_epoch_exactly_once(lengths: list[int], packing: bool, world: int, seed: int) -> None:
     order = an_order(lengths, packing=packing, world=world, epochs=2, seed=seed)
@@ -49,14 +48,12 @@ def test_every_row_is_in_an_epoch_exactly_once(lengths: list[int], packing: bool
     assert seen == dict.fromkeys(range(len(lengths)), 2)
 
 
-@settings(deadline=None)
 @given(lengths=rows, packing=st.booleans(), after=st.integers(0, 20))
 def test_going_on_after_an_update_meets_the_same_updates(lengths: list[int], packing: bool, after: int) -> None:
     order = an_order(lengths, packing=packing, epochs=3)
     assert list(order.updates(after)) == list(order.updates())[after:]
 
 
-@settings(deadline=None)
 @given(lengths=rows, world=st.sampled_from([1, 2]), packing=st.booleans())
 def test_an_update_holds_the_same_rows_however_it_is_split(lengths: list[int], world: int, packing: bool) -> None:
     whole = an_order(lengths, sequences=4, per_device=4, epochs=2, packing=packing)
@@ -68,7 +65,6 @@ def order_rows(order: Order) -> list[list[int]]:
     return [update.rows for update in order.updates()]
 
 
-@settings(deadline=None)
 @given(lengths=rows, packing=st.booleans())
 def test_the_first_pass_holds_the_longest_sequences(lengths: list[int], packing: bool) -> None:
     order = an_order(lengths, packing=packing, epochs=2)
@@ -78,7 +74,6 @@ def test_the_first_pass_holds_the_longest_sequences(lengths: list[int], packing:
     assert sorted((sum(lengths[row] for row in group) for group in first), reverse=True) == longest
 
 
-@settings(deadline=None)
 @given(lengths=rows)
 def test_packed_sequences_stay_within_the_limit(lengths: list[int]) -> None:
     order = an_order(lengths, packing=True)

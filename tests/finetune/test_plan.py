@@ -38,9 +38,7 @@ def plan_of(
     return make_plan(recipe, shape, rows, world=world, device=device, price_per_gpu_hour=price)
 
 
-@settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     lengths=st.lists(st.integers(4, 64), min_size=1, max_size=60),
     sequences=st.sampled_from([2, 4, 8]),
@@ -63,9 +61,7 @@ def test_updates_are_those_the_order_makes(
     assert plan_of(recipe, LengthProfile.from_rows(lengths, lengths), shape=TINY).updates == order.total
 
 
-@settings(
-    deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     lengths=st.lists(st.tuples(st.integers(4, 64), st.integers(4, 64)), min_size=1, max_size=40),
     sequences=st.sampled_from([2, 4, 8]),

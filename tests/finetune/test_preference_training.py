@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from llmops.errors import Interrupted
 from llmops.files import folder_digest
+from tests.finetune.runs_alike import (
+    assert_packed_together_is_as_apart,
+    assert_resumes_exactly,
+    assert_split_makes_no_difference,
+)
 from tests.finetune.small_preferences import a_preference_recipe, make_preference_stores
-from tests.finetune.small_runs import Stores, largest_difference, run_here, stop_after
+from tests.finetune.small_runs import Stores, run_here
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 KINDS = ("dpo", "orpo", "kto")
-# A rate at which AdamW does not blow rounding of near-zero gradients up into whole steps.
-CALM: dict[str, Any] = {"optimizer": {"learning_rate": 1e-4, "epsilon": 1e-6}}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -38,38 +35,17 @@ def stores(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 def test_a_split_or_packed_batch_gives_the_same_losses_norms_measures_and_weights(
     random_base: Path, stores: dict[str, Stores], tmp_path: Path, kind: str, split: dict[str, Any]
 ) -> None:
-    common: dict[str, Any] = {**CALM, "schedule": {"steps": 3}}
-    packed = "packing" in split
-    # Packed, an update holds what fits, so both sides pack and differ in how they split the update.
-    whole = a_preference_recipe(kind, batch={"per_device": 8, "packing": packed}, **common)
-    parts = a_preference_recipe(kind, batch={"per_device": 2, **split}, **common)
-    one = run_here(whole, random_base, stores[kind], tmp_path / "one")
-    other = run_here(parts, random_base, stores[kind], tmp_path / "other")
-    for left, right in zip(one.steps, other.steps, strict=True):
-        assert left.loss == pytest.approx(right.loss, abs=1e-5)
-        assert left.grad_norm == pytest.approx(right.grad_norm, abs=1e-5)
+    recipe = partial(a_preference_recipe, kind)
     # Before the first update rewards are equal up to rounding, and which is larger is chance.
-    for left, right in zip(one.steps[1:], other.steps[1:], strict=True):
-        assert left.measures == pytest.approx(right.measures, abs=1e-5)
-    assert one.steps[-1].validation_measures == pytest.approx(other.steps[-1].validation_measures, abs=1e-5)
-    assert largest_difference(one.weights, other.weights) <= 1e-5
+    assert_split_makes_no_difference(recipe, split, random_base, stores[kind], tmp_path, measured_from=1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_packed_rows_do_not_see_each_other(
     random_base: Path, stores: dict[str, Stores], tmp_path: Path, kind: str
 ) -> None:
-    """All rows in one update, packed and not: the same loss and gradient."""
-    common: dict[str, Any] = {**CALM, "schedule": {"steps": 1}}
-    apart = a_preference_recipe(kind, batch={"sequences": 24, "per_device": 24}, **common)
-    together = a_preference_recipe(kind, batch={"sequences": 24, "per_device": 24, "packing": True}, **common)
-    one = run_here(apart, random_base, stores[kind], tmp_path / "one").steps[0]
-    other = run_here(together, random_base, stores[kind], tmp_path / "other").steps[0]
-    assert one.loss == pytest.approx(other.loss, abs=1e-5)
-    assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-4)
-    for name in one.measures.keys() - {"accuracy"}:
-        assert one.measures[name] == pytest.approx(other.measures[name], abs=1e-4)
-    assert one.tokens == other.tokens
+    recipe, chance = partial(a_preference_recipe, kind), frozenset({"accuracy"})
+    assert_packed_together_is_as_apart(recipe, random_base, stores[kind], tmp_path, but=chance, within=1e-4)
 
 
 @pytest.mark.parametrize("adapter", [{"kind": "none"}, {"kind": "lora", "rank": 4, "dropout": 0.1}], ids=str)
@@ -77,14 +53,8 @@ def test_packed_rows_do_not_see_each_other(
 def test_an_interrupted_run_ends_in_the_same_weights_bit_for_bit(
     random_base: Path, stores: dict[str, Stores], tmp_path: Path, kind: str, adapter: dict[str, Any]
 ) -> None:
-    recipe = a_preference_recipe(kind, adapter=adapter, schedule={"steps": 5}, checkpoints={"every": 2})
-    alone = run_here(recipe, random_base, stores[kind], tmp_path / "alone")
-    with pytest.raises(Interrupted):
-        run_here(recipe, random_base, stores[kind], tmp_path / "stopped", stop=stop_after(3))
-    resumed = run_here(recipe, random_base, stores[kind], tmp_path / "stopped")
-    assert resumed.steps[-1].loss == alone.steps[-1].loss
-    assert resumed.steps[-1].validation_measures == alone.steps[-1].validation_measures
-    assert largest_difference(alone.weights, resumed.weights) == 0.0
+    recipe = partial(a_preference_recipe, kind, adapter=adapter)
+    assert_resumes_exactly(recipe, random_base, stores[kind], tmp_path)
 
 
 class TestTheReference:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.finetune.adapter import attach, read_adapter
@@ -30,7 +30,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_base(tmp_path_factory.mktemp("base"), dtype=torch.bfloat16, tied=True)
 
 
-@settings(deadline=None)
 @given(vocabulary=st.integers(1, 300_000))
 def test_probes_are_fixed_and_inside_the_vocabulary(vocabulary: int) -> None:
     one, two = (probe_ids(vocabulary, Path("no tokenizer")) for _ in range(2))
@@ -86,7 +85,6 @@ def test_weights_can_be_rounded_on_the_way(base: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(found, logits(model.half().float(), ids), rtol=0, atol=1e-6)
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 2**31), positions=st.integers(1, 5), vocabulary=st.integers(2, 50))
 def test_the_distance_is_kl_and_is_zero_for_what_is_the_same(seed: int, positions: int, vocabulary: int) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -122,7 +122,7 @@ def test_plain_text_is_bos_text_eos_and_all_but_the_first_are_trained(tmp_path: 
     assert (report.mask_from, report.template_digest) == ("text", None)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(content=st.text(max_size=60), max_length=st.integers(2, 20))
 def test_a_long_text_becomes_windows_in_which_every_token_but_the_first_is_a_label_once(
     tmp_path_factory: pytest.TempPathFactory, content: str, max_length: int

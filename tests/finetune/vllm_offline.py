@@ -37,7 +37,7 @@ def complete(
     prompts: Sequence[Sequence[int]],
     folder: Path,
     *,
-    seconds: float = 240,
+    seconds: float = 450,
 ) -> dict[str, list[Completion]]:
     """What each of `models` (name → folder) makes of `prompts`, in their order; at most 24 tokens each."""
     # The process itself imports nothing of the tests.
@@ -50,7 +50,7 @@ def complete(
     with (folder / "offline.log").open("wb") as output, TemporaryDirectory(prefix="vllm-") as temporary:
         done = subprocess.run(
             command,
-            env=environment(folder / "cache", temporary),
+            env=environment(temporary),
             stdout=output,
             stderr=subprocess.STDOUT,
             timeout=seconds,

@@ -37,9 +37,7 @@ def test_a_row_is_what_the_template_writes_of_it(tokenizer: Any) -> None:
     assert len(texts) == 30
 
 
-@settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None, max_examples=20
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=20)
 @given(order=st.randoms(use_true_random=False))
 def test_the_order_of_the_rows_does_not_change_the_choice(tokenizer: Any, order: random.Random) -> None:
     mixed = list(TALKS)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import threading
 import time
 from collections.abc import Callable
 from email.utils import formatdate
@@ -24,7 +26,7 @@ from tests.eval.chat_server import Reply, Served, chat, echo, serving
 
 MakeItem = Callable[..., Item]
 GREEDY = Generation(max_tokens=7)
-SOON = Patience(timeout_s=5, attempts=4, first_wait_s=0.01)
+SOON = Patience(timeout_s=60, attempts=4, first_wait_s=0.01)
 
 
 def ask(
@@ -78,7 +80,10 @@ def test_the_suites_decoding_and_the_key_are_sent_and_the_key_is_written_nowhere
 
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_so_many_requests_are_under_way_at_a_time_and_no_more(items: list[Item], concurrency: int) -> None:
+    all_there = threading.Barrier(concurrency)
+
     def says(number: int, body: dict[str, Any]) -> Reply:
+        all_there.wait(60)
         time.sleep(0.05)
         return chat("x")
 
@@ -124,14 +129,21 @@ def test_a_server_that_says_when_to_come_again_is_left_alone_until_then(items: l
 
 
 def test_a_slow_answer_is_given_up_and_asked_again(items: list[Item]) -> None:
+    given_up = threading.Event()
+
     def says(number: int, body: dict[str, Any]) -> Reply:
-        time.sleep(1.0 if number == 1 else 0)
+        if number == 1:
+            given_up.wait()
         return echo(number, body)
 
     with serving(says) as served:
-        made = ask(served, items[:1], patience=Patience(timeout_s=0.3, attempts=2, first_wait_s=0.01))
+        began = time.perf_counter()
+        # Many attempts: on a busy machine one that is answered at once may be given up as well.
+        made = ask(served, items[:1], patience=Patience(timeout_s=0.3, attempts=30, first_wait_s=0.01))
+        took = time.perf_counter() - began
+        given_up.set()
     assert made.answers[0].text == "to question 0"
-    assert (made.answers[0].seconds or 1) < 0.3
+    assert (made.answers[0].seconds or took) <= took - 0.29, "of the attempt that succeeded alone"
 
 
 def test_an_endpoint_that_fails_for_good_stops_it_and_what_it_answered_is_kept(
@@ -173,10 +185,11 @@ def test_a_request_that_the_server_refuses_is_not_tried_again(items: list[Item])
 
 
 def test_an_endpoint_that_is_down_is_said_before_anything_is_asked() -> None:
-    with serving(echo) as served:
-        pass
-    with pytest.raises(EnvironmentFault, match="failed 2 times in a row: Cannot connect") as down:
-        endpoint(served.url, "m", patience=Patience(attempts=2, first_wait_s=0.01))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens there, nor can begin to
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+        with pytest.raises(EnvironmentFault, match="failed 2 times in a row: Cannot connect") as down:
+            endpoint(url, "m", patience=Patience(attempts=2, first_wait_s=0.01))
     assert "see that it is up" in down.value.fix
 
 

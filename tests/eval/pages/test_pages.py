@@ -172,6 +172,7 @@ def opened(chromium: Any, tmp_path: Path) -> Iterator[Callable[[str], Any]]:
     requests: list[str] = []
     errors: list[str] = []
     tab = chromium.new_page(viewport={"width": 390, "height": 800})
+    tab.set_default_timeout(120_000)
     tab.on("request", lambda request: requests.append(request.url))
     tab.on("console", lambda message: errors.append(message.text))
     tab.on("pageerror", lambda error: errors.append(str(error)))
@@ -192,7 +193,7 @@ def expect_count(tab: Any, count: int) -> None:
     """Waits until so many items are shown; the page's policy forbids to wait by a script given as text."""
     from playwright.sync_api import expect
 
-    expect(tab.locator("#items > li")).to_have_count(count)
+    expect(tab.locator("#items > li")).to_have_count(count, timeout=60_000)
 
 
 def test_what_a_model_wrote_is_never_run(opened: Callable[[str], Any], tmp_path: Path) -> None:
@@ -237,9 +238,23 @@ def test_words_that_differ_between_two_answers_are_marked(opened: Callable[[str]
     assert tab.locator("ins").all_text_contents() == ["new"]
 
 
+def test_of_ten_thousand_items_fifty_are_drawn_and_all_are_searched(opened: Callable[[str], Any]) -> None:
+    small, large = (scored([place % 101 / 100 for place in range(number)]) for number in (101, 10_000))
+    everything = "document.querySelectorAll('*').length"
+    elements = opened(report_page(small)).evaluate(everything)
+    tab = opened(report_page(large))
+    assert tab.locator("#items > li").count() == 50
+    assert tab.evaluate(everything) == pytest.approx(elements, rel=0.1)
+    tab.fill("#search", "question 009999")
+    expect_count(tab, 1)
+    tab.fill("#search", "")
+    tab.get_by_role("button", name="Next").click()
+    assert tab.locator("#items .meta").first.text_content().startswith(("000050", "009999"))
+
+
+@pytest.mark.benchmark
 def test_ten_thousand_items_open_and_are_searched_at_once(opened: Callable[[str], Any]) -> None:
-    made = scored([place % 101 / 100 for place in range(10_000)])
-    page = report_page(made)
+    page = report_page(scored([place % 101 / 100 for place in range(10_000)]))
     start = time.monotonic()
     tab = opened(page)
     assert tab.locator("#items > li").count() == 50
@@ -248,9 +263,6 @@ def test_ten_thousand_items_open_and_are_searched_at_once(opened: Callable[[str]
     tab.fill("#search", "question 009999")
     expect_count(tab, 1)
     assert time.monotonic() - start < 2
-    tab.fill("#search", "")
-    tab.get_by_role("button", name="Next").click()
-    assert tab.locator("#items .meta").first.text_content().startswith(("000050", "009999"))
 
 
 def test_without_its_script_a_page_still_shows_scores_plots_and_items(chromium: Any, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
@@ -31,7 +31,6 @@ pairs = st.lists(
 
 
 @given(pairs)
-@settings(deadline=None)
 def test_every_number_is_scikit_learns(both: list[tuple[str, str]]) -> None:
     answers, truth = [given_ for given_, _ in both], [true for _, true in both]
     found = values(Classes(labels=LABELS), answers, truth)

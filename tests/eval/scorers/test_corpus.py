@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import sacrebleu
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.data.section import Origin
@@ -45,7 +45,6 @@ def test_fewer_references_are_padded_with_none() -> None:
 
 
 @given(corpora)
-@settings(deadline=None)
 def test_corpus_values_and_signatures_are_sacrebleus_own(corpus: list[tuple[str, list[str]]]) -> None:
     answers, references = [answer for answer, _ in corpus], [refs for _, refs in corpus]
     padded = transposed(references)
@@ -66,7 +65,6 @@ def test_corpus_values_and_signatures_are_sacrebleus_own(corpus: list[tuple[str,
 
 
 @given(corpora, st.data())
-@settings(deadline=None)
 def test_the_value_of_some_items_is_that_of_a_corpus_of_only_these(
     corpus: list[tuple[str, list[str]]], data: st.DataObject
 ) -> None:
@@ -83,7 +81,6 @@ def test_a_mean_over_no_items_is_no_number() -> None:
 
 
 @given(corpora)
-@settings(deadline=None)
 def test_per_item_values_are_sentence_scores(corpus: list[tuple[str, list[str]]]) -> None:
     answers, references = [answer for answer, _ in corpus], [refs for _, refs in corpus]
     for scorer, theirs in (

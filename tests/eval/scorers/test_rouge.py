@@ -24,7 +24,7 @@ texts = st.one_of(st.lists(words, max_size=25).map(" ".join), st.text(max_size=3
 
 
 @given(texts, st.lists(texts, min_size=1, max_size=3), st.booleans())
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_every_variant_is_rouge_scores_own(answer: str, references: list[str], stemmer: bool) -> None:
     theirs = RougeScorer(VARIANTS, use_stemmer=stemmer).score_multi(references, answer)
     for metric in Rouge(stemmer=stemmer).measure(answered([answer], [references])):

@@ -8,7 +8,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.errors import InputError
@@ -41,7 +41,6 @@ def fields(answer: str, *references: str) -> float:
 
 
 @given(json_values)
-@settings(deadline=None)
 def test_validity_is_jsonschemas(value: Any) -> None:
     expected = float(jsonschema.Draft202012Validator(PERSON).is_valid(value))
     assert valid(json.dumps(value)) == expected
