@@ -16,8 +16,8 @@ pytestmark = pytest.mark.xdist_group("rating-page")
 
 def test_each_rating_is_stored_exactly_once_through_kills_of_server_and_browser(sqlite: Engine, tmp_path: Path) -> None:
     seen = rated_through_kills(
-        sqlite, tmp_path / "home", tmp_path, chromium_program(), items=40, raters=1, kills=4, seed=1
+        sqlite, tmp_path / "home", tmp_path, chromium_program(), items=24, raters=1, kills=2, seed=1
     )
-    assert (seen.ratings, seen.stored) == (40, 40)
-    assert (seen.server_kills, seen.browser_kills) == (2, 2)
+    assert (seen.ratings, seen.stored) == (24, 24)
+    assert (seen.server_kills, seen.browser_kills) == (1, 1)
     assert seen.faultless, seen.said()
