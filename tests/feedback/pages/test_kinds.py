@@ -117,7 +117,9 @@ def test_several_attributes_are_answered_on_the_same_steps(rate: Rate) -> None:
     press(tab, "1", "Enter")
     on_task(tab, 1)
     assert stored(desk)[0].verdict.scores == [{"correct": 5, "complete": 3, "clear": 1}]
-    press(tab, "u", "4", "Enter")
+    press(tab, "u")
+    on_task(tab, 0)
+    press(tab, "4", "Enter")
     assert stored(desk, 2)[1].verdict.scores == [{"correct": 5, "complete": 3, "clear": 4}], "the rest was there"
 
 
