@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmops.feedback.rendering import LONGEST, raw, rendered
+from tests.patience import once_in_three
 
 ALLOWED = set(
     "p div span h3 h4 h5 h6 ul ol li blockquote pre code em strong s table thead tbody tr th td br hr math".split()  # noqa: SIM905
@@ -106,12 +107,21 @@ def test_a_text_over_the_limit_is_shown_as_it_was_written() -> None:
 
 
 @pytest.mark.parametrize("piece", ["[", "[a](", "*a **b ", "_a*", ">", "- a\n", "a|", "$a ", "\\(", "`a``"])
-def test_no_text_takes_long(piece: str) -> None:
-    text = (piece * LONGEST)[:LONGEST]
-    begun = time.process_time()
-    rendered(text)
-    # Under one second on a free core; the rest is for a loaded one.
-    assert time.process_time() - begun < 2.5
+@once_in_three
+def test_time_grows_as_the_text_does(piece: str) -> None:
+    """Four times the text takes about four times as long; sixteen times would let one answer hold up the service."""
+
+    def seconds(length: int, number: int) -> float:
+        text = f"{number} {piece * length}"[:length]  # one that is known already takes no time
+        begun = time.process_time()
+        rendered(text)
+        return time.process_time() - begun
+
+    quarter, whole = [], []
+    for number in range(2):
+        quarter.append(seconds(LONGEST // 4, number))
+        whole.append(seconds(LONGEST, number))
+    assert min(whole) <= 9 * max(min(quarter), 0.01)
 
 
 def test_depth_is_cut_off() -> None:
