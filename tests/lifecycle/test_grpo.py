@@ -197,7 +197,9 @@ class TestRewards:
             pytest.param({"scorer": {"squad_f1": {}}}, "this scorer has several metrics", id="several metrics"),
             pytest.param({"scorer": {"bleu": {}}, "metric": "blue"}, "no metric 'blue'", id="unknown metric"),
             pytest.param(
-                {"scorer": {"perplexity": {}}, "metric": "perplexity"}, "how likely texts are", id="likelihood"
+                {"scorer": {"perplexity": {}}, "metric": "perplexity"},
+                "the model itself look at texts",
+                id="likelihood",
             ),
         ],
     )
