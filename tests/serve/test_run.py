@@ -129,7 +129,7 @@ def test_it_is_asked_told_drained_and_leaves_nothing(
         begun = stream.read(1)
         ask("drain", workspace=here)
         running.until("ending: ")
-        assert re.fullmatch(rb"\.{6,}end", begun + stream.read())
+        assert re.fullmatch(rb"\.{5,}end", begun + stream.read())
     assert running.process.wait(timeout=HANG_S) == 0
     assert not any(map(alive, vllm.processes()))
     assert not control.exists()
