@@ -6,29 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
-import typer
 from argon2 import PasswordHasher
-from typer.testing import CliRunner
 
-from llmops.cli.feedback import register
 from llmops.database import open_database
-from llmops.errors import InputError, LlmopsError
+from llmops.errors import InputError
 from llmops.feedback.accounts import Accounts
 from llmops.feedback.invitations import Invitations
 from llmops.feedback.passwords import Passwords
 from llmops.workspace import Workspace
+from tests.cli.feedback_command import run
 
 PASSWORD = "four plain words together"
-
-
-def run(*arguments: str) -> str:
-    app = typer.Typer()
-    register(app)
-    done = CliRunner().invoke(app, ["feedback", *arguments])
-    if isinstance(done.exception, LlmopsError):
-        raise done.exception
-    assert done.exit_code == 0, done.output
-    return done.stdout
 
 
 @pytest.fixture

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 import typer
-from typer.testing import CliRunner
 
-from llmops.cli.feedback import feedback, register
+from llmops.cli.feedback import feedback
 from llmops.database import open_database
 from llmops.errors import LlmopsError
 from llmops.feedback.desk import Desk
@@ -20,22 +19,13 @@ from llmops.feedback.faults import RubricChanged
 from llmops.feedback.raters import add_rater
 from llmops.feedback.tasks import Task
 from llmops.workspace import Workspace
+from tests.cli.feedback_command import run
 from tests.feedback.small_campaigns import given
 
 FEEDBACK = Path(__file__).parents[2] / "feedback"
 ANSWERS = ("--prompt", "{q}", "--response", "{a}", "--response", "{b}")
 PRINT_NO_RESULT = {"serve"}
 """Runs until it is ended."""
-
-
-def run(*arguments: str) -> str:
-    app = typer.Typer()
-    register(app)
-    done = CliRunner().invoke(app, ["feedback", *arguments])
-    if isinstance(done.exception, LlmopsError):
-        raise done.exception
-    assert done.exit_code == 0, done.output
-    return done.stdout
 
 
 def told(*arguments: str) -> Any:

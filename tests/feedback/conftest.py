@@ -1,16 +1,19 @@
-"""Databases of the rating service: a file, or a real PostgreSQL."""
+"""Databases of the rating service, a file or a real PostgreSQL, and a desk with a clock of its own."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 from sqlalchemy import Engine
 
 from llmops.database import open_database
+from llmops.feedback.desk import Desk
 from llmops.workspace import Workspace
+from tests.feedback.small_campaigns import Clock
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +50,13 @@ def both(each_database: str, request: pytest.FixtureRequest) -> Engine:
     """One after the other."""
     engine: Engine = request.getfixturevalue("sqlite" if each_database == "sqlite" else "postgres")
     return engine
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def desk(sqlite: Engine, clock: Clock) -> Desk:
+    return Desk(sqlite, clock=clock, random=Random(5))

@@ -99,13 +99,22 @@ def test_who_is_erased_leaves_marks_on_exports_and_their_ratings_are_dropped_if_
         erase("nobody", drop=False, actor="admin", workspace=place)
 
 
-def test_a_model_trained_on_the_ratings_of_who_is_erased_is_marked_and_stays_champion(
+@pytest.fixture
+def registering(
     make_workspace: Callable[[Path], Workspace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> Workspace:
+    """A workspace with a registry and the campaign `small`."""
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     place = make_workspace(tmp_path / "home")
     create(small(tmp_path), workspace=place, listener=Silent())
+    return place
+
+
+def test_a_model_trained_on_the_ratings_of_who_is_erased_is_marked_and_stays_champion(
+    registering: Workspace, tmp_path: Path
+) -> None:
+    place = registering
     out = tmp_path / "out"
     export("small", "dpo", out, workspace=place)
     used = {"source": str(out / "train.jsonl"), "digest": file_digest(out / "train.jsonl"), "rows": 6}
@@ -124,13 +133,8 @@ def test_a_model_trained_on_the_ratings_of_who_is_erased_is_marked_and_stays_cha
     assert aliases_of("preferred", workspace=place) == before
 
 
-def test_what_is_trained_on_a_marked_export_later_is_marked_as_well(
-    make_workspace: Callable[[Path], Workspace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(REPOSITORY)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    place = make_workspace(tmp_path / "home")
-    create(small(tmp_path), workspace=place, listener=Silent())
+def test_what_is_trained_on_a_marked_export_later_is_marked_as_well(registering: Workspace, tmp_path: Path) -> None:
+    place = registering
     rows = tmp_path / "out" / "train.jsonl"
     export("small", "dpo", tmp_path / "out", workspace=place)
     erase("small.ann", drop=True, actor="admin", workspace=place)

@@ -261,3 +261,25 @@ async def _read(reader: asyncio.StreamReader) -> Request | None:
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:] if line)}
     raw = await reader.readexactly(int(headers.get("content-length", 0)))
     return Request(lines[0].split(" ")[1], headers, raw)
+
+
+TOO_LONG = [
+    # vLLM 0.32: renderers/params.py, v1/engine/input_processor.py, entrypoints/serve/utils/api_utils.py.
+    "This model's maximum context length is 128 tokens. However, your prompt contains at least 129 input tokens, which "
+    "exceeds this limit even without any output tokens. Please reduce the length of the input prompt. "
+    "(parameter=input_tokens, value=129)",
+    "max_tokens=100000 cannot be greater than max_model_len=128. Please request fewer output tokens. "
+    "(parameter=max_tokens, value=100000)",
+    "The decoder prompt (length 128) plus the number of requested output tokens (at least 1) is longer than the "
+    "maximum model length of 128. Make sure that `max_model_len` is no smaller than the number of text tokens.",
+    "Input length (129) exceeds model's maximum context length (128).",
+    # SGLang, managers/tokenizer_manager.py; llama.cpp, tools/server.
+    "The input (129 tokens) is longer than the model's context length (128 tokens).",
+    "the request exceeds the available context size. try increasing the context size or enable context shift",
+]
+
+
+def too_long(message: str = TOO_LONG[0]) -> bytes:
+    """The body is that of vLLM's ErrorResponse."""
+    said = {"message": message, "type": "BadRequestError", "param": "input_tokens", "code": 400}
+    return plain(400, {"error": said})

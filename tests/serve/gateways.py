@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from llmops.serve.app import App, build
 from llmops.serve.entry import Captured, Entry
-from llmops.serve.hooks import Ask, Choice, Everybody, Feedback, Gatekeeper, Now, Policy
+from llmops.serve.hooks import Anybody, Ask, Caller, Choice, Everybody, Feedback, Gatekeeper, Hold, Now, Policy
+from llmops.serve.refusal import Refusal
 from llmops.serve.server import Server, config_of
 from llmops.serve.settings import BySize, Cascade, Direct, Gateway
 from llmops.serve.targets import Replica, Target, Targets
@@ -50,6 +51,30 @@ class Notebook:
 
     def text(self, now: Now) -> bytes:
         return f"under_way {now.under_way}\n".encode()
+
+
+class Strict:
+    """Lets in whoever says `Bearer good`, to every route but `secret`, and only while there are tokens left."""
+
+    def __init__(self) -> None:
+        self.settled: list[tuple[int | None, float | None]] = []
+        self.left = True
+
+    def who(self, secret: str | None) -> Caller:
+        if secret != "good":
+            raise Refusal(401, "there is no such key", code="invalid_api_key")
+        return Anybody(tags=("team-a",))
+
+    def may(self, caller: Caller, route: str) -> bool:
+        return route != "secret"
+
+    def reserve(self, caller: Caller, tokens: int) -> Hold:
+        if not self.left:
+            raise Refusal(429, "60 requests a minute", code="rate_limit_exceeded", retry_after=12.3)
+        return self
+
+    def settle(self, tokens: int | None, usd: float | None) -> None:
+        self.settled.append((tokens, usd))
 
 
 class Plainly:

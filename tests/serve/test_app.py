@@ -12,8 +12,7 @@ from llmops.serve.app import App
 from llmops.serve.hooks import Feedback
 from llmops.serve.refusal import Refusal
 from llmops.serve.targets import State, Targets
-from tests.serve.gateways import Called, Notebook, Plainly, app_of, call, settings, target
-from tests.serve.test_exchange import Strict
+from tests.serve.gateways import Called, Notebook, Plainly, Strict, app_of, call, settings, target
 
 
 def application(notes: Notebook | None = None, *, state: State = "ready", strict: bool = False, **limits: Any) -> App:

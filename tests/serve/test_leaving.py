@@ -11,9 +11,9 @@ import pytest
 
 from tests.patience import HANG_S, once_in_three, wait_until
 from tests.serve import fake_engine as fake
+from tests.serve.clients import ASK, data, entries, error, post
 from tests.serve.fake_engine import STREAM, Behaviour, Go, chunk, event, holding, saying, speaking
 from tests.serve.gateways import running, settings
-from tests.serve.test_exchange import ASK, data, entries, error, post
 
 HEAD = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n"
 FIRST = chunk(event(fake.chunks_of({"model": "served-small"}, ["a"])[0]))

@@ -13,9 +13,9 @@ import pytest
 from llmops.serve.targets import Replica, Target
 from tests.patience import once_in_three, wait_until
 from tests.real_vllm import WITH_VLLM
+from tests.serve.clients import WORDS, entry_of, stream
 from tests.serve.fake_engine import plain, saying, speaking
 from tests.serve.gateways import Running, running, settings
-from tests.serve.test_exchange import WORDS, entry_of, stream
 from tests.serve.vllm_server import NAME, vllm_server
 
 HI: Any = [{"role": "user", "content": "hello there"}]
