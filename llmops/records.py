@@ -48,11 +48,16 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class SourceUse:
-    """A source as it was read: `digest` of its bytes, or the revision of a hub data set."""
+    """A source as it was read: `digest` of its bytes, or the revision of a hub data set.
+
+    Attributes:
+        files: digests of the bytes of each file, of a local folder alone.
+    """
 
     source: str
     digest: str
     rows: int
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,14 +131,17 @@ def import_items(
 def list_campaigns(as_json: Json = False) -> None:
     """Show the campaigns and how far they are."""
     from llmops.database import open_database
+    from llmops.feedback.making import half_made
     from llmops.feedback.store import campaigns
     from llmops.workspace import Workspace
 
-    known = campaigns(open_database(Workspace.current()))
+    engine = open_database(Workspace.current())
+    known, unfinished = campaigns(engine), half_made(engine)
     if as_json:
         lines = [
             {"campaign": one.campaign.name, "kind": one.campaign.kind, "items": one.items, "gold": one.gold,
-             "wanted": one.wanted, "done": one.done, "raters": one.raters, "created": one.at}
+             "wanted": one.wanted, "done": one.done, "raters": one.raters, "created": one.at,
+             "half_made": one.campaign.name in unfinished}
             for one in known
         ]  # fmt: skip
         typer.echo(json.dumps(lines, indent=2))
@@ -153,6 +156,8 @@ def list_campaigns(as_json: Json = False) -> None:
         for one in known
     ]  # fmt: skip
     _table(["campaign", "kind", "items", "ratings", "wanted", "done", "raters"], rows)
+    for name in unfinished:
+        typer.echo(f"{name} is being made, or was left half-made: `llmops feedback create` of its file completes it")
     typer.echo(f"next: llmops feedback report {known[0].campaign.name}")
 
 

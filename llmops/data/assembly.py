@@ -75,7 +75,9 @@ class Assembly:
         for file in self._out.values():
             file.close()
 
-    def take(self, spec: Rows, split: Split | None, digest: str, hub: Hub | None) -> SourceUse:
+    def take(
+        self, spec: Rows, split: Split | None, digest: str, hub: Hub | None, files: tuple[str, ...] = ()
+    ) -> SourceUse:
         """Read one source; `split` None lets each row's prompt decide."""
 
         def note(check: str, line: int, why: str) -> None:
@@ -83,7 +85,7 @@ class Assembly:
 
         records = with_columns_checked(spec, read(spec, hub=hub))
         count = self.take_rows(rows(spec, records, on_note=note, prompts=self.prompts), split)
-        return SourceUse(spec.source, digest, count)
+        return SourceUse(spec.source, digest, count, files)
 
     def take_rows(self, given: Iterable[Row | Rejected], split: Split | None) -> int:
         """Check and write rows; says how many they were."""

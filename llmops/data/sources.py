@@ -97,6 +97,13 @@ def source_digest(origin: Origin, cache: Path, *, hub: Hub | None = None) -> str
     return digest_of([[one.relative_to(path).as_posix(), _remembered_digest(one, cache)] for one in inside])
 
 
+def folder_digests(origin: Origin, cache: Path) -> tuple[str, ...]:
+    """Digests of the bytes of each file of a local folder; none for other sources. `cache` as in `source_digest`."""
+    if _is_delta(origin) or not is_local(origin) or not _local(origin.source).is_dir():
+        return ()
+    return tuple(_remembered_digest(Path(file.name), cache) for file in _local_files(origin))
+
+
 def is_local(origin: Origin) -> bool:
     """Whether reading the source needs nothing but this machine's disk."""
     if _is_delta(origin):

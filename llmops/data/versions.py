@@ -20,7 +20,7 @@ from llmops.data.assembly import FILES, SPLITS, Assembly, Progress, fraction, pr
 from llmops.data.checks import Contamination
 from llmops.data.hub import Hub
 from llmops.data.section import DataSection, Rows
-from llmops.data.sources import pin, source_digest
+from llmops.data.sources import folder_digests, pin, source_digest
 from llmops.errors import InputError
 from llmops.files import digest_of, put_in_place, sync_tree, write_json
 from llmops.records import DatasetVersion, Finding, Row, SourceUse, Split
@@ -71,7 +71,9 @@ def prepare(
     with work_folder(objects) as work:
         with Assembly(section, work, Contamination(held_out), on_progress, prompts) as making:
             uses = [
-                making.take(spec, "validation" if index < len(validation) else None, digest, hub)
+                making.take(
+                    spec, "validation" if index < len(validation) else None, digest, hub, folder_digests(spec, cache)
+                )
                 for index, (spec, digest) in enumerate(zip(specs, digests, strict=True))
             ]
         for spec, digest in zip(specs, digests, strict=True):
@@ -109,7 +111,7 @@ def load_version(folder: Path) -> DatasetVersion:
         digest=written["digest"],
         folder=folder,
         rows=written["rows"],
-        sources=tuple(SourceUse(**use) for use in written["sources"]),
+        sources=tuple(SourceUse(**{**use, "files": tuple(use.get("files", ()))}) for use in written["sources"]),
         findings=tuple(Finding(**(found | {"named": tuple(found["named"])})) for found in written["findings"]),
         teacher=written.get("teacher", {}),
     )

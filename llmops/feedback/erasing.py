@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmops.feedback.desk import release
 from llmops.feedback.events import write_event
@@ -15,7 +15,7 @@ from llmops.feedback.tables import table
 from llmops.feedback.writing import writing
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Column, Connection, Engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,39 +43,53 @@ def erase_rater(engine: Engine, rater: str, *, drop: bool, actor: str, at: float
     Raises:
         NotThere: there is no such rater, or they were erased already and nothing more is asked for.
     """
-    from sqlalchemy import delete, func, select
+    from sqlalchemy import delete, select
 
     now = time.time() if at is None else at
-    given, said = table("assignments"), table("ratings")
+    given = table("assignments")
     with engine.connect() as connection:
         found = select(given.c.campaign).where(given.c.rater == rater).distinct()
         campaigns = tuple(sorted(connection.execute(found).scalars()))
     with writing(engine, campaign=campaigns, rater=rater) as connection:
-        known = [
-            connection.execute(delete(table(name)).where(column == rater)).rowcount
-            for name, column in (
-                ("people_sessions", table("people_sessions").c.rater),
-                ("memberships", table("memberships").c.rater),
-                ("people", table("people").c.rater),
-                ("raters", table("raters").c.id),
-            )
-        ]
-        happened = table("rating_events")
-        before = connection.execute(select(happened.c.kind).where(happened.c.subject == rater)).scalars().all()
-        if not any(known) and ("erased" not in before or not drop or "dropped" in before):
-            raise NotThere(
-                f"there is no rater {rater!r} to erase",
-                fix="`llmops feedback people` lists accounts, `llmops feedback report` the raters of a campaign",
-            )
+        check_erasable(connection, rater, drop=drop)
+        known = [connection.execute(delete(column.table).where(column == rater)).rowcount for column in _places()]
         _hand_back_leases(connection, engine, rater, now)
         if drop:
             _hand_back_ratings(connection, engine, rater, now)
             write_event(connection, "dropped", rater, at=now, actor=actor)
         if any(known):
             write_event(connection, "erased", rater, at=now, actor=actor, detail={"dropped": drop})
-        replaced = select(said.c.supersedes).where(said.c.rater == rater, said.c.supersedes.is_not(None))
-        stand = select(func.count()).where(said.c.rater == rater, said.c.id.not_in(replaced))
-        return Erased(rater, connection.execute(stand).scalar_one(), drop, campaigns)
+        return Erased(rater, _standing(connection, rater), drop, campaigns)
+
+
+def check_erasable(connection: Connection, rater: str, *, drop: bool) -> None:
+    """Raises NotThere where there is no such rater, or they were erased already and nothing more is asked for."""
+    from sqlalchemy import exists, select
+
+    known = [connection.execute(select(exists().where(column == rater))).scalar() for column in _places()]
+    happened = table("rating_events")
+    before = connection.execute(select(happened.c.kind).where(happened.c.subject == rater)).scalars().all()
+    if not any(known) and ("erased" not in before or not drop or "dropped" in before):
+        raise NotThere(
+            f"there is no rater {rater!r} to erase",
+            fix="`llmops feedback people` lists accounts, `llmops feedback report` the raters of a campaign",
+        )
+
+
+def _places() -> list[Column[Any]]:
+    """Where a person's identity is."""
+    people = [table(name).c.rater for name in ("people_sessions", "memberships", "people")]
+    return [*people, table("raters").c.id]
+
+
+def _standing(connection: Connection, rater: str) -> int:
+    """Ratings of theirs that no later one of theirs replaced."""
+    from sqlalchemy import func, select
+
+    said = table("ratings")
+    replaced = select(said.c.supersedes).where(said.c.rater == rater, said.c.supersedes.is_not(None))
+    stand = select(func.count()).where(said.c.rater == rater, said.c.id.not_in(replaced))
+    return connection.execute(stand).scalar_one()
 
 
 def _hand_back_leases(connection: Connection, engine: Engine, rater: str, now: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -34,12 +34,15 @@ def write(
     *,
     campaign: Mapping[str, Any],
     file_format: FileFormat = "jsonl",
+    record: Callable[[Path, dict[str, Any]], None] = lambda folder, about: None,
 ) -> dict[str, Any]:
     """Write `train` and, where something is held out, `validation`, `excluded.jsonl` and `export.json` into a new
     folder, all or nothing; what export.json says.
 
     Args:
         campaign: what the export is of, as it stands in export.json.
+        record: is told what export.json says and where all files are before they get to `out`: no rows get out that
+            nobody knows of.
 
     Raises:
         InputError: no rating makes a row; why is said.
@@ -80,6 +83,7 @@ def write(
             "length_bias": length_bias(made),
         }
         write_json(folder / "export.json", about)
+        record(folder, about)
     return about
 
 

@@ -27,7 +27,8 @@ POLICY = "imported"
 def import_finished(
     engine: Engine, campaign: str, ratings: Sequence[Mapping[str, Mapping[str, Any]]], rubric: Rubric
 ) -> int:
-    """Store what was said of the first items of a new campaign; how many ratings that were.
+    """Store what was said of the first items of a new campaign; how many ratings that were. What is there already of
+    an import that was interrupted stays.
 
     Args:
         ratings: for each item, in the order of coming in, verdicts in places by the name of the rater in the source,
@@ -37,7 +38,6 @@ def import_finished(
     pseudonyms = {name: f"{campaign}.{name}" for said in ratings for name in said}
     for pseudonym in pseudonyms.values():
         add_rater(engine, pseudonym, consent=POLICY)
-    stored = 0
     coming = iter(_items(engine, campaign, ratings))
     while batch := list(islice(coming, AT_ONCE)):
         assignments: list[dict[str, Any]] = []
@@ -61,25 +61,25 @@ def import_finished(
         with writing(engine, campaign=campaign) as connection:
             connection.execute(table("assignments").insert(), assignments)
             connection.execute(table("ratings").insert(), rows)
-        stored += len(rows)
     rebuild(engine, campaign)
-    return stored
+    return sum(len(said) for said in ratings)
 
 
 def _items(
     engine: Engine, campaign: str, ratings: Sequence[Mapping[str, Mapping[str, Any]]]
 ) -> list[tuple[str, int, Mapping[str, Mapping[str, Any]]]]:
-    """`(id, number of answers, what was said)` of the items that were rated."""
-    from sqlalchemy import func, select
+    """`(id, number of answers, what was said)` of the items that were rated and whose ratings are not there yet."""
+    from sqlalchemy import exists, func, select
 
-    items, responses = table("rated_items"), table("rated_responses")
+    items, responses, given = table("rated_items"), table("rated_responses"), table("assignments")
+    imported = exists().where(given.c.item == items.c.id, given.c.policy == POLICY)
     wanted = (
         select(items.c.id, items.c.place, func.count(responses.c.place).label("answers"))
         .join(responses, responses.c.item == items.c.id)
-        .where(items.c.campaign == campaign)
+        .where(items.c.campaign == campaign, items.c.place < len(ratings), ~imported)
         .group_by(items.c.id, items.c.place)
         .order_by(items.c.place)
     )
     with engine.connect() as connection:
         rows = connection.execute(wanted).all()
-    return [(row.id, row.answers, ratings[row.place]) for row in rows[: len(ratings)] if ratings[row.place]]
+    return [(row.id, row.answers, ratings[row.place]) for row in rows if ratings[row.place]]

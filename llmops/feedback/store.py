@@ -16,7 +16,7 @@ from llmops.feedback.checking import expected_fault, full_verdict
 from llmops.feedback.events import write_event
 from llmops.feedback.faults import NotThere
 from llmops.feedback.items import NewItem
-from llmops.feedback.tables import table
+from llmops.feedback.tables import storable, table
 from llmops.feedback.writing import alone, writing
 from llmops.rubric import Attributes, Rubric
 
@@ -45,8 +45,18 @@ class CampaignState:
     raters: int
 
 
-def create_campaign(engine: Engine, campaign: Campaign, rubric: Rubric, *, at: float | None = None) -> None:
+def create_campaign(
+    engine: Engine,
+    campaign: Campaign,
+    rubric: Rubric,
+    *,
+    at: float | None = None,
+    also: Callable[[Connection], None] = lambda connection: None,
+) -> None:
     """Begin a campaign, without items yet.
+
+    Args:
+        also: writes what belongs into the same transaction.
 
     Raises:
         InputError: its name is taken, or the rubric's scale is not of its kind.
@@ -66,6 +76,7 @@ def create_campaign(engine: Engine, campaign: Campaign, rubric: Rubric, *, at: f
                 table("campaign_totals").insert(),
                 {"campaign": campaign.name, "size": 0, "gold": 0, "wanted": 0, "languages": "[]"},
             )
+            also(connection)
     except IntegrityError as error:
         raise InputError(
             f"there is a campaign {campaign.name!r} already", fix="give the campaign another `name`"
@@ -316,8 +327,8 @@ def _write_items(connection: Connection, campaign: Campaign, items: Sequence[New
             {
                 "item": name,
                 "place": at,
-                "text": _storable(one.text),
-                "model": None if one.model is None else _storable(one.model),
+                "text": storable(one.text),
+                "model": None if one.model is None else storable(one.model),
                 "detail": _json(one.detail),
             }
             for at, one in enumerate(item.responses)
@@ -383,10 +394,3 @@ def reopen(
 
 def _json(value: Mapping[str, Any] | list[Any]) -> str:
     return json.dumps(dict(value) if isinstance(value, Mapping) else value, ensure_ascii=True)
-
-
-def _storable(text: str) -> str:
-    """Half a surrogate pair is in no encoding, and PostgreSQL takes no NUL in a text: both become �."""
-    if text.isascii() and "\0" not in text:
-        return text
-    return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")

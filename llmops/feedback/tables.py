@@ -224,3 +224,10 @@ def metadata() -> MetaData:
 def table(name: str) -> Table:
     """One of them."""
     return metadata().tables[name]
+
+
+def storable(text: str) -> str:
+    """The text as it is kept: half a surrogate pair is in no encoding, and PostgreSQL takes no NUL; both become �."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")

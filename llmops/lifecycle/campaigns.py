@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import secrets
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmops.config import load
 from llmops.database import open_database
+from llmops.errors import InputError
 from llmops.events import Listener
 from llmops.feedback.campaign import Campaign, FromLedger, FromRows
 from llmops.feedback.drawing import clustered
 from llmops.feedback.finished import import_finished
 from llmops.feedback.items import NewItem
+from llmops.feedback.making import Beginning, begin, half_made, identities, identity
+from llmops.feedback.making import made as is_made
 from llmops.feedback.ratings import prompts
-from llmops.feedback.store import add_items, campaign_named, check_scale, create_campaign, rubrics
+from llmops.feedback.store import add_items, campaign_named, check_scale, rubrics
 from llmops.lifecycle.rated_items import Made, gold_of, items_of, named
 from llmops.lifecycle.rated_models import with_records
 from llmops.rubric import Rubric, load_rubric
 from llmops.workspace import Workspace
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,35 +48,64 @@ class Created:
 def create(file: Path, *, workspace: Workspace, listener: Listener, dry_run: bool = False) -> Created:
     """Make the campaign that `file` describes, with all its items.
 
+    One whose making was interrupted is made to the end: what is there of it stays.
+
     Args:
         dry_run: read and check everything, and write nothing.
 
     Raises:
         FileFaults: the campaign or its rubric is wrong.
-        InputError: a source cannot be read or has nothing to rate, or there is such a campaign already.
+        InputError: a source cannot be read or has nothing to rate; there is such a campaign already; or the file or its
+            sources are not what they were when its making was interrupted.
     """
     campaign = load(file, Campaign, what="campaign")
     rubric = load_rubric(Path(campaign.rubric))
     check_scale(campaign, rubric)
     engine = open_database(workspace)
-    made = items_of(campaign, rubric, engine, random.SystemRandom(), listener=listener)
+    interrupted = half_made(engine).get(campaign.name)
+    beginning = interrupted or Beginning(time.time(), secrets.randbits(64))
+    made = items_of(campaign, rubric, engine, random.Random(beginning.seed), at=beginning.at, listener=listener)
     asked = with_records(made.items, workspace) if isinstance(campaign.items, FromLedger) else made.items
     items = list(_told(clustered(asked), len(made.items), listener))
     gold = [] if campaign.gold is None else list(gold_of(campaign.gold.source, campaign.kind))
+    there = 0
+    if interrupted is not None:
+        there = _check_same(engine, campaign, rubric, [*items, *gold])
+        note = f"the making of {campaign.name} was interrupted after {there} of {len(items) + len(gold)} items"
+        made = replace(made, notes=(*made.notes, note))
     ratings = 0
     if not dry_run:
-        create_campaign(engine, campaign, rubric)
+        if interrupted is None:
+            begin(engine, campaign, rubric, beginning)
         add_items(
-            engine, campaign.name, [*items, *gold],
-            on_added=lambda done: listener.advance("storing items", done, len(items) + len(gold)),
+            engine, campaign.name, [*items, *gold][there:],
+            on_added=lambda done: listener.advance("storing items", there + done, len(items) + len(gold)),
         )  # fmt: skip
         if any(made.ratings):
             ratings = import_finished(engine, campaign.name, made.ratings, rubric)
+        is_made(engine, campaign.name)
     return _created(campaign, rubric, made, items, len(gold), ratings)
 
 
+def _check_same(engine: Engine, campaign: Campaign, rubric: Rubric, items: Sequence[NewItem]) -> int:
+    """How many of the items a half-made campaign has already.
+
+    Raises:
+        InputError: it has others, or was described otherwise.
+    """
+    before = (campaign_named(engine, campaign.name), [one.digest for one in rubrics(engine, campaign.name)])
+    there = list(identities(engine, campaign.name))
+    if before != (campaign, [rubric.digest]) or there != [identity(item) for item in items[: len(there)]]:
+        raise InputError(
+            f"the making of campaign {campaign.name!r} was interrupted, and its file or what its items are drawn from "
+            "has changed since",
+            fix="give the campaign another `name`",
+        )
+    return len(there)
+
+
 def add(name: str, source: FromRows, *, workspace: Workspace, listener: Listener) -> Created:
-    """Put more items into a campaign that goes on.
+    """Put more items into a campaign that goes on; rows that it has already are left out.
 
     Raises:
         InputError: there is no such campaign, or the source cannot be read or has nothing to rate.
@@ -76,8 +114,13 @@ def add(name: str, source: FromRows, *, workspace: Workspace, listener: Listener
     campaign = campaign_named(engine, name)
     rubric = rubrics(engine, name)[-1]
     made = items_of(campaign.model_copy(update={"items": source}), rubric, engine, random.SystemRandom())
+    there = set(identities(engine, name))
+    new = [item for item in made.items if identity(item) not in there]
+    if len(new) < len(made.items):
+        note = f"{len(made.items) - len(new)} rows are left out: they are in the campaign already"
+        made = replace(made, notes=(*made.notes, note))
     # What is nearly the same as a prompt that is there already shares its cluster, or a split would part the two.
-    items = list(_told(clustered(made.items, prompts(engine, name)), len(made.items), listener))
+    items = list(_told(clustered(new, prompts(engine, name)), len(new), listener))
     if any(made.ratings):
         made = replace(made, ratings=(), notes=(*made.notes, "ratings in the file are not taken: the campaign goes on"))
     add_items(engine, name, items)

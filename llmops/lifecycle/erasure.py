@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmops.database import open_database
-from llmops.feedback.erasing import erase_rater
+from llmops.feedback.erasing import check_erasable, erase_rater
 from llmops.feedback.events import SERVICE, events, write_event
 from llmops.feedback.items import Event
 from llmops.feedback.tables import table
@@ -62,39 +63,71 @@ def erase(rater: str, *, drop: bool, actor: str, workspace: Workspace) -> Erasur
     """
     engine = open_database(workspace)
     pseudonym = _pseudonym(engine, rater)
-    # Found before anything is erased: what fails here can be run again.
+    with engine.connect() as connection:
+        check_erasable(connection, pseudonym, drop=drop)
     exports = [one for one in events(engine, kind=EXPORTED) if pseudonym in one.detail["raters"]]
     models = list(_trained_on(exports, workspace)) if exports else []
-    done = erase_rater(engine, pseudonym, drop=drop, actor=actor)
+    # Marked before anything is erased: where this ends half-way, it can be run again.
     for one in exports:
         _mark_export(engine, one, pseudonym, drop=drop, actor=actor)
     for version in models:
-        mark_erased(version, actor, reason=_reason(pseudonym, drop=drop), workspace=workspace)
+        _mark_model(engine, version, [_reason(pseudonym, drop=drop)], actor, workspace)
+    done = erase_rater(engine, pseudonym, drop=drop, actor=actor)
     folders = tuple(dict.fromkeys(str(one.detail["folder"]) for one in exports))
     return Erasure(pseudonym, done.ratings, folders, tuple(one.reference for one in models))
 
 
 def mark_new(version: ModelVersion, manifest: RunManifest, *, workspace: Workspace) -> tuple[str, ...]:
-    """Mark a version that was trained on an export after raters in it were erased; their pseudonyms. Once for each,
-    however often the version is registered."""
+    """Mark a version that was trained on an export after raters in it were erased, or made from a version that is
+    marked; their pseudonyms. Once for each, however often the version is registered."""
     engine = open_database(workspace)
-    used = {source["digest"] for source in manifest.lineage.get("sources", ())}
-    found: dict[str, str] = {}
-    for exported in events(engine, kind=EXPORTED):
-        if used & set(exported.detail["files"].values()):
-            for mark in events(engine, kind=TOMBSTONED, subject=exported.subject):
-                found[mark.detail["rater"]] = _reason(mark.detail["rater"], drop=mark.detail["dropped"])
-    told = {
-        link.reason for link in chain(engine, version.name) if (link.kind, link.version) == ("erase", version.version)
-    }
-    for reason in found.values():
+    marks = list(events(engine, kind=TOMBSTONED))
+    if not marks:
+        return ()
+    used = _files_used(manifest)
+    read = {one.subject for one in events(engine, kind=EXPORTED) if used & set(one.detail["files"].values())}
+    found = {mark.detail["rater"]: mark.detail["dropped"] for mark in marks if mark.subject in read}
+    reasons = [_reason(rater, drop=dropped) for rater, dropped in found.items()]
+    if base := version.tags.get("llmops.base_digest"):
+        reasons += [
+            reason
+            for parent in every_version(workspace)
+            if parent.digest == base
+            for reason in _marked(engine, parent)
+            if reason not in reasons
+        ]
+    _mark_model(engine, version, reasons, SERVICE, workspace)
+    return tuple(dict.fromkeys(_rater(reason) for reason in reasons))
+
+
+def _files_used(manifest: RunManifest) -> set[str]:
+    """Digests of the files a run was trained on."""
+    sources = manifest.lineage.get("sources", ())
+    return {digest for source in sources for digest in (source["digest"], *source.get("files", ()))}
+
+
+def _marked(engine: Engine, version: ModelVersion) -> list[str]:
+    """Why a version is marked."""
+    links = chain(engine, version.name)
+    return [link.reason for link in links if (link.kind, link.version) == ("erase", version.version)]
+
+
+def _mark_model(
+    engine: Engine, version: ModelVersion, reasons: Sequence[str], actor: str, workspace: Workspace
+) -> None:
+    told = _marked(engine, version)
+    for reason in reasons:
         if reason not in told:
-            mark_erased(version, SERVICE, reason=reason, workspace=workspace)
-    return tuple(found)
+            mark_erased(version, actor, reason=reason, workspace=workspace)
 
 
 def _reason(rater: str, *, drop: bool) -> str:
     return f"rater {rater}: ratings {'dropped' if drop else 'kept under the pseudonym'}"
+
+
+def _rater(reason: str) -> str:
+    """Whom a `_reason` names."""
+    return reason.removeprefix("rater ").partition(":")[0]
 
 
 def _pseudonym(engine: Engine, name: str) -> str:
@@ -107,14 +140,23 @@ def _pseudonym(engine: Engine, name: str) -> str:
 
 def _mark_export(engine: Engine, exported: Event, rater: str, *, drop: bool, actor: str) -> None:
     folder = Path(exported.detail["folder"])
-    if (folder / "export.json").is_file():
-        known = [one.detail["rater"] for one in events(engine, kind=TOMBSTONED, subject=exported.subject)]
-        write_json(folder / MARK, {"export": exported.subject, "raters": sorted({*known, rater})})
-    with writing(engine, campaign=exported.campaign or ()) as connection:
-        write_event(
-            connection, TOMBSTONED, exported.subject, at=time.time(), campaign=exported.campaign, actor=actor,
-            detail={"rater": rater, "dropped": drop},
-        )  # fmt: skip
+    before = [one.detail for one in events(engine, kind=TOMBSTONED, subject=exported.subject)]
+    if _holds(folder, exported.subject):
+        raters = sorted({*(one["rater"] for one in before), rater})
+        write_json(folder / MARK, {"export": exported.subject, "raters": raters})
+    mark = {"rater": rater, "dropped": drop}
+    if mark not in before:
+        with writing(engine, campaign=exported.campaign or ()) as connection:
+            write_event(
+                connection, TOMBSTONED, exported.subject, at=time.time(), campaign=exported.campaign, actor=actor,
+                detail=mark,
+            )  # fmt: skip
+
+
+def _holds(folder: Path, digest: str) -> bool:
+    """Whether the export is still what is in its folder, and no later one."""
+    about = folder / "export.json"
+    return about.is_file() and json.loads(about.read_bytes())["digest"] == digest
 
 
 def _trained_on(exports: Collection[Event], workspace: Workspace) -> Iterator[ModelVersion]:
@@ -124,8 +166,7 @@ def _trained_on(exports: Collection[Event], workspace: Workspace) -> Iterator[Mo
     digests = set()
     for version in versions:
         manifest = manifest_of(version, workspace=workspace)
-        sources = () if manifest is None else manifest.lineage.get("sources", ())
-        if any(source["digest"] in files for source in sources):
+        if manifest is not None and files & _files_used(manifest):
             digests.add(version.digest)
             yield version
     made = descendants({one for one in digests if one}, versions)

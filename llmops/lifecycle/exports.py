@@ -51,6 +51,13 @@ def export(
             fix="export it with --for kto, or ask for pairs in another campaign",
         )
 
+    def record(folder: Path, about: dict[str, Any]) -> None:
+        every = sorted(folder.glob(f"*.{file_format}"))
+        files = {path.name: file_digest(path) for path in every if path.stem != "excluded"}
+        detail = {"for": purpose, "folder": str(out.absolute()), "files": files, "raters": about["raters"]}
+        with writing(engine, campaign=campaign) as connection:
+            write_event(connection, EXPORTED, about["digest"], at=time.time(), campaign=campaign, detail=detail)
+
     def written(held_out: Callable[[str], bool]) -> tuple[Exporting, dict[str, Any]]:
         made, rows = rows_of(
             ratings(engine, campaign),
@@ -63,7 +70,7 @@ def export(
             replaced=replaced(engine, campaign),
         )
         whole = {"name": campaign, "kind": settings.kind, "rubric": rubric.identity}
-        return made, write(out, made, rows, file_format=file_format, campaign=whole)
+        return made, write(out, made, rows, file_format=file_format, campaign=whole, record=record)
 
     made, about = written(lambda cluster: fraction(cluster) < validation)
     if validation and len(about["rows"]) == 1 and len(made.clusters) > 1:
@@ -71,8 +78,4 @@ def export(
         ordered = sorted(made.clusters, key=fraction)
         held = set(ordered[:-1] if "validation" in about["rows"] else ordered[:1])
         _, about = written(held.__contains__)
-    files = {path.name: file_digest(path) for path in sorted(out.glob(f"*.{file_format}")) if path.stem != "excluded"}
-    detail = {"for": purpose, "folder": str(out.absolute()), "files": files, "raters": about["raters"]}
-    with writing(engine, campaign=campaign) as connection:
-        write_event(connection, EXPORTED, about["digest"], at=time.time(), campaign=campaign, detail=detail)
     return about

@@ -9,6 +9,7 @@ from typing import Any
 
 from llmops.errors import EnvironmentFault, InputError, LlmopsError
 from llmops.hardware import Machine, device_of
+from llmops.lifecycle.erasure import mark_new
 from llmops.lifecycle.originals import Original
 from llmops.quantize.run import Quantized, Request, packages, weights_bytes
 from llmops.quantize.schemes import Forecast
@@ -106,6 +107,7 @@ def enter(
     try:
         version = register(manifest.name, made.folder, manifest, reports, workspace=workspace, facts=facts)
         registered(version, verdict, workspace=workspace)
+        mark_new(version, manifest, workspace=workspace)
         return version, None
     except InputError:
         raise

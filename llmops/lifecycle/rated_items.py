@@ -52,12 +52,19 @@ class Made:
 
 
 def items_of(
-    campaign: Campaign, rubric: Rubric, engine: Engine, draw: random.Random, *, listener: Listener = _SILENT
+    campaign: Campaign,
+    rubric: Rubric,
+    engine: Engine,
+    draw: random.Random,
+    *,
+    at: float | None = None,
+    listener: Listener = _SILENT,
 ) -> Made:
     """The items of a campaign.
 
     Args:
         engine: the database with the ledger.
+        at: of the ledger's requests, those until then are drawn from; None: all.
         listener: hears what judges are asked, where items are drawn by them.
 
     Raises:
@@ -67,7 +74,7 @@ def items_of(
     match campaign.items:
         case FromLedger() as wanted:
             ask = partial(_judged, campaign.rubric, listener)
-            items, unusable = ledger_items(engine, wanted, campaign.kind, draw, ask=ask)
+            items, unusable = ledger_items(engine, wanted, campaign.kind, draw, at=at, ask=ask)
             note = f"{unusable} kept requests cannot be rated: no text, cut short, or no second answer that differs"
             return Made(tuple(items), notes=(note,) if unusable else ())
         case FromReports() as wanted:

@@ -35,7 +35,13 @@ Ask = Callable[[ByJudges, Sequence[NewItem]], list[float]]
 
 
 def ledger_items(
-    engine: Engine, wanted: FromLedger, kind: Kind, draw: random.Random, *, ask: Ask | None = None
+    engine: Engine,
+    wanted: FromLedger,
+    kind: Kind,
+    draw: random.Random,
+    *,
+    at: float | None = None,
+    ask: Ask | None = None,
 ) -> tuple[list[NewItem], int]:
     """The items, and how many kept requests could not become one (no text, an error, no second answer).
 
@@ -45,6 +51,8 @@ def ledger_items(
     (Särndal, Swensson and Wretman 1992, section 9.3, the π* estimator of sampling in two phases).
 
     Args:
+        at: requests until then are drawn from, in seconds since the epoch, and `wanted.days` counts back from it; None:
+            all of them, and from now.
         ask: asks the judges; needed where it is drawn by them.
 
     Raises:
@@ -54,7 +62,7 @@ def ledger_items(
     rows: list[RowMapping] = []
     unusable = 0
     pairs = kind in ("pairwise", "ranking")
-    for group in _kept(engine, wanted):
+    for group in _kept(engine, wanted, at):
         item = _item(group, wanted, pairs=pairs)
         if item is None:
             unusable += 1
@@ -73,8 +81,8 @@ def ledger_items(
     return drawn_by(disagreement, found, wanted.sample, draw), unusable
 
 
-def _kept(engine: Engine, wanted: FromLedger) -> Iterator[list[RowMapping]]:
-    """Requests that were kept, each with its shadow copies behind it, the oldest first."""
+def _kept(engine: Engine, wanted: FromLedger, until: float | None = None) -> Iterator[list[RowMapping]]:
+    """Requests that were kept until then, each with its shadow copies behind it, the oldest first."""
     from sqlalchemy import func, select
 
     requests, captured = ledger_tables.requests(), ledger_tables.captured()
@@ -88,7 +96,9 @@ def _kept(engine: Engine, wanted: FromLedger) -> Iterator[list[RowMapping]]:
     if wanted.route is not None:
         query = query.where(requests.c.route == wanted.route)
     if wanted.days is not None:
-        query = query.where(requests.c.at >= time.time() - wanted.days * _DAY_S)
+        query = query.where(requests.c.at >= (time.time() if until is None else until) - wanted.days * _DAY_S)
+    if until is not None:
+        query = query.where(requests.c.at <= until)
     group: list[RowMapping] = []
     with engine.connect() as connection:
         for row in connection.execution_options(yield_per=500).execute(query).mappings():

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 from urllib.parse import urlsplit
-from uuid import UUID
+from uuid import uuid4
 
 import orjson
 
@@ -112,7 +112,7 @@ class Rater:
 
     async def _send(self, assignment: str) -> None:
         rating = {
-            "id": str(UUID(int=self._drawn.getrandbits(128), version=4)),
+            "id": str(uuid4()),
             "assignment": assignment,
             "rubric": self._rubric,
             "verdict": {"kind": "pairwise", "step": self._drawn.randint(-3, 3), "both_bad": False},

@@ -3,38 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Engine, event, select
 
 from llmops.data.section import Origin
 from llmops.database import open_database
 from llmops.errors import InputError
 from llmops.events import Silent
+from llmops.feedback import finished, store
 from llmops.feedback.campaign import FromRows
 from llmops.feedback.campaign_report import report_on
 from llmops.feedback.desk import Desk
-from llmops.feedback.faults import NotThere
 from llmops.feedback.items import Rated
+from llmops.feedback.making import half_made, identities
 from llmops.feedback.raters import add_rater
 from llmops.feedback.ratings import rated
 from llmops.feedback.tables import table
 from llmops.feedback.tasks import Task
 from llmops.feedback.verdicts import Given
-from llmops.files import file_digest, write_json
 from llmops.lifecycle.campaigns import add, create
-from llmops.lifecycle.erasure import erase, mark_new
 from llmops.lifecycle.exports import export
-from llmops.registry.decisions import chain, sentence
-from llmops.registry.promote import aliases_of
-from llmops.registry.store import register
 from llmops.workspace import Workspace
 from tests.feedback.small_campaigns import given
-from tests.registry.artifacts import manifest_of, write_model
+from tests.lifecycle.small_campaign import small
 
 REPOSITORY = Path(__file__).parents[2]
 PANDALM = REPOSITORY / "../shared/data/pandalm/testset-v1.json"
@@ -44,23 +41,6 @@ PANDALM = REPOSITORY / "../shared/data/pandalm/testset-v1.json"
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.chdir(REPOSITORY)
     return Workspace(tmp_path / "home")
-
-
-def small(tmp_path: Path, *, rows: int = 6) -> Path:
-    """A finished campaign of a few items, of which two raters prefer the first answer and one does not."""
-    lines = [
-        {"q": f"question {n}", "a": f"good {n}", "b": f"bad {n}", "ann": "A", "bob": "A", "cid": "B"}
-        for n in range(rows)
-    ]
-    data = tmp_path / "rows.jsonl"
-    data.write_text("\n".join(json.dumps(line) for line in lines) + "\n")
-    file = tmp_path / "small.yaml"
-    file.write_text(
-        "name: small\nkind: pairwise\nrubric: feedback/rubrics/helpfulness.yaml\noverlap: 3\n"
-        f"items: {{from: rows, rows: {{source: {data}}}, prompt: '{{q}}', responses: ['{{a}}', '{{b}}'], "
-        "ratings: [ann, bob, cid]}\n"
-    )
-    return file
 
 
 def test_ratings_given_elsewhere_make_a_finished_campaign(place: Workspace, tmp_path: Path) -> None:
@@ -81,75 +61,94 @@ def test_a_dry_run_writes_nothing_and_a_name_is_taken_once(place: Workspace, tmp
         create(file, workspace=place, listener=Silent())
 
 
-def test_who_is_erased_leaves_marks_on_exports_and_their_ratings_are_dropped_if_asked(
-    place: Workspace, tmp_path: Path
+class Killed(BaseException):
+    """What ends a process: nothing catches it."""
+
+
+@contextmanager
+def killed_before(commit: int) -> Iterator[None]:
+    """The process ends before so many transactions are stored."""
+    left = commit
+
+    def count(connection: Any) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise Killed
+
+    event.listen(Engine, "commit", count)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "commit", count)
+
+
+def test_a_campaign_whose_making_is_interrupted_anywhere_is_made_to_the_end(
+    place: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create(small(tmp_path), workspace=place, listener=Silent())
-    out = tmp_path / "out"
-    about = export("small", "dpo", out, workspace=place)
-    assert about["raters"] == ["small.ann", "small.bob", "small.cid"]
-    done = erase("small.cid", drop=True, actor="admin", workspace=place)
-    assert (done.ratings, done.exports, done.models) == (6, (str(out),), ())
-    assert json.loads((out / "ERASED.json").read_text()) == {"export": about["digest"], "raters": ["small.cid"]}
-    again = export("small", "dpo", tmp_path / "again", workspace=place)
-    assert again["raters"] == ["small.ann", "small.bob"]
-    rows = [json.loads(line) for line in (tmp_path / "again" / "train.jsonl").read_text().splitlines()]
-    assert {(row["raters"], row["agreement"]) for row in rows} == {(2, 1.0)}
-    with pytest.raises(NotThere):
-        erase("nobody", drop=False, actor="admin", workspace=place)
+    for module in (store, finished):
+        monkeypatch.setattr(module, "AT_ONCE", 2)
+    file = small(tmp_path)
+    whole = create(file, workspace=place, listener=Silent())
+    expected = (list(identities(open_database(place), "small")), report_on(open_database(place), "small").ratings)
+    commits = 0
+    while commits < 100:
+        commits += 1
+        again = Workspace(tmp_path / f"home-{commits}")
+        open_database(again)
+        try:
+            with killed_before(commits):
+                create(file, workspace=again, listener=Silent())
+        except Killed:
+            made = create(file, workspace=again, listener=Silent())
+            assert (made.items, made.ratings, made.clusters) == (whole.items, whole.ratings, whole.clusters)
+            engine = open_database(again)
+            assert (list(identities(engine, "small")), report_on(engine, "small").ratings) == expected
+            assert half_made(engine) == {}
+            with pytest.raises(InputError, match="already"):
+                create(file, workspace=again, listener=Silent())
+            continue
+        break
+    assert commits > 3 + 3 + 3, "three transactions of items, three of ratings, and those around them"
 
 
-@pytest.fixture
-def registering(
-    make_workspace: Callable[[Path], Workspace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Workspace:
-    """A workspace with a registry and the campaign `small`."""
-    monkeypatch.chdir(REPOSITORY)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    place = make_workspace(tmp_path / "home")
-    create(small(tmp_path), workspace=place, listener=Silent())
-    return place
-
-
-def test_a_model_trained_on_the_ratings_of_who_is_erased_is_marked_and_stays_champion(
-    registering: Workspace, tmp_path: Path
+def test_a_half_made_campaign_is_completed_by_the_same_draw_alone(
+    place: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = registering
-    out = tmp_path / "out"
-    export("small", "dpo", out, workspace=place)
-    used = {"source": str(out / "train.jsonl"), "digest": file_digest(out / "train.jsonl"), "rows": 6}
-    trained, other = write_model(tmp_path / "trained"), write_model(tmp_path / "other", 2.0)
-    for name, folder, sources in (("preferred", trained, [used]), ("other", other, [])):
-        manifest = manifest_of(folder, digest=name[0] * 64, lineage={"sources": sources})
-        write_json(folder / "manifest.json", asdict(manifest))
-        register(name, folder, manifest, workspace=place)
-    before = aliases_of("preferred", workspace=place)
-    done = erase("small.ann", drop=False, actor="admin", workspace=place)
-    assert done.models == ("models:/preferred/1",)
-    (link,) = chain(open_database(place), "preferred")
-    assert link.kind == "erase"
-    assert "erased a rater whose ratings models:/preferred/1 was trained on" in sentence(link)
-    assert chain(open_database(place), "other") == []
-    assert aliases_of("preferred", workspace=place) == before
+    monkeypatch.setattr(store, "AT_ONCE", 2)
+    file = small(tmp_path, rows=40)
+    file.write_text(file.read_text().replace("ratings: [ann, bob, cid]", "sample: 20"))
+    with pytest.raises(Killed), killed_before(5):
+        create(file, workspace=place, listener=Silent())
+    engine = open_database(place)
+    there = list(identities(engine, "small"))
+    assert 0 < len(there) < 20
+    text, rows = file.read_text(), (tmp_path / "rows.jsonl").read_text()
+    for changed, content in ((file, text.replace("overlap: 3", "overlap: 2")), (tmp_path / "rows.jsonl", rows * 2)):
+        before = changed.read_text()
+        changed.write_text(content)
+        with pytest.raises(InputError, match="has changed since"):
+            create(file, workspace=place, listener=Silent())
+        changed.write_text(before)
+    assert (
+        create(file, workspace=place, listener=Silent(), dry_run=True).notes[-1].endswith(f"{len(there)} of 20 items")
+    )
+    assert list(identities(engine, "small")) == there
+    create(file, workspace=place, listener=Silent())
+    everything = list(identities(engine, "small"))
+    assert (everything[: len(there)], len(everything), len(set(everything))) == (there, 20, 20)
 
 
-def test_what_is_trained_on_a_marked_export_later_is_marked_as_well(registering: Workspace, tmp_path: Path) -> None:
-    place = registering
-    rows = tmp_path / "out" / "train.jsonl"
-    export("small", "dpo", tmp_path / "out", workspace=place)
-    erase("small.ann", drop=True, actor="admin", workspace=place)
-    used = {"source": str(rows), "digest": file_digest(rows), "rows": 6}
-    made = {}
-    for name, folder, sources in (("late", tmp_path / "late", [used]), ("other", tmp_path / "other", [])):
-        manifest = manifest_of(write_model(folder, len(name)), digest=name[0] * 64, lineage={"sources": sources})
-        write_json(folder / "manifest.json", asdict(manifest))
-        made[name] = (register(name, folder, manifest, workspace=place), manifest)
-    assert mark_new(*made["late"], workspace=place) == ("small.ann",)
-    assert mark_new(*made["late"], workspace=place) == ("small.ann",)
-    assert mark_new(*made["other"], workspace=place) == ()
-    (link,) = chain(open_database(place), "late")
-    assert (link.kind, link.reason) == ("erase", "rater small.ann: ratings dropped")
-    assert chain(open_database(place), "other") == []
+def test_rows_that_are_there_are_not_added_again(place: Workspace, tmp_path: Path) -> None:
+    create(small(tmp_path), workspace=place, listener=Silent())
+    source = FromRows(
+        **{"from": "rows"}, rows=Origin(source=str(tmp_path / "rows.jsonl")), prompt="{q}", responses=["{a}", "{b}"]
+    )
+    assert add("small", source, workspace=place, listener=Silent()).items == 0
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.write(json.dumps({"q": "another", "a": "x", "b": "y"}) + "\n")
+    made = add("small", source, workspace=place, listener=Silent())
+    assert (made.items, made.notes) == (1, ("6 rows are left out: they are in the campaign already",))
 
 
 def test_every_rating_that_was_stored_is_in_a_row_or_has_a_reason(place: Workspace, tmp_path: Path) -> None:
