@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from llmops.errors import EnvironmentFault, InputError, LlmopsError
 from llmops.feedback.accounts import Accounts
 from llmops.feedback.cookies import Cookies
-from llmops.feedback.door import SAFE, Door
+from llmops.feedback.door import HEADERS, SAFE, Door
 from llmops.feedback.entrance import (
     Entrance,
     Render,
@@ -36,6 +36,7 @@ from llmops.feedback.refused import Refused
 from llmops.feedback.request_limits import origins
 from llmops.feedback.sessions import SignedIn
 from llmops.feedback.settings import FeedbackService
+from llmops.feedback.static import Static
 
 ADDRESS = 5
 """Times as many wrong attempts may come from one address as for one login: offices share one."""
@@ -129,6 +130,8 @@ def application(
         without_session=without_session,
         elsewhere=elsewhere,
     )
+    static: Any = Static
+    app.add_middleware(static, headers=HEADERS)
     return app
 
 

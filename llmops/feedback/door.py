@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hmac
 import traceback
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
-from typing import Any
+from collections.abc import Callable, Collection
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Request, Response
@@ -19,8 +18,11 @@ from llmops.errors import LlmopsError
 from llmops.feedback.cookies import Cookies
 from llmops.feedback.refused import Refused, signed_out
 from llmops.feedback.request_limits import (
+    App,
     Message,
     Receive,
+    Scope,
+    Send,
     body_of,
     check_host,
     check_origin,
@@ -30,10 +32,6 @@ from llmops.feedback.request_limits import (
 from llmops.feedback.sessions import SignedIn
 from llmops.feedback.settings import FeedbackService
 from llmops.feedback.visitor import Visitor
-
-Scope = MutableMapping[str, Any]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 PROBES = frozenset({"/health", "/ready"})
@@ -143,7 +141,7 @@ class Door:
         if change and not open_to_others:
             check_origin(headers, self._known)
         secret = request.cookies.get(self._cookies.session, "")
-        if secret and not open_to_others and not path.startswith("/static/"):
+        if secret and not open_to_others:
             state["visitor"] = await to_thread.run_sync(self._sessions.visitor, secret, limiter=self._looking)
         if not change:
             return b""

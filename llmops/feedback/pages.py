@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from importlib.resources import files
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
@@ -17,14 +15,13 @@ from markupsafe import Markup
 from llmops.feedback import asking
 from llmops.feedback.difference import difference
 from llmops.feedback.rendering import raw, rendered
+from llmops.feedback.static import imported, static_path
 from llmops.feedback.tasks import NoTask, Progress, Task
 from llmops.rubric import Rubric
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-_IMPORT = re.compile(r'^import .* from "\./([\w-]+\.js)";$', re.MULTILINE)
-_TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 _SKIPS = ("I cannot judge this", "I do not read this language", "The text is broken or incomplete")
 _FLAGS = ("Personal data", "Harmful or illegal", "A secret, such as a password", "It names the model that wrote it")
 
@@ -70,45 +67,6 @@ def environment() -> Environment:
     made.filters.update(rendered=rendered, raw=raw, letter=asking.letter)
     made.globals.update(static=static_path, imported=imported)
     return made
-
-
-@lru_cache(maxsize=1)
-def static_files() -> Mapping[str, tuple[bytes, str]]:
-    """What `/static/` serves: content and type by name. No other name reaches a file."""
-    found = {}
-    for file in files("llmops.feedback.ui").iterdir():
-        kind = _TYPES.get(file.name.rpartition(".")[2])
-        if kind:
-            found[file.name] = (file.read_bytes(), kind)
-    return found
-
-
-@lru_cache(maxsize=1)
-def static_version() -> str:
-    """A digest of all those files. It is a part of their addresses, and so of those they import from each other: a
-    browser keeps them for good, and never has those of two versions in one page."""
-    all_of_it = hashlib.sha256()
-    for name, (content, _) in sorted(static_files().items()):
-        all_of_it.update(f"{name} {len(content)} ".encode() + content)
-    return all_of_it.hexdigest()[:16]
-
-
-def static_path(name: str) -> str:
-    """Where a file is served."""
-    return f"/static/{static_version()}/{name}"
-
-
-@cache
-def imported(script: str) -> tuple[str, ...]:
-    """What a script imports, and what that imports: a browser told of all at once need not find out one by one."""
-    found: list[str] = []
-    ahead = [script]
-    while ahead:
-        for name in _IMPORT.findall(static_files()[ahead.pop()][0].decode()):
-            if name not in found:
-                found.append(name)
-                ahead.append(name)
-    return tuple(found)
 
 
 def start_page(visitor: Visitor, offered: Sequence[Offered], *, login: str) -> str:

@@ -17,7 +17,6 @@ stands in the page's `<meta name="csrf">`; who checks it is the application arou
     POST /api/ratings                        a `Given` → {"id", "again", "surplus", "expected_html"}; with
                                              `?accept_old=1` as an answer to the words the rater saw, though changed
     GET  /api/campaigns/{campaign}/progress  {"wanted", "done", "mine", "gold": [agreed, of] | null, "median_s"}
-    GET  /static/{version}/{file}            stylesheet, scripts, icon
 
 A refusal is {"error", "fix", "kind"}: 401 `login` (the page keeps all it has not sent, and offers to log in); 403
 `csrf` (the page fetches a new token and tries again) or `forbidden`; 404; 409 `rubric` with `old_html`, `new_html` and
@@ -157,15 +156,6 @@ def rating_routes(
             return {"id": kept.id, "again": kept.again, "surplus": kept.surplus, "expected_html": told}
 
         return await to_thread.run_sync(asked, stored, request, limiter=storing)
-
-    @router.get("/static/{version}/{file}")
-    async def static(version: str, file: str) -> Response:
-        # Kept for good by whoever has it; a page of another version gets nothing, rather than this one's script.
-        if version != pages.static_version() or file not in pages.static_files():
-            return Response("there is no such file\n", 404, media_type="text/plain")
-        content, kind = pages.static_files()[file]
-        headers = {"cache-control": "public, max-age=31536000, immutable", "x-content-type-options": "nosniff"}
-        return Response(content, media_type=kind, headers=headers)
 
     return router
 

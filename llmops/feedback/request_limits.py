@@ -14,6 +14,9 @@ from llmops.feedback.settings import FeedbackService
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Scope = MutableMapping[str, Any]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _JSON_DEPTH = 32
 _JSON_OPENINGS = 10_000

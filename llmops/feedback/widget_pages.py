@@ -12,9 +12,9 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llmops.feedback.faults import NotThere
-from llmops.feedback.pages import static_files
 from llmops.feedback.rates import Attempts, network_of
 from llmops.feedback.refused import Refused
+from llmops.feedback.static import static_files
 from llmops.feedback.store import campaign_named, campaigns
 from llmops.feedback.widget_token import parted, vouched, widget_key
 

@@ -139,7 +139,7 @@ def test_a_folder_of_exports_is_known_by_its_files(registering: Workspace, tmp_p
     more = [{"prompt": [{"role": "user", "content": "x"}], "chosen": "y", "rejected": "z"}]
     (together / "two.jsonl").write_text("".join(json.dumps(row) + "\n" for row in more))
     (tmp_path / "more.jsonl").write_text((together / "two.jsonl").read_text())
-    found = []
+    found: list[tuple[ModelVersion, RunManifest]] = []
     for name, source in (("folder", together), ("rest", tmp_path / "more.jsonl")):
         columns = {"prompt": "{prompt}", "chosen": "{chosen}", "rejected": "{rejected}"}
         section = DataSection.model_validate({"train": [{"source": str(source), **columns}]})

@@ -96,16 +96,18 @@ class Store {
       const before = await settled(outbox.getAll());
       const at = before.reduce((latest, one) => Math.max(latest, one.at + 1), Date.now());
       outbox.put({ id: given.id, given, at, state: "waiting", tries: 0 });
-    });
+    }, "strict");
   }
 
   #in(line, mode) {
     return this.database.transaction(line, mode).objectStore(line);
   }
 
-  #together(work) {
+  // Relaxed: it outlives the browser at once, and a loss of power a moment later. A rating waits for the disk; all else
+  // is there again, or sent again, without loss.
+  #together(work, durability = "relaxed") {
     return new Promise((resolve, reject) => {
-      const transaction = this.database.transaction(LINES, "readwrite", { durability: "strict" });
+      const transaction = this.database.transaction(LINES, "readwrite", { durability });
       transaction.oncomplete = () => resolve();
       transaction.onabort = transaction.onerror = () => reject(transaction.error);
       Promise.resolve(work(...LINES.map((line) => transaction.objectStore(line)))).catch((error) => {

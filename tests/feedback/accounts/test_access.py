@@ -21,7 +21,6 @@ OWN = (401, 404, 200, 404, 404, 404)
 MATRIX: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/health"): OPEN,
     ("GET", "/ready"): OPEN,
-    ("GET", "/static/{version}/{file}"): OPEN,
     ("GET", "/login"): (200, 303, 303, 303, 303, 303),
     ("POST", "/login"): (401,) * 6,  # with a wrong password
     ("POST", "/logout"): (401, 303, 303, 303, 303, 303),
@@ -88,8 +87,7 @@ def test_each_role_gets_what_the_matrix_says_and_no_more(
         said[role] = answer.status_code
         assert HEADERS.keys() <= answer.headers.keys()
         assert answer.headers["content-security-policy"] == HEADERS["content-security-policy"]
-        if not path.startswith("/static/"):
-            assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["cache-control"] == "no-store"
         shown = f"{answer.text} {answer.headers}"
         if not (role in ("admin", "owner") and path in SHOW_MODELS):
             assert MODEL not in shown, "nobody else learns which model wrote an answer"

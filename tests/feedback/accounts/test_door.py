@@ -15,6 +15,7 @@ from sqlalchemy import Engine, select
 from llmops.feedback.desk import Desk
 from llmops.feedback.door import HEADERS, SAFE
 from llmops.feedback.settings import FeedbackService, Limits
+from llmops.feedback.static import static_files, static_path
 from llmops.feedback.tables import metadata
 from llmops.feedback.tasks import NoTask
 from tests.feedback.accounts.service import Browser, Service, service
@@ -231,6 +232,16 @@ def test_a_fault_of_ours_tells_nothing_to_the_page_and_all_to_the_log(engine: En
         assert "ZeroDivision" not in answer.text
         assert HEADERS.keys() <= answer.headers.keys()
     assert "the secret is 42" in house.told[0]
+
+
+def test_files_of_pages_carry_the_same_headers_and_are_kept(house: Service) -> None:
+    browser = house.browser()
+    for method, length in (("GET", len(static_files()["page.css"][0])), ("HEAD", 0)):
+        answer = browser.ask(method, static_path("page.css"), headers={})
+        kept = {"cache-control": "public, max-age=31536000, immutable"}
+        assert {name: answer.headers[name] for name in HEADERS} == {**HEADERS, **kept}
+        assert (answer.status_code, len(answer.content)) == (200, length)
+    assert browser.ask("POST", static_path("page.css"), headers={}).status_code == 401, "a change asks for a session"
 
 
 ECHOES = ["/nothing/<script>alert(1)</script>", "/login?next=<script>alert(1)</script>", "/invitation/<script>"]

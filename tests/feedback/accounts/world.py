@@ -16,7 +16,6 @@ from llmops.feedback.campaign import Campaign
 from llmops.feedback.desk import Desk
 from llmops.feedback.items import NewItem, Response
 from llmops.feedback.openid import Provider
-from llmops.feedback.pages import static_version
 from llmops.feedback.ratings import items
 from llmops.feedback.settings import FeedbackService, OpenId
 from llmops.feedback.store import add_items, create_campaign
@@ -131,8 +130,6 @@ def populated(engine: Engine) -> dict[str, str]:
         "rater": people["spare"],
         "which": of_owner.digest,
         "secret": made,
-        "version": static_version(),
-        "file": "page.css",
         "item": next(items(engine, "whales")).id,
     }
     return {**places, **{f"person {role}": rater for role, rater in people.items()}}

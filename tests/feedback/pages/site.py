@@ -17,6 +17,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from llmops.feedback.faults import Conflict, NotThere, RubricChanged
 from llmops.feedback.pages import Offered, Visitor
 from llmops.feedback.rating_pages import rating_routes
+from llmops.feedback.static import Static
 from llmops.feedback.tasks import NoTask, Progress, Stored, Task
 from llmops.feedback.verdicts import Given
 from llmops.rubric import Rubric
@@ -144,6 +145,9 @@ class Site:
 
         def who(request: Request) -> Visitor | None:
             return Visitor("rater-1", self.name, self.csrf) if self.logged_in else None
+
+        static: Any = Static
+        app.add_middleware(static, headers={})
 
         @app.middleware("http")
         async def guarded(request: Request, go_on: Any) -> Response:

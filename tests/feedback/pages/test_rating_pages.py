@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from fastapi.testclient import TestClient
 
-from llmops.feedback import pages
+from llmops.feedback import pages, static
 from llmops.feedback.tasks import NoTask, Task
 from llmops.rubric import Rubric
 from tests.feedback.pages.site import CSRF, FakeDesk, Site
@@ -96,26 +96,26 @@ def test_without_a_session_pages_lead_to_the_login_and_requests_are_refused(site
 def test_static_files_are_ours_alone_and_are_kept_for_good_under_an_address_of_their_version(
     client: TestClient,
 ) -> None:
-    for name, (content, kind) in pages.static_files().items():
-        answer = client.get(pages.static_path(name))
+    for name, (content, kind) in static.static_files().items():
+        answer = client.get(static.static_path(name))
         assert answer.content == content
         assert answer.headers["content-type"].startswith(kind)
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert "immutable" in answer.headers["cache-control"]
         assert client.get(f"/static/{'0' * 16}/{name}").status_code == 404, "another version's page gets no script"
     for name in ("rate.html", "__init__.py", "..%2fpages.py", "%2e%2e/%2e%2e/desk.py", "..%5cpages.py"):
-        assert client.get(pages.static_path(name)).status_code == 404
+        assert client.get(static.static_path(name)).status_code == 404
         assert client.get(f"/static/{name}").status_code == 404
 
 
 def test_another_file_is_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    before, known = pages.static_version(), pages.static_files()
-    pages.static_version.cache_clear()
-    monkeypatch.setattr(pages, "static_files", lambda: {**known, "rate.js": (b"", "text/javascript")})
+    before, known = static.static_version(), static.static_files()
+    static.static_version.cache_clear()
+    monkeypatch.setattr(static, "static_files", lambda: {**known, "rate.js": (b"", "text/javascript")})
     try:
-        assert pages.static_version() != before
+        assert static.static_version() != before
     finally:
-        pages.static_version.cache_clear()
+        static.static_version.cache_clear()
 
 
 def test_a_page_names_all_its_scripts_at_once_and_no_others(client: TestClient) -> None:
@@ -125,7 +125,7 @@ def test_a_page_names_all_its_scripts_at_once_and_no_others(client: TestClient) 
         named = re.findall(r'(?:modulepreload" href|src)="/static/\w+/([^"]+)', client.get(path).text)
         wanted, ahead = {script}, [script]
         while ahead:
-            content = pages.static_files()[ahead.pop()][0].decode()
+            content = static.static_files()[ahead.pop()][0].decode()
             for name in set(re.findall(r'from\s*"\./([^"]+)"', content)) - wanted:
                 wanted.add(name)
                 ahead.append(name)
@@ -140,7 +140,7 @@ def test_pages_hold_no_script_and_no_style_of_their_own_and_load_nothing_from_el
         assert re.findall(r"<script(?![^>]*\ssrc=\"/static/)", page) == []
         assert not re.search(r"<style|\sstyle=|\son\w+=", page)
         assert {one for one in re.findall(r"(?:src|href)=\"([^\"]*)", page) if not one.startswith(("/", "#"))} == set()
-    for name, (content, kind) in pages.static_files().items():
+    for name, (content, kind) in static.static_files().items():
         assert b"http" not in content.replace(b"http://www.w3.org/2000/svg", b""), (name, kind)
 
 
