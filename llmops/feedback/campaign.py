@@ -203,7 +203,7 @@ class Gold(Settings):
     """A jsonl of them: `prompt`, `responses` and `expected`, which is a verdict as a rater would give it; with a
     `language` it goes only to those who read it."""
     shown: bool = False
-    """Whether raters see how often they agreed with them."""
+    """Whether raters see how often they agreed with them; told after every ten, so that it gives none away."""
     training: NonNegativeInt = 0
     """Such items a rater is given first, with the right answer told afterwards; they count for nothing."""
 

@@ -20,7 +20,7 @@ from llmops.feedback.events import write_event
 from llmops.feedback.faults import Conflict, LeaseLost
 from llmops.feedback.giving import Giving
 from llmops.feedback.openings import Openings
-from llmops.feedback.taking import Taking
+from llmops.feedback.taking import Taking, gold_right
 from llmops.feedback.tasks import NoTask, Progress, Stored, Task
 from llmops.feedback.verdicts import Given
 from llmops.feedback.writing import writing
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _REAP_S = 1.0
 """Seconds between two looks for leases that ended, while there is other work."""
+GOLD_TOLD = 10
+"""Gold items by which a rater's own agreement with them, where it is shown, moves on."""
 _PACE = 101
 """Newest ratings of a rater from which their usual time is taken."""
 
@@ -186,16 +188,31 @@ class Desk:
             done = connection.execute(self._book.sql.done, mine).scalar() or 0
             totals = connection.execute(self._book.sql.totals, mine).first()
             newest = connection.execute(self._book.sql.pace, mine).scalars().all()
+            shown = settings.gold is not None and settings.gold.shown
+            gold = self._told_gold(connection, mine, 0 if totals is None else totals.gold_of) if shown else None
         times = [json.loads(content)["active_ms"] / 1000 for content in newest]
-        shown = settings.gold is not None and settings.gold.shown
-        right, of = (0, 0) if totals is None else (totals.gold_right, totals.gold_of)
         return Progress(
             wanted=wanted,
             done=self._told(settings, int(done), wanted, totals),
             mine=0 if totals is None else totals.rated,
-            gold=(right, of) if shown else None,
+            gold=gold,
             median_s=median(times) if times else None,
         )
+
+    def _told_gold(self, connection: Connection, mine: dict[str, Any], answered: int) -> tuple[int, int]:
+        """How often a rater was right at gold, and of how many: of full tens, by what they said first. One that counted
+        at once would say which it was and that it was wrong, and one can go back and say something else."""
+        told = answered - answered % GOLD_TOLD
+        if not told:
+            return 0, 0
+        first: dict[str, bool] = {}
+        for row in connection.execute(self._book.sql.gold_said, mine):
+            said = json.loads(row.content)["verdict"]
+            right = gold_right(json.loads(row.expected or "null"), said, json.loads(row.shown))
+            if right is not None:
+                first.setdefault(row.assignment, right)
+        judged = list(first.values())[:told]
+        return sum(judged), len(judged)
 
     def _told(self, campaign: Campaign, done: int, wanted: int, mine: Row[Any] | None) -> int:
         """How many ratings there are, as a rater is told: of their own, as many as the shares of gold and repeats let

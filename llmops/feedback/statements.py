@@ -100,6 +100,19 @@ class Statements:
             .limit(bindparam("pace"))
         )
 
+        self.gold_said = (
+            select(ratings.c.assignment, ratings.c.content, assignments.c.shown, items.c.expected)
+            .join(assignments, assignments.c.id == ratings.c.assignment)
+            .join(items, items.c.id == ratings.c.item)
+            .where(
+                ratings.c.rater == rater,
+                ratings.c.campaign == campaign,
+                ratings.c.said == "verdict",
+                assignments.c.kind == "gold",
+            )
+            .order_by(ratings.c.at, ratings.c.id)
+        )
+
         # Wording and totals
         self.rubric = (
             select(rubrics.c.digest).where(rubrics.c.campaign == campaign).order_by(rubrics.c.place.desc()).limit(1)
