@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import ExceptionContext
 
 Survives = Literal["kill", "power loss"]
-SCHEMA = "0003"
+SCHEMA = "0004"
 """The newest revision in `migrations/versions/`."""
 _BUSY_MS = 10_000
 _CACHE_KIB = 16_384

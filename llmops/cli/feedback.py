@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmops.cli.feedback_data import add_commands
+from llmops.cli import feedback_data, feedback_record
 from llmops.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -230,5 +230,6 @@ def _day(at: float) -> str:
 
 
 def register(app: typer.Typer) -> None:
-    add_commands(feedback)
+    feedback_data.add_commands(feedback)
+    feedback_record.add_commands(feedback)
     app.add_typer(feedback, name="feedback")

@@ -1,4 +1,4 @@
-"""Commands on what people rate and what they said: create, import, list, reword, report, export, erase-rater."""
+"""Commands on what people rate and what they said: create, import, list, reword, report, export."""
 
 from __future__ import annotations
 
@@ -44,7 +44,6 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(report)
     app.command()(export)
     app.command("import-thumbs")(import_thumbs)
-    app.command("erase-rater")(erase_rater)
 
 
 def create(
@@ -376,38 +375,3 @@ def _table(headings: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         shown.add_row(*map(escape, row))
     Console().print(shown)
-
-
-def erase_rater(
-    rater: Annotated[str, typer.Argument(help="The pseudonym, or the login of an account.")],
-    drop_ratings: Annotated[
-        bool, typer.Option("--drop-ratings", help="Their ratings are read no more either, and others are asked again.")
-    ] = False,
-    as_who: Annotated[str, typer.Option("--as", help="Who erases; stands in the record.")] = "service",
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Forget the person behind a pseudonym; say which datasets and models were made with their ratings."""
-    from llmops.lifecycle.erasure import erase
-    from llmops.workspace import Workspace
-
-    if not yes:
-        typer.confirm(f"Forget who {rater} is, for good?", abort=True)
-    done = erase(rater, drop=drop_ratings, actor=as_who, workspace=Workspace.current())
-    if as_json:
-        typer.echo(
-            json.dumps(
-                {"rater": done.rater, "ratings": done.ratings, "dropped": drop_ratings, "exports": list(done.exports),
-                 "models": list(done.models)},
-                indent=2,
-            )
-        )  # fmt: skip
-        return
-    kept = "are read no more" if drop_ratings else "stay, under a name that says nothing"
-    typer.echo(f"{done.rater} is forgotten; {done.ratings} ratings {kept}")
-    for folder in done.exports:
-        typer.echo(f"marked: {folder} was exported with their ratings")
-    for model in done.models:
-        typer.echo(f"marked: {model} was trained on them")
-    if done.exports and drop_ratings:
-        typer.echo("next: export again, and train again what must not hold them")

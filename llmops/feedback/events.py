@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from llmops.feedback import audit
 from llmops.feedback.items import Event
 from llmops.feedback.tables import table
 
@@ -28,10 +29,11 @@ def write_event(
     detail: Mapping[str, Any] | None = None,
 ) -> None:
     """Add one; it stands once the transaction does."""
+    name = uuid4().hex
     connection.execute(
         table("rating_events").insert(),
         {
-            "id": uuid4().hex,
+            "id": name,
             "campaign": campaign,
             "at": at,
             "kind": kind,
@@ -40,6 +42,8 @@ def write_event(
             "detail": json.dumps(detail or {}, ensure_ascii=False),
         },
     )
+    if kind not in audit.OF_LEASES:
+        audit.note(connection, name)
 
 
 def events(

@@ -1,7 +1,7 @@
 """The tables of the rating service. Rows are only added; what changes in time is an event, or a new row that names the
 old one. Two exceptions, each for a reason: `people`, `raters` and what hangs on them can be erased; `openings`,
 `leases`, `campaign_totals` and `rater_totals` are no records but indexes of what is free, what is out and how much
-there is, which `llmops.feedback.rebuilding` makes anew from the others at any time.
+there is, which `llmops.feedback.rebuilding` makes anew from the others at any time; nor is `events_to_link`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @cache
 def metadata() -> MetaData:
-    """All of them, as `migrations/versions/0003_feedback.py` makes them."""
+    """All of them, as `migrations/versions/` 0003 and 0004 make them."""
     from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, MetaData, Table, Text, text
 
     gold, free = text("kind = 'gold'"), text("free > 0")
@@ -114,6 +114,19 @@ def metadata() -> MetaData:
         Column("detail", Text, nullable=False),  # JSON
         Index("rating_events_subject", "subject"),
         Index("rating_events_campaign", "campaign", "kind", "at"),
+    )
+    Table(
+        "event_links",  # the chain over those events, leases left out; see `audit`
+        known,
+        Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+        Column("event", Text, nullable=False, unique=True),
+        Column("previous", Text, nullable=False),
+        Column("digest", Text, nullable=False),
+    )
+    Table(
+        "events_to_link",
+        known,
+        Column("event", Text, primary_key=True),
     )
     Table(
         "raters",
@@ -217,6 +230,7 @@ def metadata() -> MetaData:
         Column("campaign", Text, primary_key=True),
         Column("rater", Text, primary_key=True),
         Column("at", Double, nullable=False),
+        Index("memberships_rater", "rater"),
     )
     return known
 

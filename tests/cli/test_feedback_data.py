@@ -15,6 +15,7 @@ from llmops.cli.feedback import feedback
 from llmops.database import open_database
 from llmops.errors import LlmopsError
 from llmops.feedback.desk import Desk
+from llmops.feedback.events import events
 from llmops.feedback.faults import RubricChanged
 from llmops.feedback.raters import add_rater
 from llmops.feedback.tasks import Task
@@ -74,6 +75,7 @@ def test_a_campaign_from_its_file_to_rows_and_back(campaign: Path, workspace: Pa
     assert (more["campaign"], more["items"]) == ("small", 2)
     assert rate_all(Desk(open_database(Workspace(workspace))), workspace) == 5
     (small,) = told("list")
+    assert small["half_made"] is False
     assert (small["items"], small["wanted"], small["done"], small["raters"]) == (5, 5, 5, 1)
     sheet = tmp_path / "ratings.csv"
     found = told("report", "small", "--sheet", str(sheet))
@@ -84,6 +86,10 @@ def test_a_campaign_from_its_file_to_rows_and_back(campaign: Path, workspace: Pa
     done = told("erase-rater", "r-ann", "--drop-ratings", "--yes")
     assert (done["rater"], done["ratings"], done["exports"]) == ("r-ann", 5, [str(tmp_path / "out")])
     assert (told("list")[0]["done"], told("report", "small")["ratings"]) == (0, 0)
+    audit = told("verify")
+    assert audit["events"] == len(list(events(open_database(Workspace(workspace)))))
+    assert told("verify", "--contains", audit["head"]) == audit
+    assert run("verify").splitlines()[0] == f"{audit['events']} events, each as it was written"
 
 
 def test_every_table_says_what_is_next(desk: Desk, workspace: Path, tmp_path: Path) -> None:

@@ -48,7 +48,12 @@ from tests.feedback.small_campaigns import (
     start,
 )
 
-ADDED_ONLY = ("campaign_rubrics", "rated_items", "rated_responses", "assignments", "ratings", "rating_events")
+ADDED_ONLY = {
+    **dict.fromkeys(("campaign_rubrics", "rated_items", "assignments", "ratings", "rating_events"), "campaign"),
+    "rated_responses": "text",
+    "event_links": "event",
+}
+"""Tables, each with a column to be changed."""
 
 
 def rate_all(engine: Engine, rater: str, *, most: int = 1_000) -> None:
@@ -67,13 +72,12 @@ def test_records_can_only_be_added_to(both: Engine) -> None:
     start(both, 2, raters=["ann"])
     rate_all(both, "ann")
     pause(both, "c", "ann", actor="owner")
-    changes = ["UPDATE {} SET campaign = 'd'", "DELETE FROM {}"]
+    changes = ["UPDATE {} SET {} = 'd'", "DELETE FROM {}"]
     changes += ["TRUNCATE {}"] if both.dialect.name == "postgresql" else []
-    for name in ADDED_ONLY:
+    for name, column in ADDED_ONLY.items():
         for change in changes:
-            change = change.replace("campaign", "text") if name == "rated_responses" else change
             with pytest.raises(DatabaseError, match=f"rows of {name} can only be added"), both.begin() as connection:
-                connection.execute(text(change.format(name)))
+                connection.execute(text(change.format(name, column)))
 
 
 def test_the_tables_are_as_the_migration_makes_them(both: Engine) -> None:
