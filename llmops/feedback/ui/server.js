@@ -1,4 +1,5 @@
-// Requests to our own server. A server that does not answer, or says that it cannot now, is `Away`.
+// Requests to our own server. A server that does not answer, or says that it cannot now, is `Away`; so is one whose answer
+// breaks off, or is no answer of ours, such as the page of a network that wants a login first.
 
 export class Away extends Error {
   constructor(message, waitMs = 0) {
@@ -23,7 +24,7 @@ async function once(method, path, body, keepalive) {
     headers["x-csrf-token"] = token().content;
     headers["content-type"] = "application/json";
   }
-  let response, data;
+  let response, text;
   try {
     response = await fetch(path, {
       method,
@@ -35,14 +36,24 @@ async function once(method, path, body, keepalive) {
       redirect: "error",
       signal: AbortSignal.timeout(20_000),
     });
-    data = await response.json().catch(() => ({}));
+    text = await response.text();
   } catch (error) {
     throw new Away(String(error));
   }
   if (response.status === 429 || response.status === 408 || response.status >= 500) {
     throw new Away(`status ${response.status}`, 1000 * (Number(response.headers.get("retry-after")) || 0));
   }
-  return { status: response.status, data };
+  const data = parsed(text);
+  if (response.ok && !data) throw new Away("what came is no answer of this server");
+  return { status: response.status, data: data ?? {} };
+}
+
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
 }
 
 // After a login in another tab this page's token is of a session that has ended.

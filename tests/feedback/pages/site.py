@@ -29,6 +29,7 @@ POLICY = (
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'; report-uri /csp-reports"
 )
 CSRF = "token-of-this-session"
+ELSEWHERE = b"<!doctype html><title>Welcome</title><p>Log in to this network."
 
 
 @dataclass
@@ -127,12 +128,15 @@ class Site:
         answering: False makes it answer 503, as behind a proxy whose service is away.
         taking: False answers 503 to ratings alone, as a server that comes back just after they were tried.
         swallowing: the next so many ratings are stored, and their answers lost.
+        breaking: paths whose next answer, by what is to come of it, breaks off in the middle ("body"), as where the
+            server is killed just then, or is a page of somebody else ("page").
         reports: what browsers reported against the page's policy.
     """
 
     def __init__(self, desk: Any, offered: Sequence[Offered] = ()) -> None:
         self.desk, self.offered = desk, offered
         self.logged_in, self.answering, self.taking, self.swallowing = True, True, True, 0
+        self.breaking: dict[str, str] = {}
         self.csrf = CSRF
         self.name = "rater"
         self.reports: list[str] = []
@@ -176,6 +180,8 @@ class Site:
             self.logged_in, self.csrf = True, f"{CSRF}-2"
             return HTMLResponse(f'<!doctype html><title>in</title><a id="on" href="{next}">on</a>')
 
+        breaks: Any = Breaks
+        app.add_middleware(breaks, breaking=self.breaking)
         app.include_router(rating_routes(self.desk, who, lambda rater: self.offered))
         return app
 
@@ -193,6 +199,35 @@ class Site:
         """Close all connections at once, and answer no more."""
         self._server.force_exit = self._server.should_exit = True
         self._thread.join()
+
+
+class Breaks:
+    """ASGI middleware that breaks answers as `Site.breaking` says, each once."""
+
+    def __init__(self, app: Any, *, breaking: dict[str, str]) -> None:
+        self._app, self._breaking = app, breaking
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        how = self._breaking.pop(scope["path"], None) if scope["type"] == "http" else None
+        if how is None:
+            await self._app(scope, receive, send)
+            return
+
+        async def broken(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                await send(message)
+            else:  # less than the length that the head told: the connection is closed
+                await send({**message, "body": message["body"][: len(message["body"]) // 2], "more_body": True})
+                raise ConnectionResetError
+
+        async def page(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                head = [(b"content-type", b"text/html"), (b"content-length", b"%d" % len(ELSEWHERE))]
+                await send({"type": "http.response.start", "status": 200, "headers": head})
+                await send({"type": "http.response.body", "body": ELSEWHERE})
+
+        with contextlib.suppress(ConnectionResetError):
+            await self._app(scope, receive, broken if how == "body" else page)
 
 
 @contextlib.contextmanager
