@@ -199,12 +199,12 @@ class Desk:
             median_s=median(times) if times else None,
         )
 
-    def _told_gold(self, connection: Connection, mine: dict[str, Any], answered: int) -> tuple[int, int]:
+    def _told_gold(self, connection: Connection, mine: dict[str, Any], answered: int) -> tuple[int, int] | None:
         """How often a rater was right at gold, and of how many: of full tens, by what they said first. One that counted
         at once would say which it was and that it was wrong, and one can go back and say something else."""
         told = answered - answered % GOLD_TOLD
         if not told:
-            return 0, 0
+            return None
         first: dict[str, bool] = {}
         for row in connection.execute(self._book.sql.gold_said, mine):
             said = json.loads(row.content)["verdict"]

@@ -75,8 +75,8 @@ class Progress:
         done: of those, ratings there are; where known items are mixed in, what the rater's own add is estimated, so
             that it does not say which those were.
         mine: ratings of this rater, skipped ones not counted.
-        gold: how many of this rater's gold items agreed at first, and of how many, in full tens; None where the
-            campaign does not show it.
+        gold: how many of this rater's gold items agreed at first, and of how many, in full tens; None before the
+            first ten, and where the campaign does not show it.
         median_s: this rater's median active time an item; None before the first.
     """
 
