@@ -17,7 +17,9 @@ from safetensors.torch import load_file
 from llmops.errors import TrainingStopped
 from llmops.finetune.job import Job, read_outcome, read_steps
 from llmops.finetune.launch import launch, torchrun_command
+from llmops.finetune.teacher import TeacherModel
 from tests.finetune.alone import alone, ranks, together
+from tests.finetune.small_models import make_random_base
 from tests.finetune.small_preferences import a_preference_recipe, make_preference_stores
 from tests.finetune.small_runs import PAD, Stores, a_recipe, as_source, make_stores
 from tests.killable import KILLABLE, killable
@@ -159,6 +161,28 @@ def test_two_processes_prefer_what_one_does(
     first, second = weights(runs[1]), weights(runs[2])
     for name in first:
         torch.testing.assert_close(first[name], second[name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("parallel", SHARDING)
+def test_two_processes_learn_from_a_teacher_what_one_does(
+    random_base: Path, stores: Stores, tmp_path: Path, parallel: str
+) -> None:
+    """Each holds the teacher whole, and asks it about its own rows."""
+    make_random_base(tmp_path / "teacher", tied=False, layers=3, hidden=96)
+    teacher = TeacherModel(as_source(tmp_path / "teacher"), None)
+    logits = {"alpha": 0.5, "temperature": 2.0}
+    method = {"kind": "distill", "teacher": {"model": "teacher"}, "logits": logits}
+    calm: dict[str, Any] = {"optimizer": {"learning_rate": 1e-4, "epsilon": 1e-6}, "schedule": {"steps": 4}}
+    runs = {}
+    for world, kind in ((1, "ddp"), (2, parallel)):
+        recipe = a_recipe(method=method, batch={"per_device": 2}, parallel={"kind": kind}, **calm)
+        runs[world] = tmp_path / str(world)
+        runs[world].mkdir()
+        Job(recipe, as_source(random_base), stores.folder, "sdpa", False, PAD, teacher).write(runs[world])
+        launch(runs[world], world=1) if world == 1 else together(runs[world])
+    assert_same_training(runs[1], runs[2])
+    for left, right in zip(read_steps(runs[1]), read_steps(runs[2]), strict=True):
+        assert left.measures == pytest.approx(right.measures, abs=1e-5)
 
 
 @pytest.mark.parametrize("parallel", SHARDING)
