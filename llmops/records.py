@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,6 +58,10 @@ class SourceUse:
     digest: str
     rows: int
     files: tuple[str, ...] = ()
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON holds it; `files` only where there are some."""
+        return {key: list(value) if key == "files" else value for key, value in asdict(self).items() if value != ()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,7 +201,7 @@ def _remove_stale(objects: Path) -> None:
 def keep(version: DatasetVersion, key: str, work: Path, objects: Path, cache: Path) -> DatasetVersion:
     """Give the finished work folder its name and remember which section it answers."""
     written = {name: getattr(version, name) for name in ("digest", "rows")}
-    written |= {"key": key, "sources": [asdict(use) for use in version.sources]}
+    written |= {"key": key, "sources": [use.plain() for use in version.sources]}
     written |= {"findings": [asdict(found) for found in version.findings]}
     if version.teacher:
         written["teacher"] = dict(version.teacher)

@@ -302,7 +302,7 @@ def train_run(
             "base_revision": base.revision,
             "base_digest": base.digest,
             "dataset": dataset.digest,
-            "sources": [asdict(source) for source in dataset.sources],
+            "sources": [source.plain() for source in dataset.sources],
             **({"teacher": taught} if (taught := _teacher_of(dataset, teacher)) else {}),
             "licences": [dict(one) for one in licences],
             "template": tokens.report.template_digest,

@@ -146,7 +146,7 @@ def test_a_folder_of_exports_is_known_by_its_files(registering: Workspace, tmp_p
         version = prepare(section, objects=place.objects, cache=place.cache)
         read = load_version(version_folder(place.objects, version.digest)).sources
         assert read == version.sources
-        found.append(trained(place, tmp_path / name, len(found) + 1.0, sources=[asdict(one) for one in read]))
+        found.append(trained(place, tmp_path / name, len(found) + 1.0, sources=[one.plain() for one in read]))
     done = erase("small.ann", drop=False, actor="admin", workspace=place)
     assert done.models == ("models:/folder/1",)
 
