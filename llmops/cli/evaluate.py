@@ -119,7 +119,7 @@ def evaluate(
         else:
             subject = loaded(model, workspace, listener, through=engine, keep=not no_cache)
         said = None if no_cache else workspace.cache / "judged"
-        verdict = None
+        verdict, stands = None, False
         if rules is None:
             found = measure(subject, asked, folder=folder, listener=listener, tasks=tasks, limit=limit, judged=said)
         else:
@@ -138,14 +138,18 @@ def evaluate(
             write_json(folder / f"verdict-{verdict.digest[:12]}.json", plain(verdict))
             # What was answered elsewhere, in part, or compared with something else is no ground for a promotion.
             whole = limit is None and answers is None and endpoint is None and against is None
-            if whole and kept(verdict, model, workspace=workspace):
+            stands = whole and kept(verdict, model, workspace=workspace)
+            if stands:
                 listener.say(f"verdict {verdict.digest[:12]} stands with {model}; an approval can rest on it")
     _write(found, verdict, junit, markdown)
     if as_json:
         typer.echo(json.dumps(_plain(found, verdict), indent=2, ensure_ascii=False))
     else:
         _print(found, verdict)
-        typer.echo(f"next: {_next(model, suites, found, is_loaded=answers is None and endpoint is None)}")
+        if stands and verdict is not None and verdict.result == "PASS":
+            typer.echo(f"next: llmops models approve {model} --as SOMEBODY-ELSE")
+        else:
+            typer.echo(f"next: {_next(model, suites, found, is_loaded=answers is None and endpoint is None)}")
     if verdict is not None:
         from llmops.eval.verdict import EXIT_CODES
 

@@ -103,7 +103,7 @@ def drain() -> None:
     from llmops.workspace import Workspace
 
     said = ask("drain", workspace=Workspace.current())
-    typer.echo(f"the gateway ends after {said['under_way']} requests under way")
+    typer.echo(f"the gateway ends; requests under way, which are finished: {said['under_way']}")
 
 
 def register(app: typer.Typer) -> None:

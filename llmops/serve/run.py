@@ -175,7 +175,7 @@ class Service:
         await asyncio.wait({answering, watching, ending}, return_when=asyncio.FIRST_COMPLETED)
         if ending.done():
             drain_s = self.fleet.settings.limits.drain_s
-            self.listener.say(f"ending: {self.fleet.in_flight} requests under way get up to {drain_s:g} s")
+            self.listener.say(f"ending: requests under way, which get up to {drain_s:g} s: {self.fleet.in_flight}")
             draining = asyncio.create_task(self.app.drain())
             # A second Ctrl-C cuts what is under way.
             asyncio.get_running_loop().add_signal_handler(signal.SIGINT, draining.cancel)

@@ -94,7 +94,7 @@ def test_status_shows_each_replica_with_its_version_and_why(workspace: Path) -> 
 
 def test_drain_says_how_many_are_waited_for(workspace: Path) -> None:
     with gateway(workspace) as told:
-        assert "ends after 4 requests under way" in invoke("drain")
+        assert "requests under way, which are finished: 4" in invoke("drain")
     assert told == ["drain"]
 
 

@@ -122,17 +122,20 @@ def test_a_version_judged_later_keeps_its_verdict(site: Site, monkeypatch: pytes
     gate = site.folder / "lenient.yaml"
     gate.write_text("against: champion\nrules:\n  - {suite: small, metric: bleu, no_worse_by: 1}\n")
 
-    def judged(*options: str) -> None:
+    def judged(*options: str) -> str:
+        """The last line that was told."""
         app = typer.Typer()
         evaluate.register(app)
         arguments = ["models:/small/1", f"{site.folder}/suite.yaml", "--gate", str(gate), *options]
-        assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+        told = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        assert told.exit_code == 0
+        return told.stdout.splitlines()[-1]
 
     for in_part in (["--limit", "3"], ["--against", "none"]):
-        judged(*in_part)
+        assert judged(*in_part).startswith("next: llmops compare ")
         with pytest.raises(InputError, match="is FAIL"):
             promote.approve(failed.version, "another person", workspace=site.workspace)
-    judged()
+    assert judged() == "next: llmops models approve models:/small/1 --as SOMEBODY-ELSE"
     made = promote.approve(failed.version, "another person", workspace=site.workspace)
     assert made.verdict == verdicts_of(open_database(site.workspace), str(failed.version.digest))[-1].digest
 
