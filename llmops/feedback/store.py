@@ -234,6 +234,7 @@ def add_items(
     items: Iterable[NewItem],
     *,
     at: float | None = None,
+    after: int | None = None,
     on_added: Callable[[int], None] = lambda added: None,
 ) -> int:
     """Add items in the order they come, `AT_ONCE` of them in a transaction; returns how many.
@@ -241,10 +242,12 @@ def add_items(
     What is added stays where a later one fails; `count_items` says how many there are.
 
     Args:
+        after: how many items the campaign has, and no more than these are added to; None: however many.
         on_added: hears how many are added so far, after each transaction.
 
     Raises:
-        InputError: an item does not fit the campaign: number of responses, gold without an expected verdict.
+        InputError: an item does not fit the campaign (number of responses, gold without an expected verdict), or
+            somebody else added items since `after` was read.
     """
     settings = campaign_named(engine, campaign)
     rubric = rubrics(engine, campaign)[-1]
@@ -254,7 +257,7 @@ def add_items(
         for one in batch:
             _check_item(settings, rubric, one)
         with writing(engine, campaign=campaign) as connection:
-            _write_items(connection, settings, batch, now)
+            _write_items(connection, settings, batch, now, None if after is None else after + added)
         added += len(batch)
         on_added(added)
     return added
@@ -292,12 +295,19 @@ def _check_item(campaign: Campaign, rubric: Rubric, item: NewItem) -> None:
         raise InputError(f"an item needs at least one rating, not {item.overlap}", fix="raise its overlap")
 
 
-def _write_items(connection: Connection, campaign: Campaign, items: Sequence[NewItem], now: float) -> None:
+def _write_items(
+    connection: Connection, campaign: Campaign, items: Sequence[NewItem], now: float, after: int | None
+) -> None:
     from sqlalchemy import select, update
 
     totals = table("campaign_totals")
     of_campaign = totals.c.campaign == campaign.name
     state = connection.execute(select(totals).where(of_campaign).with_for_update()).one()
+    if after is not None and state.size != after:
+        raise InputError(
+            f"somebody else puts items into campaign {campaign.name!r} at this moment",
+            fix="wait until that is done, and run the command again",
+        )
     languages = {str(one) for one in json.loads(state.languages)}
     rows: list[dict[str, Any]] = []
     responses: list[dict[str, Any]] = []

@@ -78,7 +78,7 @@ def create(file: Path, *, workspace: Workspace, listener: Listener, dry_run: boo
         if interrupted is None:
             begin(engine, campaign, rubric, beginning)
         add_items(
-            engine, campaign.name, [*items, *gold][there:],
+            engine, campaign.name, [*items, *gold][there:], after=there,
             on_added=lambda done: listener.advance("storing items", there + done, len(items) + len(gold)),
         )  # fmt: skip
         if any(made.ratings):

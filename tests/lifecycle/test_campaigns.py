@@ -139,6 +139,26 @@ def test_a_half_made_campaign_is_completed_by_the_same_draw_alone(
     assert (everything[: len(there)], len(everything), len(set(everything))) == (there, 20, 20)
 
 
+def test_of_two_that_make_one_campaign_one_is_told_and_no_item_is_there_twice(
+    place: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "AT_ONCE", 2)
+    file = small(tmp_path)
+
+    class Second(Silent):
+        """Another process makes the same campaign while this one is at it."""
+
+        def advance(self, what: str, done: int, total: int | None) -> None:
+            if (what, done) == ("storing items", 2):
+                create(file, workspace=place, listener=Silent())
+
+    with pytest.raises(InputError, match="somebody else puts items into campaign 'small'"):
+        create(file, workspace=place, listener=Second())
+    everything = list(identities(open_database(place), "small"))
+    assert len(everything) == len(set(everything)) == 6
+    assert report_on(open_database(place), "small").ratings == 18
+
+
 def test_rows_that_are_there_are_not_added_again(place: Workspace, tmp_path: Path) -> None:
     create(small(tmp_path), workspace=place, listener=Silent())
     source = FromRows(
