@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, delete, insert, text, update
 
+from llmops.database import open_database
 from llmops.errors import EnvironmentFault, InputError
 from llmops.feedback.audit import Audit, verify
 from llmops.feedback.desk import Desk
@@ -19,6 +21,7 @@ from llmops.feedback.store import reopen
 from llmops.feedback.tables import table
 from llmops.feedback.tasks import Task
 from llmops.feedback.writing import writing
+from llmops.workspace import Workspace
 from tests.feedback.small_campaigns import Clock, start
 
 
@@ -161,3 +164,27 @@ def test_what_is_taken_back_leaves_no_link(both: Engine) -> None:
     with pytest.raises(ZeroDivisionError):
         taken_back()
     assert verify(both) == before
+
+
+def test_what_was_done_before_there_was_a_chain_is_its_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database of the version before, with its events, opened by this one."""
+    from alembic import command
+
+    monkeypatch.delenv("LLMOPS_DATABASE_URL", raising=False)
+    home = Workspace(tmp_path / "home")
+    upgrade = command.upgrade
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "upgrade", lambda config, _: upgrade(config, "0003"))
+        old = open_database(home)
+        with old.begin() as connection:
+            for number, kind in enumerate(["paused", "extended", "resumed"]):
+                event = {"id": f"e{number}", "campaign": "c", "at": 3.0 - number, "kind": kind, "subject": "ann"}
+                connection.execute(insert(table("rating_events")), {**event, "actor": "owner", "detail": "{}"})
+        old.dispose()
+    engine = open_database(home)
+    assert verify(engine).events == 2
+    with writing(engine, campaign="c") as connection:
+        write_event(connection, "paused", "ann", at=4.0, campaign="c", actor="owner")
+    assert verify(engine).events == 3
