@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,17 @@ import pytest
 import typer
 
 from llmops.cli.feedback import feedback
+from llmops.config import load
 from llmops.database import open_database
 from llmops.errors import LlmopsError
+from llmops.feedback.campaign import Campaign
 from llmops.feedback.desk import Desk
 from llmops.feedback.events import events
 from llmops.feedback.faults import RubricChanged
+from llmops.feedback.making import Beginning, begin
 from llmops.feedback.raters import add_rater
 from llmops.feedback.tasks import Task
+from llmops.rubric import load_rubric
 from llmops.workspace import Workspace
 from tests.cli.feedback_command import run
 from tests.feedback.small_campaigns import given
@@ -90,6 +95,16 @@ def test_a_campaign_from_its_file_to_rows_and_back(campaign: Path, workspace: Pa
     assert audit["events"] == len(list(events(open_database(Workspace(workspace)))))
     assert told("verify", "--contains", audit["head"]) == audit
     assert run("verify").splitlines()[0] == f"{audit['events']} events, each as it was written"
+
+
+def test_what_was_left_half_made_is_told_and_completed(campaign: Path, workspace: Path) -> None:
+    settings = load(campaign, Campaign, what="campaign")
+    begin(open_database(Workspace(workspace)), settings, load_rubric(Path(settings.rubric)), Beginning(time.time(), 7))
+    assert (told("list")[0]["items"], told("list")[0]["half_made"]) == (0, True)
+    assert "small is being made, or was left half-made" in run("list")
+    made = told("create", str(campaign))
+    assert (made["items"], made["notes"]) == (3, ["the making of small was interrupted after 0 of 3 items"])
+    assert (told("list")[0]["items"], told("list")[0]["half_made"]) == (3, False)
 
 
 def test_every_table_says_what_is_next(desk: Desk, workspace: Path, tmp_path: Path) -> None:
