@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from llmops.errors import EnvironmentFault, InputError, LlmopsError
 from llmops.feedback.accounts import Accounts
 from llmops.feedback.cookies import Cookies
-from llmops.feedback.door import HEADERS, SAFE, Door
+from llmops.feedback.door import SAFE, Door, headers_of
 from llmops.feedback.entrance import (
     Entrance,
     Render,
@@ -131,7 +131,7 @@ def application(
         elsewhere=elsewhere,
     )
     static: Any = Static
-    app.add_middleware(static, headers=HEADERS)
+    app.add_middleware(static, headers=headers_of(entrance.service))
     return app
 
 

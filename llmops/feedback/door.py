@@ -53,6 +53,11 @@ _LOOKING = 4
 _HTTPS = {"strict-transport-security": "max-age=31536000"}
 
 
+def headers_of(service: FeedbackService) -> dict[str, str]:
+    """What every answer says to browsers."""
+    return {**HEADERS, **(_HTTPS if service.https else {})}
+
+
 class Door:
     """ASGI middleware around the whole application."""
 
@@ -100,7 +105,7 @@ class Door:
             if message["type"] == "http.response.start":
                 begun = True
                 headers = MutableHeaders(scope=message)
-                for name, value in {**HEADERS, **(_HTTPS if self._service.https else {})}.items():
+                for name, value in headers_of(self._service).items():
                     headers.setdefault(name, value)
             await send(message)
 

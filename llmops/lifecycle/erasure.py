@@ -17,10 +17,9 @@ from llmops.feedback.tables import table
 from llmops.feedback.writing import writing
 from llmops.files import write_json
 from llmops.lifecycle.exports import EXPORTED
-from llmops.lifecycle.lineage import every_version
+from llmops.lifecycle.lineage import ancestors_of, every_version, made_from
 from llmops.records import RunManifest
 from llmops.registry.decisions import chain
-from llmops.registry.lineage import descendants
 from llmops.registry.promote import mark_erased
 from llmops.registry.run_records import manifest_of
 from llmops.registry.store import ModelVersion
@@ -88,15 +87,9 @@ def mark_new(version: ModelVersion, manifest: RunManifest, *, workspace: Workspa
     read = {one.subject for one in events(engine, kind=EXPORTED) if used & set(one.detail["files"].values())}
     found = {mark.detail["rater"]: mark.detail["dropped"] for mark in marks if mark.subject in read}
     reasons = [_reason(rater, drop=dropped) for rater, dropped in found.items()]
-    if base := version.tags.get("llmops.base_digest"):
-        reasons += [
-            reason
-            for parent in every_version(workspace)
-            if parent.digest == base
-            for reason in _marked(engine, parent)
-            if reason not in reasons
-        ]
-    _mark_model(engine, version, reasons, SERVICE, workspace)
+    for ancestor in ancestors_of(version, workspace=workspace):
+        reasons += _marked(engine, ancestor)
+    _mark_model(engine, version, list(dict.fromkeys(reasons)), SERVICE, workspace)
     return tuple(dict.fromkeys(_rater(reason) for reason in reasons))
 
 
@@ -162,12 +155,10 @@ def _holds(folder: Path, digest: str) -> bool:
 def _trained_on(exports: Collection[Event], workspace: Workspace) -> Iterator[ModelVersion]:
     """Versions whose runs read a file of these exports, and what was made from them."""
     files = {digest for one in exports for digest in one.detail["files"].values()}
-    versions = every_version(workspace)
     digests = set()
-    for version in versions:
+    for version in every_version(workspace):
         manifest = manifest_of(version, workspace=workspace)
         if manifest is not None and files & _files_used(manifest):
-            digests.add(version.digest)
+            digests.add(version.digest or "")
             yield version
-    made = descendants({one for one in digests if one}, versions)
-    yield from (one.version for root in made for one in root.every())
+    yield from made_from(digests, workspace=workspace)

@@ -84,9 +84,8 @@ class Saw:
 def lineage_of(version: ModelVersion, *, workspace: Workspace) -> Lineage:
     """Everything a version was made of, and everything that was made of it or said about it."""
     versions = every_version(workspace)
-    merged = _merged(workspace)
-    adapters = {one.digest: one.adapter for one in merged}
-    origin = ancestry(version, versions, partial(manifest_of, workspace=workspace), adapters)
+    merged = _merged(workspace, versions)
+    origin = _origin(version, versions, merged, workspace)
     made, derived = _made_of({version.digest or ""}, versions, merged)
     engine = open_database(workspace)
     tokenizer = place_of(workspace, version.digest) / "tokenizer.json" if version.digest else None
@@ -121,7 +120,7 @@ def who_saw(wanted: Wanted, *, workspace: Workspace) -> Saw:
     there = {short(folder) for folder in folders(workspace.objects)}
     models = [one for one in versions if one.tags.get("llmops.data", "")[:_DATASET_DIGITS] in holding]
     digests = {one.digest for one in models if one.digest}
-    made, derived = _made_of(digests, versions, _merged(workspace))
+    made, derived = _made_of(digests, versions, _merged(workspace, versions))
     return Saw(
         places=found,
         runs=[one for one in runs if (one.dataset or "")[:_DATASET_DIGITS] in holding],
@@ -131,6 +130,20 @@ def who_saw(wanted: Wanted, *, workspace: Workspace) -> Saw:
         deleted=sorted(one for one in datasets if one and one[:_DATASET_DIGITS] not in there),
         searched=len(there),
     )
+
+
+def ancestors_of(version: ModelVersion, *, workspace: Workspace) -> list[ModelVersion]:
+    """The versions a version was made from, the nearest first, through merged folders that nobody registered too."""
+    versions = every_version(workspace)
+    line = _origin(version, versions, _merged(workspace, versions), workspace).line()
+    return [one.version for one in line][1:]
+
+
+def made_from(digests: Collection[str], *, workspace: Workspace) -> list[ModelVersion]:
+    """The versions made of artifacts with these digests, and of those in turn, through merged folders too."""
+    versions = every_version(workspace)
+    made, _ = _made_of(digests, versions, _merged(workspace, versions))
+    return [one.version for root in made for one in root.every()]
 
 
 def every_version(workspace: Workspace) -> list[ModelVersion]:
@@ -157,20 +170,29 @@ class _Merged:
     base: str
 
 
-def _merged(workspace: Workspace) -> list[_Merged]:
+def _origin(
+    version: ModelVersion, versions: Sequence[ModelVersion], merged: Sequence[_Merged], workspace: Workspace
+) -> Ancestor:
+    adapters = {one.digest: one.adapter for one in merged}
+    return ancestry(version, versions, partial(manifest_of, workspace=workspace), adapters)
+
+
+def _merged(workspace: Workspace, versions: Sequence[ModelVersion]) -> list[_Merged]:
+    """Those in the workspace, and those that a version was trained from, wherever they were put."""
+    places = (workspace.objects / "models", workspace.runs)
+    files = [file for place in places for file in sorted([*place.glob(f"*/{MERGED}"), *place.glob(f"*/*/{MERGED}")])]
+    manifests = (manifest_of(one, workspace=workspace) for one in versions)
+    files += [Path(one.lineage["base"]) / MERGED for one in manifests if one is not None and one.lineage.get("base")]
     found = []
-    for place in (workspace.objects / "models", workspace.runs):
-        for file in sorted([*place.glob(f"*/{MERGED}"), *place.glob(f"*/*/{MERGED}")]):
-            try:
-                record = json.loads(file.read_text(encoding="utf-8")).get("merged_from") or {}
-            except (OSError, ValueError):
-                continue
-            digest = cached_digest(file.parent, workspace.cache)
-            found.append(
-                _Merged(
-                    file.parent, digest, str(record.get("adapter_digest") or ""), str(record.get("base_digest") or "")
-                )
-            )
+    for file in {file.resolve(): file for file in files}.values():
+        try:
+            record = json.loads(file.read_text(encoding="utf-8")).get("merged_from") or {}
+        except (OSError, ValueError):
+            continue
+        digest = cached_digest(file.parent, workspace.cache)
+        found.append(
+            _Merged(file.parent, digest, str(record.get("adapter_digest") or ""), str(record.get("base_digest") or ""))
+        )
     return found
 
 

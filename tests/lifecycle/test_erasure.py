@@ -17,13 +17,14 @@ from llmops.database import open_database
 from llmops.events import Silent
 from llmops.feedback.events import events
 from llmops.feedback.faults import NotThere
-from llmops.files import file_digest, write_json
+from llmops.files import file_digest, folder_digest, write_json
 from llmops.lifecycle import erasure, exports
 from llmops.lifecycle.campaigns import create
 from llmops.lifecycle.erasure import erase, mark_new
 from llmops.lifecycle.exports import EXPORTED, export
 from llmops.records import RunManifest
 from llmops.registry.decisions import chain, sentence
+from llmops.registry.licence_chain import MERGED
 from llmops.registry.promote import aliases_of
 from llmops.registry.store import ModelVersion, register
 from llmops.workspace import Workspace
@@ -40,13 +41,15 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
 
 def trained(
-    place: Workspace, folder: Path, weight: float, *, sources: list[dict[str, Any]], base_digest: str | None = None
+    place: Workspace, folder: Path, weight: float, *, sources: list[dict[str, Any]], base: Path | None = None
 ) -> tuple[ModelVersion, RunManifest]:
-    """A registered version, called as its folder is, that was trained on these sources."""
-    more = {"identity": {"base": base_digest}} if base_digest else {}
-    manifest = manifest_of(
-        write_model(folder, weight), digest=folder.name[0] * 64, lineage={"sources": sources}, **more
-    )
+    """A registered version, called as its folder is, that was trained on these sources, from the model in `base`."""
+    lineage: dict[str, Any] = {"sources": sources}
+    more: dict[str, Any] = {"lineage": lineage}
+    if base is not None:
+        lineage |= {"base": str(base), "base_digest": folder_digest(base)}
+        more["identity"] = {"base": lineage["base_digest"]}
+    manifest = manifest_of(write_model(folder, weight), digest=folder.name[0] * 64, **more)
     write_json(folder / "manifest.json", asdict(manifest))
     return register(folder.name, folder, manifest, workspace=place), manifest
 
@@ -116,18 +119,33 @@ def test_what_is_trained_on_a_marked_export_later_is_marked_as_well(registering:
     assert chain(open_database(place), "other") == []
 
 
-def test_what_is_made_of_a_marked_version_later_is_marked_as_well(registering: Workspace, tmp_path: Path) -> None:
+def merged_of(version: ModelVersion, folder: Path) -> Path:
+    """A folder as `llmops merge` leaves it, wherever it was told to put it."""
+    write_model(folder, 9.0)
+    write_json(folder / MERGED, {"merged_from": {"adapter_digest": version.digest, "base_digest": "0" * 64}})
+    return folder
+
+
+@pytest.mark.parametrize("through", ["itself", "a merged folder"])
+def test_what_is_made_of_a_marked_version_is_marked_as_well(
+    registering: Workspace, tmp_path: Path, through: str
+) -> None:
+    """Whether it was made before somebody was erased or after."""
     place = registering
     rows = tmp_path / "out" / "train.jsonl"
     export("small", "dpo", tmp_path / "out", workspace=place)
     used = {"source": str(rows), "digest": file_digest(rows), "rows": 6}
     version, _ = trained(place, tmp_path / "first", 1.0, sources=[used])
-    erase("small.ann", drop=False, actor="admin", workspace=place)
+    base = tmp_path / "first" if through == "itself" else merged_of(version, tmp_path / "elsewhere")
+    trained(place, tmp_path / "before", 2.0, sources=[], base=base)
+    done = erase("small.ann", drop=False, actor="admin", workspace=place)
+    assert done.models == ("models:/first/1", "models:/before/1")
     erase("small.bob", drop=True, actor="admin", workspace=place)
-    after = trained(place, tmp_path / "quantized", 2.0, sources=[], base_digest=version.digest)
+    after = trained(place, tmp_path / "quantized", 3.0, sources=[], base=base)
     assert mark_new(*after, workspace=place) == ("small.ann", "small.bob")
-    reasons = [link.reason for link in chain(open_database(place), "quantized")]
-    assert reasons == ["rater small.ann: ratings kept under the pseudonym", "rater small.bob: ratings dropped"]
+    wanted = ["rater small.ann: ratings kept under the pseudonym", "rater small.bob: ratings dropped"]
+    for name in ("first", "before", "quantized"):
+        assert [link.reason for link in chain(open_database(place), name)] == wanted
 
 
 def test_a_folder_of_exports_is_known_by_its_files(registering: Workspace, tmp_path: Path) -> None:
