@@ -435,7 +435,7 @@ def test_a_reload_starts_what_is_new_ends_what_is_gone_and_leaves_the_rest_alone
             assert await fleet.ready()
             assert fleet.targets.of("k") == (target,)
             await until(lambda: old.replica.state == "stopped")
-            assert len(fleet.servers) == 2
+            await until(lambda: len(fleet.servers) == 2)
 
     run(scenario())
     assert len(vllm.starts()) == 3

@@ -11,8 +11,9 @@ export class Away extends Error {
 const token = () => document.querySelector('meta[name="csrf"]');
 
 export async function ask(method, path, body, { keepalive = false } = {}) {
+  const used = token().content;
   let answer = await once(method, path, body, keepalive);
-  if (answer.status === 403 && answer.data.kind === "csrf" && (await fetchToken())) {
+  if (answer.status === 403 && answer.data.kind === "csrf" && (await fetchToken(used))) {
     answer = await once(method, path, body, keepalive);
   }
   return answer;
@@ -56,13 +57,15 @@ function parsed(text) {
   }
 }
 
-// After a login in another tab this page's token is of a session that has ended.
-async function fetchToken() {
+// After a login in another tab this page's token is of a session that has ended. Says whether there is now another than
+// `used`; of two requests that are refused at one time, either may be the one that brought it.
+async function fetchToken(used) {
+  if (token().content !== used) return true;
   try {
     const response = await fetch("/", { credentials: "same-origin", cache: "no-store", signal: AbortSignal.timeout(20_000) });
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
     const fresh = page.querySelector('meta[name="csrf"]')?.content;
-    if (!response.ok || !fresh || fresh === token().content) return false;
+    if (!response.ok || !fresh || fresh === used) return false;
     if (page.body.dataset.mine !== document.body.dataset.mine) return false;
     token().content = fresh;
     return true;

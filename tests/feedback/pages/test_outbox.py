@@ -172,6 +172,20 @@ def test_after_a_login_in_another_tab_the_page_goes_on_with_the_new_token(rate: 
     saved_mark(tab, "Saved")
 
 
+TWO_AT_ONCE = """async () => {
+  const page = document.querySelector('script[src$="/rate.js"]');
+  const { ask } = await import(page.src.replace("rate.js", "server.js"));
+  const both = await Promise.all([1, 2].map(() => ask("POST", "/api/campaigns/help/ahead")));
+  return both.map((answer) => answer.status);
+}"""
+
+
+def test_of_two_requests_with_the_old_token_both_go_on_with_the_new_one(rate: Rate) -> None:
+    site, tab = rate(FakeDesk(tasks("pairwise")))
+    site.csrf = "another-session"
+    assert tab.evaluate(TWO_AT_ONCE) == [200, 200]
+
+
 def test_two_tabs_share_one_outbox_and_one_draft(rate: Rate) -> None:
     desk = FakeDesk(tasks("pairwise", 6))
     site, one = rate(desk)
@@ -347,6 +361,7 @@ def test_ratings_arrive_in_their_order_though_the_clock_is_set_back(rate: Rate) 
 def test_a_rating_is_kept_when_rating_again_finds_the_server_away(rate: Rate) -> None:
     desk = FakeDesk(tasks("pairwise"))
     site, tab = rate(desk)
+    next_is_here(tab)
     desk.rubric = KINDER
     press(tab, "1", "Enter")
     on_task(tab, 1)
