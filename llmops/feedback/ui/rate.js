@@ -23,7 +23,7 @@ const undoToast = document.getElementById("undo");
 let current = null; // the task on the page
 let upcoming = []; // tasks that are here already, the next one first
 let last = null; // what was submitted last, for as long as it can be undone
-let busy = false;
+let busy = null; // what a key began and what is on the page must wait for; something new on the page ends it
 let wording = null; // the rubric by which the server takes ratings, once it has refused one by another
 let turn = 0; // of what is on its way to the page; only the newest gets there
 let stopCounting = () => {};
@@ -75,7 +75,7 @@ async function show(item, { filled = null, supersedes = null } = {}) {
   if (now !== turn) return;
   current?.clock.stop();
   current?.lease.stop();
-  current = null;
+  current = busy = null;
   place.replaceChildren(holder.content);
   place.removeAttribute("aria-busy");
   views.attach(task);
@@ -154,9 +154,9 @@ async function submit(skip = null) {
   const [verdict, wrong] = skip ? [null, ""] : current.input.verdict();
   place.querySelector("#wrong").textContent = wrong;
   if (wrong) return;
-  busy = true;
+  const now = (busy = {});
   clearTimeout(keeping);
-  const { draft, assignment, rubric, practice } = current;
+  const { draft, assignment, rubric, practice, html, got } = current;
   const given = {
     id: draft.id,
     assignment,
@@ -170,15 +170,16 @@ async function submit(skip = null) {
   try {
     const told = practice ? outbox.stored(given.id, 8000) : null;
     await outbox.add(given);
-    last = practice ? null : { html: current.html, assignment, given, got: current.got };
+    last = practice ? null : { html, assignment, given, got };
     offerUndo();
     const answer = await told;
+    if (busy !== now) return; // the rater has gone on meanwhile
     if (answer?.expected_html) await show({ html: answer.expected_html });
     else await advance();
   } catch (error) {
     place.querySelector("#wrong")?.replaceChildren(`This browser could not keep the rating (${error}). Nothing was sent; try again.`);
   } finally {
-    busy = false;
+    if (busy === now) busy = null;
     reword();
   }
 }
@@ -196,7 +197,7 @@ async function advance() {
   const now = ++turn;
   for (let tries = 0; tries < 2; tries++) {
     await outbox.wake();
-    const answer = await asked("POST", `${api}/next`);
+    const answer = await asked("POST", `${api}/next`, () => now === turn);
     if (!answer || now !== turn) return;
     // A server that came back between the two gives out again what it does not know to be rated.
     if (!(await unsentOf(answer.assignment))) {
@@ -208,16 +209,16 @@ async function advance() {
   await show({ html: away(3) });
 }
 
-// What the server answers; where it does not, the page says why and null is given.
-async function asked(method, path) {
+// What the server answers; where it does not, null is given, and the page says why if what asked is `still` wanted.
+async function asked(method, path, still = () => true) {
   try {
     const { status, data } = await ask(method, path);
     failures = 0;
     if (status === 200) return data;
-    await show({ html: status === 401 ? signedOut() : problem(data) });
+    if (still()) await show({ html: status === 401 ? signedOut() : problem(data) });
   } catch (error) {
     if (!(error instanceof Away)) throw error;
-    await show({ html: away(Math.max(error.waitMs / 1000, Math.min(60, 3 * 2 ** failures++))) });
+    if (still()) await show({ html: away(Math.max(error.waitMs / 1000, Math.min(60, 3 * 2 ** failures++))) });
   }
   return null;
 }
@@ -248,11 +249,12 @@ function setAside() {
 
 async function back() {
   if (busy) return;
-  busy = true;
+  const now = (busy = {});
   try {
     const before = current ?? last;
     const query = before ? `?before=${encodeURIComponent(before.assignment)}` : "";
     const { status, data } = await ask("GET", `${api}/previous${current ? query : ""}`);
+    if (busy !== now) return;
     if (status === 401) return say("Your session has ended. Log in to go back.");
     if (status !== 200) return say("There is none before this one.");
     setAside();
@@ -261,7 +263,7 @@ async function back() {
     if (!(error instanceof Away)) throw error;
     say("The server is away; going back needs it.");
   } finally {
-    busy = false;
+    if (busy === now) busy = null;
   }
 }
 
@@ -403,8 +405,9 @@ outbox.addEventListener("needing", async ({ detail }) => {
 async function reword() {
   if (!wording || !current || current.rubric === wording || busy) return;
   const during = current;
-  const answer = await asked("GET", `/api/assignments/${encodeURIComponent(during.assignment)}`);
-  if (!answer || current !== during || busy) return; // the rater has gone on meanwhile
+  const still = () => current === during && !busy; // or the rater has gone on meanwhile
+  const answer = await asked("GET", `/api/assignments/${encodeURIComponent(during.assignment)}`, still);
+  if (!answer || !still()) return;
   await show({ html: answer.html, got: performance.now() });
   wording = current?.rubric ?? wording;
   tell("The guideline has changed. Open it with G; a rating you gave waits for you, see above.");

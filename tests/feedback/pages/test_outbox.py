@@ -273,6 +273,27 @@ def test_a_changed_rubric_lets_the_rater_rate_again(rate: Rate) -> None:
     saved_mark(tab, "Saved")
 
 
+@pytest.mark.parametrize("then", ["late", "fails"])
+def test_who_rates_again_waits_for_nothing_else_that_is_on_its_way(rate: Rate, then: str) -> None:
+    desk, held = FakeDesk(tasks("pairwise", 1)), list[Any]()
+    _, tab = rate(desk)
+    desk.rubric = KINDER
+    tab.route("**/next", lambda route: route.continue_() if held else held.append(route))
+    press(tab, "1", "Enter")  # refused; what comes next is asked for, and does not come
+    tab.locator("#saved button").click()
+    tab.get_by_role("button", name="Rate again").click()
+    expect(tab.locator("#question")).to_have_text("Which is kinder?")
+    wait_until(lambda: held)
+    if then == "fails":
+        with tab.expect_event("requestfailed"):
+            held[0].abort()
+        tab.wait_for_timeout(200)
+    press(tab, "7", "Enter")
+    once_each(desk, [-3])
+    if then == "late":
+        held[0].continue_()
+
+
 def test_what_was_chosen_by_the_new_words_stays_when_the_rater_asks_to_rate_again(rate: Rate) -> None:
     desk = FakeDesk(tasks("pairwise", 1))
     _, tab = rate(desk)
