@@ -161,6 +161,7 @@ def served(
     """The service on a free port, in a thread: the pages of campaigns, and further routers."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
+        listening.listen()  # who asks before the server is up waits for it
         port = listening.getsockname()[1]
         house = service(
             engine,
