@@ -63,6 +63,7 @@ def environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        auto_reload=False,  # to look whether a file has changed, at every use, costs more than the use
     )
     made.filters.update(rendered=rendered, raw=raw, letter=asking.letter)
     made.globals.update(static=static_path, imported=imported)

@@ -8,6 +8,7 @@ const SIGNS = ["pointermove", "keydown", "scroll", "input"];
 
 export class Lease {
   #timer = 0;
+  #stopped = false;
 
   constructor(assignment, leftS, tell) {
     this.assignment = assignment;
@@ -20,6 +21,7 @@ export class Lease {
   }
 
   stop() {
+    this.#stopped = true; // an answer that is still on its way says nothing of what is on the page then
     clearTimeout(this.#timer);
     for (const name of SIGNS) document.removeEventListener(name, this.sign, { capture: true });
   }
@@ -41,6 +43,7 @@ export class Lease {
   async #extend() {
     try {
       const { status, data } = await ask("POST", `/api/assignments/${encodeURIComponent(this.assignment)}/extend`);
+      if (this.#stopped) return false;
       if (status === 200) {
         this.#until(Math.max(2, data.until - data.now));
         this.tell("");
@@ -51,6 +54,6 @@ export class Lease {
     } catch (error) {
       if (!(error instanceof Away)) throw error;
     }
-    return true;
+    return !this.#stopped;
   }
 }

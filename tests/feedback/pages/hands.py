@@ -31,6 +31,12 @@ def press(tab: Any, *keys: str) -> None:
         tab.keyboard.press(key)
 
 
+def caught(tab: Any, held: list[Any]) -> Any:
+    """What a route holds back, once it came: the browser is heard only while it is asked something."""
+    wait_until(lambda: tab.evaluate("1") and held, "it was not asked for")
+    return held[0]
+
+
 def stored(desk: FakeDesk, count: int = 1) -> list[Any]:
     """Ratings in the order they were stored, once there are so many."""
     wait_until(lambda: len(desk.ratings) >= count, f"there are no {count} ratings")

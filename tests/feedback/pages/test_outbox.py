@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from llmops.rubric import Rubric
-from tests.feedback.pages.hands import next_is_here, on_task, opened, press, ready, saved_mark, stored
+from tests.feedback.pages.hands import caught, next_is_here, on_task, opened, press, ready, saved_mark, stored
 from tests.feedback.pages.site import FakeDesk, Site
 from tests.feedback.pages.tasks_shown import HELPFUL, task, tasks
 from tests.patience import wait_until
@@ -283,15 +283,15 @@ def test_who_rates_again_waits_for_nothing_else_that_is_on_its_way(rate: Rate, t
     tab.locator("#saved button").click()
     tab.get_by_role("button", name="Rate again").click()
     expect(tab.locator("#question")).to_have_text("Which is kinder?")
-    wait_until(lambda: held)
+    awaited = caught(tab, held)
     if then == "fails":
         with tab.expect_event("requestfailed"):
-            held[0].abort()
+            awaited.abort()
         tab.wait_for_timeout(200)
     press(tab, "7", "Enter")
     once_each(desk, [-3])
     if then == "late":
-        held[0].continue_()
+        awaited.continue_()
 
 
 def test_what_was_chosen_by_the_new_words_stays_when_the_rater_asks_to_rate_again(rate: Rate) -> None:
@@ -351,11 +351,11 @@ def test_new_words_for_a_task_that_the_rater_has_left_do_not_bring_it_back(rate:
     tab.route("**/api/assignments/*", lambda route: held.append(route))
     press(tab, "1", "Enter")
     on_task(tab, 1)
-    wait_until(lambda: tab.evaluate("1") and held, "the new words are not asked for")
+    late = caught(tab, held)
     press(tab, "2", "Enter")
     on_task(tab, 0)  # refused too, and this one is the next again
     with tab.expect_response("**/api/assignments/assignment-1") as answer:
-        held[0].continue_()
+        late.continue_()
     answer.value.finished()
     tab.wait_for_timeout(300)
     on_task(tab, 0)
@@ -445,6 +445,22 @@ def test_a_lease_is_extended_while_the_rater_is_at_work(rate: Rate) -> None:
     wait_until(lambda: "assignment-0" in desk.extended, "it is not extended")
     press(tab, "1", "Enter")
     once_each(desk, [3])
+
+
+def test_what_becomes_of_a_lease_is_not_told_of_the_next_task(serve: Callable[..., Site], browse: Any) -> None:
+    desk, held, context = FakeDesk(tasks("pairwise")), list[Any](), browse()
+    real = desk._seen
+    desk._seen = lambda task: _ending(real(task)) if task is desk.tasks[0] else real(task)  # type: ignore[method-assign]
+    context.route("**/assignment-0/extend", lambda route: held.append(route))
+    tab = opened(context, serve(desk))
+    late = caught(tab, held)
+    press(tab, "1", "Enter")
+    on_task(tab, 1)
+    with tab.expect_response("**/assignment-0/extend") as answer:
+        late.fulfill(status=409, json={"error": "others have it", "fix": "go on", "kind": "conflict"})
+    answer.value.finished()
+    tab.wait_for_timeout(200)
+    expect(tab.locator("#told")).to_be_hidden()
 
 
 def _ending(one: Any) -> Any:
