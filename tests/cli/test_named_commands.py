@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,15 @@ def named() -> dict[str, str]:
     return found
 
 
+@cache
+def whole() -> Any:
+    """All commands; to make them takes a while."""
+    return typer.main.get_command(app)
+
+
 def unknown(words: str) -> str | None:
     """The word at which no command has that name; None where there is one. What follows a command is its argument."""
-    command: Any = typer.main.get_command(app)
+    command = whole()
     for word in words.split():
         inner = getattr(command, "commands", None)
         if not inner:
