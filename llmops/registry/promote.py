@@ -7,6 +7,7 @@ after it, so that a command killed in between is finished by the next one.
 from __future__ import annotations
 
 import getpass
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 _LAST_SEEN = "llmops.decisions"
+_DRAW_AGAIN_S = (0.1, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,12 +348,23 @@ def _decide(
     )
     written(made)
     drawn = [*links, made]
-    project(version.name, drawn, workspace=workspace)
+    _draw(version.name, drawn, workspace)
     # Who decided next may have drawn already, before us: the last to draw must know the last decision.
     while len(now := chain(engine, version.name)) > len(drawn):
         drawn = now
-        project(version.name, drawn, workspace=workspace)
+        _draw(version.name, drawn, workspace)
     return made
+
+
+def _draw(name: str, links: Sequence[Decision], workspace: Workspace) -> None:
+    """`project`, and again where it failed: of two who draw at one moment, MLflow's database may refuse one."""
+    for wait_s in _DRAW_AGAIN_S:
+        try:
+            project(name, links, workspace=workspace)
+            return
+        except EnvironmentFault:
+            time.sleep(wait_s)
+    project(name, links, workspace=workspace)
 
 
 def this_person() -> str:

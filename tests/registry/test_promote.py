@@ -204,13 +204,40 @@ def test_of_two_promotions_at_once_each_is_whole_or_told(workspace: Workspace, m
     for child, one in zip(children, said, strict=True):
         child.join(60)
         assert child.exitcode == (2 if one else 0)
-    assert all(not one or "another decision on m was made at the same moment" in one for one in said)
+    others = [one for one in said if one and "another decision on m was made at the same moment" not in one]
+    assert not others
     links = chain(open_database(workspace), "m")
     check_chain(links)
     won = [link for link in links if link.kind == "promote"]
     assert len(won) == sum(not one for one in said) >= 1
     verify("m", workspace=workspace)
     assert aliases(workspace)["champion"] == won[-1].version
+
+
+@pytest.mark.parametrize("refused", [2, 3])
+def test_a_store_that_refuses_one_of_two_at_a_moment_is_asked_again(
+    workspace: Workspace, make: Registrar, monkeypatch: pytest.MonkeyPatch, refused: int
+) -> None:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    one, real, asked = make(), MlflowClient.set_registered_model_alias, list[str]()
+    approve(one, "ann", workspace=workspace)
+
+    def busy(self: MlflowClient, name: str, alias: str, version: str) -> None:
+        asked.append(alias)
+        if len(asked) <= refused:
+            raise MlflowException("database is locked")
+        real(self, name, alias, version)
+
+    monkeypatch.setattr(MlflowClient, "set_registered_model_alias", busy)
+    if refused == 2:
+        promote(one, "bob", workspace=workspace)
+    else:
+        with pytest.raises(EnvironmentFault, match="database is locked"):
+            promote(one, "bob", workspace=workspace)
+        verify("m", workspace=workspace)
+    assert aliases(workspace)["champion"] == 1
 
 
 def test_who_decides_on_an_old_chain_is_told(workspace: Workspace, make: Registrar) -> None:
