@@ -9,6 +9,7 @@ from __future__ import annotations
 import getpass
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -276,10 +277,23 @@ def verify(name: str, *, workspace: Workspace) -> list[str]:
 
 
 def project(name: str, links: Sequence[Decision], *, workspace: Workspace) -> list[str]:
-    """Draw the aliases from the decisions; answers what had to be changed, in words."""
+    """Draw the aliases from the decisions; answers what had to be changed, in words.
+
+    Of two who draw at one moment MLflow may refuse one: it looks for a row, and then inserts it. That one draws again.
+    """
+    changed: list[str] = []
+    for wait_s in _DRAW_AGAIN_S:
+        with suppress(EnvironmentFault):
+            _draw(name, links, changed, workspace)
+            return changed
+        time.sleep(wait_s)
+    _draw(name, links, changed, workspace)
+    return changed
+
+
+def _draw(name: str, links: Sequence[Decision], changed: list[str], workspace: Workspace) -> None:
     wanted = standing(links).aliases()
     client = connect(workspace.tracking_uri)
-    changed = []
     with mlflow_faults(workspace.tracking_uri):
         found = {alias: int(one) for alias, one in client.get_registered_model(name).aliases.items()}
         for alias in ALIASES:
@@ -295,7 +309,6 @@ def project(name: str, links: Sequence[Decision], *, workspace: Workspace) -> li
             )
         if links:
             client.set_registered_model_tag(name, _LAST_SEEN, f"{links[-1].sequence}:{links[-1].digest}")
-    return changed
 
 
 def _last_seen(name: str, workspace: Workspace) -> tuple[int, str]:
@@ -348,23 +361,12 @@ def _decide(
     )
     written(made)
     drawn = [*links, made]
-    _draw(version.name, drawn, workspace)
+    project(version.name, drawn, workspace=workspace)
     # Who decided next may have drawn already, before us: the last to draw must know the last decision.
     while len(now := chain(engine, version.name)) > len(drawn):
         drawn = now
-        _draw(version.name, drawn, workspace)
+        project(version.name, drawn, workspace=workspace)
     return made
-
-
-def _draw(name: str, links: Sequence[Decision], workspace: Workspace) -> None:
-    """`project`, and again where it failed: of two who draw at one moment, MLflow's database may refuse one."""
-    for wait_s in _DRAW_AGAIN_S:
-        try:
-            project(name, links, workspace=workspace)
-            return
-        except EnvironmentFault:
-            time.sleep(wait_s)
-    project(name, links, workspace=workspace)
 
 
 def this_person() -> str:

@@ -227,14 +227,14 @@ def test_a_store_that_refuses_one_of_two_at_a_moment_is_asked_again(
     def busy(self: MlflowClient, name: str, alias: str, version: str) -> None:
         asked.append(alias)
         if len(asked) <= refused:
-            raise MlflowException("database is locked")
+            raise MlflowException("UNIQUE constraint failed")
         real(self, name, alias, version)
 
     monkeypatch.setattr(MlflowClient, "set_registered_model_alias", busy)
     if refused == 2:
         promote(one, "bob", workspace=workspace)
     else:
-        with pytest.raises(EnvironmentFault, match="database is locked"):
+        with pytest.raises(EnvironmentFault, match="UNIQUE constraint failed"):
             promote(one, "bob", workspace=workspace)
         verify("m", workspace=workspace)
     assert aliases(workspace)["champion"] == 1
